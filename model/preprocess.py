@@ -77,8 +77,7 @@ class PreprocessSpec:
                 sentence = _RESIZE_SENTENCE.fullmatch(resize.strip())
                 if sentence is None:
                     raise DataError(
-                        "resize must be a number or 'shorter side to N, centre crop, bilinear|bicubic', "
-                        f"got {resize!r}"
+                        f"resize must be a number or 'shorter side to N, centre crop, bilinear|bicubic', got {resize!r}"
                     )
                 resize, interpolation = int(sentence[1]), sentence[2]
             mean, std = (tuple(float(v) for v in fields[key]) for key in ("mean", "std"))
@@ -90,7 +89,9 @@ class PreprocessSpec:
                 std=std,  # type: ignore[arg-type]
             )
         except KeyError as error:
-            raise DataError(f"preprocessing lacks the field {error.args[0]!r}; it needs size, resize, mean, std") from None
+            raise DataError(
+                f"preprocessing lacks the field {error.args[0]!r}; it needs size, resize, mean, std"
+            ) from None
         except (TypeError, ValueError) as error:
             raise DataError(f"preprocessing fields are not numbers: {error}") from None
 

@@ -1,0 +1,286 @@
+"""The bundle: the one directory format in which a trained classifier is handed over, and its only reader and writer.
+
+C: classes, Z: embedding dimension, V: held-out seen rows.
+
+    manifest.json      see model.manifest
+    trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N], features [N,D]
+    synthesizer.onnx   noise [N,K], attributes [N,A] (normalised) -> embedding [N,Z]
+    head.npz           weight [C,Z], bias [C], novelty_reference [V]
+    bank.npz           what the head needs to grow
+    examples/*         optional images
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import __version__
+from model.calibration import Calibration
+from model.classes import ClassEntry
+from model.errors import BundleError
+from model.head import Float32, Head, HeadSpec
+from model.lda import LdaHead
+from model.manifest import MANIFEST, Backbone, Example, Manifest, bundle_id
+from model.preprocess import PreprocessSpec
+from model.vocabulary import Vocabulary
+
+TRUNK, SYNTHESIZER, HEAD, BANK = "trunk.onnx", "synthesizer.onnx", "head.npz", "bank.npz"
+REQUIRED = (TRUNK, SYNTHESIZER, HEAD, BANK)
+MAX_BANK_BYTES = 40_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle in memory; the graphs stay on disk at `trunk` and `synthesizer`.
+
+    Attributes:
+        path: the directory.
+        manifest: what it says about itself.
+        weight: float32 [C, Z].
+        bias: float32 [C].
+        head: grows the classifier by a row.
+        novelty_reference: teacher scores of held-out seen rows, ascending, float32 [V].
+    """
+
+    path: Path
+    manifest: Manifest
+    weight: Float32
+    bias: Float32
+    head: Head
+    novelty_reference: Float32
+
+    @property
+    def trunk(self) -> Path:
+        """The graph from image to embedding."""
+        return self.path / TRUNK
+
+    @property
+    def synthesizer(self) -> Path:
+        """The graph from noise and attributes to embedding."""
+        return self.path / SYNTHESIZER
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Read a bundle and verify its schema version, every hash and every shape.
+
+        Raises:
+            BundleError: it does not fit; names the file, what was expected and what is there.
+        """
+        manifest = read_manifest(path)
+        verify_files(path, manifest)
+        head_arrays, bank = _read_npz(path / HEAD), _read_npz(path / BANK)
+        classes, dimension = len(manifest.classes), manifest.head.dimension
+        weight = _array(head_arrays, HEAD, "weight", (classes, dimension))
+        bias = _array(head_arrays, HEAD, "bias", (classes,))
+        reference = _array(head_arrays, HEAD, "novelty_reference", (None,))
+        if len(reference) == 0 or (np.diff(reference) < 0).any():
+            raise BundleError(f"{HEAD}: novelty_reference must hold ascending scores, at least one")
+        _array(bank, BANK, "covariance_cholesky", (dimension, dimension))
+        return cls(
+            path=path,
+            manifest=manifest,
+            weight=weight,
+            bias=bias,
+            head=LdaHead.from_bank(bank),
+            novelty_reference=reference,
+        )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read `manifest.json` only; raises BundleError where it is missing or has another form."""
+    if not path.is_dir():
+        raise BundleError(f"no bundle at {path}: expected a directory with {MANIFEST}")
+    try:
+        return Manifest.from_json(json.loads((path / MANIFEST).read_bytes()))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: {MANIFEST} is missing") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {MANIFEST} cannot be read: {error}") from None
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from None
+
+
+def verify_files(path: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest and the bundle id with what it is made from.
+
+    Raises:
+        BundleError: names the first file that is missing, changed or not listed.
+    """
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise BundleError(f"{path}: {MANIFEST} does not list {name}")
+    for name, expected in manifest.files.items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise BundleError(f"{path}: {MANIFEST} lists {name!r}, which lies outside the bundle")
+        if not file.is_file():
+            raise BundleError(f"{path}: {name} is missing")
+        actual = sha256_of(file)
+        if actual != expected:
+            raise BundleError(f"{path}: {name} is damaged or changed: expected sha256 {expected}, got {actual}")
+    for example in manifest.examples:
+        if example.file not in manifest.files:
+            raise BundleError(f"{path}: the example {example.file!r} is not listed among the files")
+    identity = bundle_id(manifest.files[TRUNK], manifest.files[SYNTHESIZER], manifest.vocabulary, manifest.head)
+    if identity != manifest.bundle_id:
+        raise BundleError(f"{path}: {MANIFEST} has bundle_id {manifest.bundle_id}, its contents give {identity}")
+
+
+def write_bundle(
+    out: Path,
+    *,
+    trunk: bytes,
+    synthesizer: bytes,
+    preprocess: PreprocessSpec,
+    backbone: Backbone,
+    vocabulary: Vocabulary,
+    classes: tuple[ClassEntry, ...],
+    head_spec: HeadSpec,
+    head: Head,
+    weight: Float32,
+    bias: Float32,
+    novelty_reference: Float32,
+    calibration: Calibration,
+    metrics: Mapping[str, Any],
+    training: Mapping[str, Any],
+    examples: Mapping[Example, bytes] | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write a bundle beside `out`, verify it by loading, and rename it into place.
+
+    Args:
+        out: directory that must not exist, unless `overwrite` is set and it is a bundle.
+        trunk: bytes of the ONNX graph.
+        synthesizer: bytes of the ONNX graph.
+        preprocess: how images become inputs.
+        backbone: the feature extractor.
+        vocabulary: attributes.
+        classes: in the order of the rows.
+        head_spec: the head.
+        head: fitted head, for `bank.npz`.
+        weight: float32 [C, Z].
+        bias: float32 [C].
+        novelty_reference: teacher scores of held-out seen rows.
+        calibration: from logits to probabilities.
+        metrics: results with their protocols.
+        training: resolved training configuration.
+        examples: images that come with the bundle, by their manifest entry.
+        overwrite: replace an existing bundle.
+
+    Returns:
+        The bundle id.
+
+    Raises:
+        BundleError: `out` exists, or what was written does not load.
+    """
+    check_writable(out, overwrite=overwrite)
+    examples = examples or {}
+    identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesizer), vocabulary, head_spec)
+    contents: dict[str, bytes] = {
+        TRUNK: trunk,
+        SYNTHESIZER: synthesizer,
+        HEAD: _npz(weight=weight, bias=bias, novelty_reference=np.sort(novelty_reference).astype(np.float32)),
+        BANK: _npz(**head.bank()),
+        **{example.file: data for example, data in examples.items()},
+    }
+    if len(contents[BANK]) > MAX_BANK_BYTES:
+        raise BundleError(f"{BANK} would have {len(contents[BANK])} bytes; at most {MAX_BANK_BYTES} are allowed")
+    manifest = Manifest(
+        bundle_id=identity,
+        code_version=__version__,
+        files={name: sha256_bytes(data) for name, data in contents.items()},
+        preprocess=preprocess,
+        backbone=backbone,
+        vocabulary=vocabulary,
+        classes=classes,
+        head=head_spec,
+        calibration=calibration,
+        metrics=metrics,
+        training=training,
+        examples=tuple(examples),
+    )
+    contents[MANIFEST] = (json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n").encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        for name, data in contents.items():
+            file = beside / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        beside.chmod(0o755)
+        Bundle.load(beside)
+        if out.exists():
+            shutil.rmtree(out)
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return identity
+
+
+def check_writable(out: Path, *, overwrite: bool) -> None:
+    """Refuse an `out` that exists, unless it is a bundle (or an empty directory) and may be overwritten.
+
+    Raises:
+        BundleError: says what is there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise BundleError(f"{out} exists and is not a bundle; choose another place")
+    if not overwrite:
+        raise BundleError(f"{out} exists already; choose another place or pass --overwrite")
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _npz(**arrays: NDArray[Any]) -> bytes:
+    """An uncompressed `.npz` whose bytes depend on the arrays only (`np.savez` stamps the time)."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
+    return stream.getvalue()
+
+
+def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{file.name} cannot be read: {error}") from None
+
+
+def _array(arrays: Mapping[str, NDArray[Any]], file: str, name: str, shape: tuple[int | None, ...]) -> Float32:
+    array = arrays.get(name)
+    if array is None:
+        raise BundleError(f"{file}: the array {name!r} is missing")
+    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
+    if array.dtype != np.float32 or not fits:
+        wanted = "x".join("?" if s is None else str(s) for s in shape)
+        raise BundleError(f"{file}: {name} must be float32 {wanted}, got {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        raise BundleError(f"{file}: {name} holds values that are not finite")
+    return array

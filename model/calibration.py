@@ -1,0 +1,79 @@
+"""From logits to probabilities: one temperature and one penalty on the seen classes.
+
+N: rows, C: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) after temperature scaling (Guo et al., ICML 2017).
+
+    p = softmax(logits / temperature - seen_penalty [class is seen]); both numbers are chosen on pseudo-unseen
+    validation classes and may be overridden per request.
+
+    Attributes:
+        seen_penalty: subtracted from seen classes, in log-odds; positive favours unseen classes.
+        temperature: above 0.
+    """
+
+    seen_penalty: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.seen_penalty) and np.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"calibration needs finite numbers and a temperature above 0, got {self}")
+
+    def scores(
+        self, logits_NC: NDArray[np.float32], seen_C: NDArray[np.bool_], *, seen_penalty: float | None = None
+    ) -> NDArray[np.float64]:
+        """Calibrated log-probabilities up to a constant per row, float64 [N, C]."""
+        penalty = self.seen_penalty if seen_penalty is None else seen_penalty
+        return logits_NC.astype(np.float64) / self.temperature - penalty * seen_C
+
+    def probabilities(
+        self, logits_NC: NDArray[np.float32], seen_C: NDArray[np.bool_], *, seen_penalty: float | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities over the C classes, float64 [N, C], rows sum to 1.
+
+        Args:
+            logits_NC: scores of the head.
+            seen_C: which classes are seen.
+            seen_penalty: replaces the calibrated one.
+        """
+        return softmax(self.scores(logits_NC, seen_C, seen_penalty=seen_penalty))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {"seen_penalty": self.seen_penalty, "temperature": self.temperature}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Calibration:
+        """Read the JSON of :meth:`to_json`; KeyError, TypeError or ValueError where it has another form."""
+        return cls(seen_penalty=float(fields["seen_penalty"]), temperature=float(fields["temperature"]))
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Softmax over the last axis, safe for large scores."""
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    normalised: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def novelty(teacher_scores_N: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Fraction of held-out seen rows whose teacher score lies above each image's, float64 [N] in 0..1.
+
+    Args:
+        teacher_scores_N: the largest log-probability of the teacher, at most 0.
+        reference: scores of held-out seen validation rows in ascending order, at least one.
+    """
+    above = len(reference) - np.searchsorted(reference, teacher_scores_N, side="right")
+    return above / len(reference)

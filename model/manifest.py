@@ -1,0 +1,186 @@
+"""The manifest of a bundle: everything about it that is not an array or a graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from model.calibration import Calibration
+from model.classes import ClassEntry
+from model.errors import BundleError, D3GZSLError
+from model.head import HeadSpec
+from model.preprocess import PreprocessSpec
+from model.vocabulary import Vocabulary
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """Which feature extractor the trunk holds.
+
+    Attributes:
+        name: file name or architecture, for people.
+        fingerprint: SHA-256 of its ONNX file.
+        feature_dim: D, numbers per image.
+    """
+
+    name: str
+    fingerprint: str
+    feature_dim: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "feature_dim": self.feature_dim}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image that comes with the bundle.
+
+    Attributes:
+        file: path inside the bundle.
+        class_id: true class.
+        name: name of that class.
+        attributes: given where the bundle does not know the class, so that it can be registered.
+    """
+
+    file: str
+    class_id: str
+    name: str
+    attributes: tuple[float, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        fields: dict[str, Any] = {"file": self.file, "class_id": self.class_id, "name": self.name}
+        return fields if self.attributes is None else {**fields, "attributes": list(self.attributes)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says about itself.
+
+    Attributes:
+        bundle_id: see :func:`bundle_id`.
+        files: SHA-256 of every other file, by path inside the bundle.
+        preprocess: how images become inputs of the trunk.
+        backbone: the feature extractor inside the trunk.
+        vocabulary: attributes and their normalisation.
+        classes: seen classes first, then the bundle's own unseen ones; order of the rows in `head.npz`.
+        head: the head and what a new row is made from.
+        calibration: from logits to probabilities.
+        metrics: measured results, each with the protocol that produced it.
+        training: the resolved configuration of the training run.
+        code_version: version of this project that wrote the bundle.
+        examples: images that come with the bundle.
+    """
+
+    bundle_id: str
+    files: Mapping[str, str]
+    preprocess: PreprocessSpec
+    backbone: Backbone
+    vocabulary: Vocabulary
+    classes: tuple[ClassEntry, ...]
+    head: HeadSpec
+    calibration: Calibration
+    metrics: Mapping[str, Any]
+    training: Mapping[str, Any]
+    code_version: str
+    examples: tuple[Example, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        ids = [c.id for c in self.classes]
+        if len(set(ids)) != len(ids):
+            raise BundleError(f"{MANIFEST}: classes holds an id twice")
+        for entry in self.classes:
+            if len(entry.attributes) != len(self.vocabulary):
+                raise BundleError(
+                    f"{MANIFEST}: class {entry.id!r} has {len(entry.attributes)} attributes, "
+                    f"the vocabulary has {len(self.vocabulary)}"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values, schema version first."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "bundle_id": self.bundle_id,
+            "code_version": self.code_version,
+            "files": dict(self.files),
+            "preprocess": self.preprocess.to_json(),
+            "backbone": self.backbone.to_json(),
+            "vocabulary": self.vocabulary.to_json(),
+            "classes": [c.to_json() for c in self.classes],
+            "head": self.head.to_json(),
+            "calibration": self.calibration.to_json(),
+            "metrics": self.metrics,
+            "training": self.training,
+            "examples": [e.to_json() for e in self.examples],
+        }
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Manifest:
+        """Read the JSON of :meth:`to_json`.
+
+        Raises:
+            BundleError: another schema version, or a field that is missing or has another form.
+        """
+        if not isinstance(fields, Mapping):
+            raise BundleError(f"{MANIFEST}: expected a JSON object, got {type(fields).__name__}")
+        version = fields.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise BundleError(f"{MANIFEST}: schema version {version!r}; this version of d3gzsl reads {SCHEMA_VERSION}")
+        try:
+            backbone = fields["backbone"]
+            return cls(
+                bundle_id=str(fields["bundle_id"]),
+                code_version=str(fields["code_version"]),
+                files={str(name): str(digest) for name, digest in fields["files"].items()},
+                preprocess=PreprocessSpec.from_json(fields["preprocess"]),
+                backbone=Backbone(
+                    name=str(backbone["name"]),
+                    fingerprint=str(backbone["fingerprint"]),
+                    feature_dim=int(backbone["feature_dim"]),
+                ),
+                vocabulary=Vocabulary.from_json(fields["vocabulary"]),
+                classes=tuple(ClassEntry.from_json(c) for c in fields["classes"]),
+                head=HeadSpec.from_json(fields["head"]),
+                calibration=Calibration.from_json(fields["calibration"]),
+                metrics=dict(fields["metrics"]),
+                training=dict(fields["training"]),
+                examples=tuple(
+                    Example(
+                        file=str(e["file"]),
+                        class_id=str(e["class_id"]),
+                        name=str(e["name"]),
+                        attributes=tuple(map(float, e["attributes"])) if "attributes" in e else None,
+                    )
+                    for e in fields["examples"]
+                ),
+            )
+        except KeyError as error:
+            raise BundleError(f"{MANIFEST}: the field {error.args[0]!r} is missing") from None
+        except BundleError:
+            raise
+        except (D3GZSLError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{MANIFEST}: {error}") from None
+
+
+def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary, head: HeadSpec) -> str:
+    """Identity of everything that decides a class's row: both graphs, the vocabulary and the head spec.
+
+    Rows of synthesised classes are not part of it: their noise is keyed by it.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    identity = {
+        "trunk": trunk_sha256,
+        "synthesizer": synthesizer_sha256,
+        "vocabulary": vocabulary.to_json(),
+        "head": head.to_json(),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

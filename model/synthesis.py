@@ -1,0 +1,45 @@
+"""From a class's attributes to its embeddings, as export, service and tests all compute them.
+
+N: samples, K: noise dimension, A: attributes, Z: embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from model.head import Float32, HeadSpec
+from model.noise import class_noise
+from model.vocabulary import Vocabulary
+
+Synthesizer = Callable[[Float32, Float32], Float32]
+"""Noise [N, K] and normalised attributes [N, A] to embeddings [N, Z]."""
+
+
+def class_embeddings(
+    synthesizer: Synthesizer,
+    *,
+    bundle_id: str,
+    class_id: str,
+    attributes: ArrayLike,
+    vocabulary: Vocabulary,
+    head: HeadSpec,
+) -> Float32:
+    """Synthesised embeddings of a class; the same for the same bundle, id and attributes.
+
+    Args:
+        synthesizer: runs `synthesizer.onnx`.
+        bundle_id: id of the bundle; with `class_id` the key of the noise.
+        class_id: id of the class.
+        attributes: A numbers on the scale of the vocabulary's ranges.
+        vocabulary: of the bundle.
+        head: of the bundle; gives the number of samples.
+
+    Returns:
+        float32 [N, Z].
+    """
+    noise = class_noise(bundle_id, class_id, head.samples, head.noise_dimension)
+    described = np.broadcast_to(vocabulary.normalise(attributes), (head.samples, len(vocabulary)))
+    return synthesizer(noise, np.ascontiguousarray(described))

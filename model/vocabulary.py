@@ -1,0 +1,196 @@
+"""The attribute vocabulary: which numbers describe a class, on which scale, and how the networks see them.
+
+A: number of attributes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from model.errors import AttributesError, BundleError, Problem
+
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """One attribute with its range and mean over the training classes, on the scale users write it in."""
+
+    name: str
+    min: float
+    max: float
+    mean: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The attributes in order and the normalisation the generator was trained with.
+
+    Normalisation of a vector a: (a - offset) / scale, then division by its Euclidean length where `unit_length` is set.
+
+    Attributes:
+        attributes: the A attributes in order; names are unique.
+        offset: A numbers.
+        scale: A numbers above 0.
+        unit_length: whether normalised vectors have length 1 (the zero vector stays zero).
+    """
+
+    attributes: tuple[Attribute, ...]
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    unit_length: bool
+
+    def __post_init__(self) -> None:
+        if not self.attributes:
+            raise BundleError("the attribute vocabulary is empty")
+        if len({a.name for a in self.attributes}) != len(self.attributes):
+            raise BundleError("the attribute vocabulary holds a name twice")
+        if len(self.offset) != len(self) or len(self.scale) != len(self):
+            raise BundleError(f"the vocabulary has {len(self)} attributes but other lengths of offset or scale")
+        if min(self.scale) <= 0:
+            raise BundleError("the vocabulary's scales must be above 0")
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The attribute names in order."""
+        return tuple(a.name for a in self.attributes)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    @classmethod
+    def from_classes(
+        cls, names: Sequence[str], values_CA: ArrayLike, *, offset: float, scale: float, unit_length: bool
+    ) -> Vocabulary:
+        """A vocabulary whose ranges and means are those of the training classes.
+
+        Args:
+            names: A attribute names.
+            values_CA: [C, A] attribute values as users write them.
+            offset: subtracted from every attribute.
+            scale: divisor of every attribute.
+            unit_length: see the class.
+        """
+        values = np.asarray(values_CA, dtype=np.float64)
+        columns = zip(names, values.min(axis=0), values.max(axis=0), values.mean(axis=0), strict=True)
+        return cls(
+            attributes=tuple(
+                Attribute(name=name, min=float(low), max=float(high), mean=float(mean))
+                for name, low, high, mean in columns
+            ),
+            offset=(offset,) * len(names),
+            scale=(scale,) * len(names),
+            unit_length=unit_length,
+        )
+
+    def resolve(
+        self, given: Sequence[float] | Mapping[str, float], *, pointer: str = "/attributes"
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """A user's description of a class as a full vector.
+
+        Args:
+            given: A numbers in vocabulary order, or names to numbers; names left out take the vocabulary's mean.
+            pointer: prefix of the JSON pointers in errors.
+
+        Returns:
+            float64 [A] on the users' scale, and the names that were filled with their mean.
+
+        Raises:
+            AttributesError: wrong length, unknown names, or values that are not finite numbers; names every one.
+        """
+        if isinstance(given, Mapping):
+            return self._resolve_named(given, pointer)
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            raise AttributesError(
+                "attributes must be a list of numbers or an object of names to numbers",
+                [Problem(pointer=pointer, detail=f"expected a list or an object, got {type(given).__name__}")],
+            )
+        if len(given) != len(self):
+            raise AttributesError(
+                "wrong number of attributes",
+                [
+                    Problem(
+                        pointer=pointer, detail=f"expected {len(self)} numbers in vocabulary order, got {len(given)}"
+                    )
+                ],
+            )
+        problems = [p for i, v in enumerate(given) if (p := _not_finite(f"{pointer}/{i}", v)) is not None]
+        if problems:
+            raise AttributesError("attributes must be finite numbers", problems)
+        return np.asarray(given, dtype=np.float64), ()
+
+    def _resolve_named(self, given: Mapping[str, float], pointer: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        problems: list[Problem] = []
+        values = np.array([a.mean for a in self.attributes], dtype=np.float64)
+        for name, value in given.items():
+            where = f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}"
+            if name not in self._position:
+                close = difflib.get_close_matches(str(name), self.names, n=3)
+                hint = f"; did you mean {', '.join(close)}?" if close else ""
+                problems.append(Problem(pointer=where, detail=f"no such attribute in the vocabulary{hint}"))
+            elif (problem := _not_finite(where, value)) is not None:
+                problems.append(problem)
+            else:
+                values[self._position[name]] = value
+        if not given:
+            problems.append(Problem(pointer=pointer, detail="expected at least one named attribute, got none"))
+        if problems:
+            raise AttributesError("the attributes do not fit the vocabulary", problems)
+        return values, tuple(name for name in self.names if name not in given)
+
+    def out_of_range(self, values_A: NDArray[np.float64]) -> tuple[str, ...]:
+        """Names of the attributes whose value lies outside the range of the training classes."""
+        pairs = zip(self.attributes, values_A.tolist(), strict=True)
+        return tuple(a.name for a, value in pairs if not a.min <= value <= a.max)
+
+    def normalise(self, values: ArrayLike) -> NDArray[np.float32]:
+        """Values as users write them, [..., A], to what the generator takes, float32 [..., A]."""
+        scaled = (np.asarray(values, dtype=np.float64) - np.array(self.offset)) / np.array(self.scale)
+        if self.unit_length:
+            scaled = scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), _EPSILON)
+        normalised: NDArray[np.float32] = scaled.astype(np.float32)
+        return normalised
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {
+            "attributes": [{"name": a.name, "min": a.min, "max": a.max, "mean": a.mean} for a in self.attributes],
+            "offset": list(self.offset),
+            "scale": list(self.scale),
+            "unit_length": self.unit_length,
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Vocabulary:
+        """Read the JSON of :meth:`to_json`; KeyError, TypeError or ValueError where it has another form."""
+        return cls(
+            attributes=tuple(
+                Attribute(name=str(a["name"]), min=float(a["min"]), max=float(a["max"]), mean=float(a["mean"]))
+                for a in fields["attributes"]
+            ),
+            offset=tuple(float(v) for v in fields["offset"]),
+            scale=tuple(float(v) for v in fields["scale"]),
+            unit_length=bool(fields["unit_length"]),
+        )
+
+
+def _not_finite(pointer: str, value: object) -> Problem | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return Problem(pointer=pointer, detail=f"expected a number, got {type(value).__name__}")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    return None if finite else Problem(pointer=pointer, detail=f"expected a finite number, got {value}")
