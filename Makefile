@@ -1,0 +1,102 @@
+# Every target makes the environment it needs with uv, from the hashed pins in requirements/. Needs Python 3.11 or 3.12.
+#
+#   make serve      the service on the embedded demo bundle (PORT=8000, ARGS='--bundle DIR' ...)
+#   make test       the tests, but those marked slow, browser or docker (ARGS='-k name' ...)
+#   make test-all   every test; one that needs what this machine lacks is skipped with its reason
+#   make check      every check: format, lint, types, imports, tests
+#   make lock       requirements/*.txt from pyproject.toml (UPGRADE=1 moves to the newest versions)
+#   make demo       the embedded demo bundle, from nothing
+#   make bench      the scripts in benchmarks/
+#   make clean      environments, caches and build outputs away
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := check
+
+PORT ?= 8000
+ARGS ?=
+PYTHONS := >=3.11,<3.13
+
+DEV := .venv
+SERVE := .venv-serve
+BIN := $(DEV)/bin
+
+# uv from the PATH, or one of our own. It is looked up again when a recipe runs, after the rule below has made it.
+UV_HOME := .venv-uv
+UV_ON_PATH := $(shell uv --version >/dev/null 2>&1 && command -v uv)
+UV := $(or $(UV_ON_PATH),$(UV_HOME)/bin/uv)
+UV_READY := $(if $(UV_ON_PATH),,$(UV_HOME)/bin/uv)
+BOOTSTRAP := $(firstword $(shell command -v python3.11 python3.12 python3))
+
+# An environment that happens to be active has no say in the ones made here.
+unexport VIRTUAL_ENV PYTHONPATH
+
+# $(call install,ENVIRONMENT,PINS): an environment with exactly the pins and this checkout
+define install
+	$(UV) venv --quiet --allow-existing --no-project --python '$(PYTHONS)' $(1)
+	$(UV) pip sync --python $(1) --require-hashes $(2)
+	$(UV) pip install --quiet --python $(1) --no-deps --build-constraints requirements/build.txt --editable .
+	touch $@
+endef
+
+.PHONY: serve test test-all check format lint types imports lock demo bench clean dev
+
+serve: $(SERVE)/.ready
+	$(SERVE)/bin/d3gzsl serve --port $(PORT) $(ARGS)
+
+test: $(DEV)/.ready
+	$(BIN)/python -m pytest -m 'not slow and not browser and not docker' $(ARGS)
+
+test-all: $(DEV)/.ready
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types imports test
+
+lint: $(DEV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(DEV)/.ready
+	$(BIN)/mypy
+
+imports: $(DEV)/.ready
+	$(BIN)/lint-imports
+
+format: $(DEV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: $(DEV)/.ready
+	$(BIN)/d3gzsl-train demo --out $(DEMO) $(ARGS)
+
+bench: $(DEV)/.ready
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" $(ARGS); done
+
+dev: $(DEV)/.ready
+
+$(DEV)/.ready: requirements/dev.txt requirements/build.txt pyproject.toml | $(UV_READY)
+	$(call install,$(DEV),requirements/dev.txt)
+
+$(SERVE)/.ready: requirements/service.txt requirements/build.txt pyproject.toml | $(UV_READY)
+	$(call install,$(SERVE),requirements/service.txt)
+
+$(UV_HOME)/bin/uv:
+	$(or $(BOOTSTRAP),$(error no Python 3 on the PATH)) -m venv $(UV_HOME)
+	$(UV_HOME)/bin/python -m pip install --quiet --require-hashes --only-binary :all: --requirement requirements/build.txt
+
+# Development pins come first and bind the others, so that one version of each package is tested and served.
+COMPILE := compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+PINNED := --constraints requirements/dev.txt
+
+lock: | $(UV_READY)
+	$(UV) pip $(COMPILE) pyproject.toml --group dev --extra cpu --extra training --extra bulk -o requirements/dev.txt
+	$(UV) pip $(COMPILE) pyproject.toml --extra cpu --extra training $(PINNED) -o requirements/training.txt
+	$(UV) pip $(COMPILE) pyproject.toml --extra cpu $(PINNED) -o requirements/service.txt
+	$(UV) pip $(COMPILE) pyproject.toml --extra gpu $(PINNED) -o requirements/service-gpu.txt
+	$(UV) pip $(COMPILE) --group build $(PINNED) -o requirements/build.txt
+
+clean:
+	rm -rf $(DEV) $(SERVE) $(UV_HOME) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
