@@ -3,6 +3,7 @@
 #   make serve      the service on the embedded demo bundle (PORT=8000, ARGS='--bundle DIR' ...)
 #   make test       the tests, but those marked slow, browser or docker (ARGS='-k name' ...)
 #   make test-all   every test; one that needs what this machine lacks is skipped with its reason
+#   make test-rest  only those that `make test` leaves out
 #   make check      every check: format, lint, types, imports, tests
 #   make lock       requirements/*.txt from pyproject.toml (UPGRADE=1 moves to the newest versions)
 #   make demo       the embedded demo bundle, from nothing
@@ -17,6 +18,7 @@ SHELL := bash
 PORT ?= 8000
 ARGS ?=
 PYTHONS := >=3.11,<3.13
+REST := slow or browser or docker
 
 DEV := .venv
 SERVE := .venv-serve
@@ -40,13 +42,16 @@ define install
 	touch $@
 endef
 
-.PHONY: serve test test-all check format lint types imports lock demo bench clean dev
+.PHONY: serve test test-all test-rest check format lint types imports lock demo bench clean dev
 
 serve: $(SERVE)/.ready
 	$(SERVE)/bin/d3gzsl serve --port $(PORT) $(ARGS)
 
 test: $(DEV)/.ready
-	$(BIN)/python -m pytest -m 'not slow and not browser and not docker' $(ARGS)
+	$(BIN)/python -m pytest -m 'not ($(REST))' $(ARGS)
+
+test-rest: $(DEV)/.ready
+	$(BIN)/python -m pytest -m '$(REST)' $(ARGS)
 
 test-all: $(DEV)/.ready
 	$(BIN)/python -m pytest $(ARGS)
