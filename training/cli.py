@@ -1,0 +1,49 @@
+"""`d3gzsl-train`: from photos or a benchmark to a bundle."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from model.errors import D3GZSLError
+from training import console
+from training.commands.backbone import backbone
+from training.commands.extract import extract
+
+USER_ERROR = 2  # exit status, the same as for a wrong option
+
+app = typer.Typer(
+    name="d3gzsl-train",
+    help="Train generalized zero-shot classifiers with D3GZSL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(extract)
+app.command()(backbone)
+
+
+@app.callback()
+def _group() -> None:
+    """Train generalized zero-shot classifiers with D3GZSL."""
+
+
+def main() -> None:
+    """Run the command line; what a user can mend ends with its message and status 2, without a traceback."""
+    try:
+        app()
+    except D3GZSLError as error:
+        console.fail(str(error))
+        sys.exit(USER_ERROR)
+    except OSError as error:  # no permission, no space: the file and the reason say all
+        if error.filename is None:
+            raise
+        console.fail(f"{error.filename}: {error.strerror}")
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `d3gzsl-train`, one per file; what takes long to import is imported when a command runs."""
