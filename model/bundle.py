@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -39,6 +40,7 @@ from model.vocabulary import Vocabulary
 TRUNK, SYNTHESIZER, HEAD, BANK = "trunk.onnx", "synthesizer.onnx", "head.npz", "bank.npz"
 REQUIRED = (TRUNK, SYNTHESIZER, HEAD, BANK)
 MAX_BANK_BYTES = 40_000_000
+EXAMPLE_FILE = r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,9 @@ class Bundle:
         reference = _array(head_arrays, HEAD, "novelty_reference", (None,))
         if len(reference) == 0 or (np.diff(reference) < 0).any():
             raise BundleError(f"{HEAD}: novelty_reference must hold ascending scores, at least one")
-        _array(bank, BANK, "covariance_cholesky", (dimension, dimension))
+        factor = _array(bank, BANK, "covariance_cholesky", (dimension, dimension))
+        if (np.diag(factor) <= 0).any():
+            raise BundleError(f"{BANK}: covariance_cholesky must have a diagonal above 0")
         return cls(
             path=path,
             manifest=manifest,
@@ -187,6 +191,9 @@ def write_bundle(
     """
     check_writable(out, overwrite=overwrite)
     examples = examples or {}
+    for example in examples:
+        if not re.fullmatch(EXAMPLE_FILE, example.file):
+            raise BundleError(f"an example must be named like examples/zebra-1.jpg, got {example.file!r}")
     identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesizer), vocabulary, head_spec)
     contents: dict[str, bytes] = {
         TRUNK: trunk,
@@ -221,12 +228,26 @@ def write_bundle(
             file.write_bytes(data)
         beside.chmod(0o755)
         Bundle.load(beside)
-        if out.exists():
-            shutil.rmtree(out)
-        beside.replace(out)
+        _swap(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return identity
+
+
+def _swap(new: Path, out: Path) -> None:
+    """Rename `new` to `out`; what was there is moved aside first and only then removed, so it is whole or gone."""
+    if not out.exists():
+        new.replace(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    out.replace(aside / "old")
+    try:
+        new.replace(out)
+    except OSError:
+        (aside / "old").replace(out)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_writable(out: Path, *, overwrite: bool) -> None:
@@ -269,7 +290,7 @@ def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise BundleError(f"{file.name} cannot be read: {error}") from None
 
 

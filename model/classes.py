@@ -39,7 +39,7 @@ class ClassEntry:
 
     def __post_init__(self) -> None:
         problems = []
-        if not _CLASS_ID.match(self.id):
+        if not _CLASS_ID.fullmatch(self.id):
             problems.append(Problem(pointer="/id", detail=f"expected a slug like 'blue-whale', got {self.id!r}"))
         if not 1 <= len(self.name) <= MAX_NAME_LENGTH:
             problems.append(

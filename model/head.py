@@ -48,7 +48,7 @@ class HeadSpec:
             "dimension": self.dimension,
             "samples": self.samples,
             "noise_dimension": self.noise_dimension,
-            "shrinkage": self.shrinkage,
+            "shrinkage": float(self.shrinkage),
         }
 
     @classmethod

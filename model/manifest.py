@@ -93,6 +93,11 @@ class Manifest:
     examples: tuple[Example, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        if not self.classes:
+            raise BundleError(f"{MANIFEST}: expected at least one class, got none")
+        kinds = [c.kind for c in self.classes]
+        if kinds != sorted(kinds):
+            raise BundleError(f"{MANIFEST}: expected the seen classes before the unseen ones")
         ids = [c.id for c in self.classes]
         if len(set(ids)) != len(ids):
             raise BundleError(f"{MANIFEST}: classes holds an id twice")
@@ -165,7 +170,7 @@ class Manifest:
             raise BundleError(f"{MANIFEST}: the field {error.args[0]!r} is missing") from None
         except BundleError:
             raise
-        except (D3GZSLError, TypeError, ValueError, AttributeError) as error:
+        except (D3GZSLError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(f"{MANIFEST}: {error}") from None
 
 

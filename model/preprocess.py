@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -16,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from model.errors import DataError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
 
@@ -24,6 +26,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 DEFAULT_MAX_PIXELS = 50_000_000
 
 Pixels = NDArray[np.uint8]
+# What Pillow's parsers have been seen to raise, or say in their source that they raise, on damaged bytes.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _RESIZE_SENTENCE = re.compile(r"shorter side to (\d+), centre crop, (bilinear|bicubic)")
 
@@ -53,9 +68,14 @@ class PreprocessSpec:
             )
         if self.interpolation not in _RESAMPLING:
             raise DataError(f"interpolation must be one of {sorted(_RESAMPLING)}, got {self.interpolation!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if (
+            len(self.mean) != 3
+            or len(self.std) != 3
+            or not np.isfinite((*self.mean, *self.std)).all()
+            or min(self.std) <= 0
+        ):
             raise DataError(
-                f"mean and std must be three numbers each, std above 0, got mean {self.mean}, std {self.std}"
+                f"mean and std must be three finite numbers each, std above 0, got mean {self.mean}, std {self.std}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +112,7 @@ class PreprocessSpec:
             raise DataError(
                 f"preprocessing lacks the field {error.args[0]!r}; it needs size, resize, mean, std"
             ) from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"preprocessing fields are not numbers: {error}") from None
 
 
@@ -123,8 +143,9 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels
             known = ", ".join(FORMATS)
             raise UnsupportedImageError(f"not an image in a format that is read here ({known})") from None
         except Image.DecompressionBombError:
-            raise ImageTooLargeError(f"the image has more than the {max_pixels} pixels allowed") from None
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+            limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))  # Pillow has a limit of its own
+            raise ImageTooLargeError(f"the image has more than the {limit} pixels allowed") from None
+        except _DAMAGE as error:
             raise UnreadableImageError(f"the image is damaged: {error}") from None
 
 
@@ -138,10 +159,10 @@ def _decode_opened(image: Image.Image, data: bytes, max_pixels: int) -> Pixels:
         except ValueError:
             pass  # Pillow decides whether it is only a harmless oddity
         else:
-            return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
+            return _upright(pixels, _orientation(image))
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    return np.ascontiguousarray(np.asarray(_to_rgb(upright), dtype=np.uint8))
+    pixels = np.asarray(_to_rgb(image), dtype=np.uint8)
+    return _upright(pixels, _orientation(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -155,6 +176,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(paper, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or metadata that are damaged: the pixels still count."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+    return int(value) if value in range(1, 9) else 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

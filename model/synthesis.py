@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from model.errors import AttributesError, Problem
 from model.head import Float32, HeadSpec
 from model.noise import class_noise
 from model.vocabulary import Vocabulary
@@ -39,7 +40,20 @@ def class_embeddings(
 
     Returns:
         float32 [N, Z].
+
+    Raises:
+        AttributesError: the networks give no finite embedding for these attributes.
     """
     noise = class_noise(bundle_id, class_id, head.samples, head.noise_dimension)
     described = np.broadcast_to(vocabulary.normalise(attributes), (head.samples, len(vocabulary)))
-    return synthesizer(noise, np.ascontiguousarray(described))
+    embeddings = synthesizer(noise, np.ascontiguousarray(described))
+    if not np.isfinite(embeddings).all():
+        raise AttributesError(
+            "no class can be made from these attributes",
+            [
+                Problem(
+                    pointer="/attributes", detail="expected values near the vocabulary's ranges, got far larger ones"
+                )
+            ],
+        )
+    return embeddings

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from model.errors import AttributesError, BundleError, Problem
 
 _EPSILON = 1e-12
+_LARGEST = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,9 @@ class Vocabulary:
             raise BundleError("the attribute vocabulary holds a name twice")
         if len(self.offset) != len(self) or len(self.scale) != len(self):
             raise BundleError(f"the vocabulary has {len(self)} attributes but other lengths of offset or scale")
+        numbers = [v for a in self.attributes for v in (a.min, a.max, a.mean)]
+        if not all(map(math.isfinite, (*numbers, *self.offset, *self.scale))):
+            raise BundleError("the vocabulary holds a number that is not finite")
         if min(self.scale) <= 0:
             raise BundleError("the vocabulary's scales must be above 0")
 
@@ -108,7 +112,8 @@ class Vocabulary:
             float64 [A] on the users' scale, and the names that were filled with their mean.
 
         Raises:
-            AttributesError: wrong length, unknown names, or values that are not finite numbers; names every one.
+            AttributesError: wrong length, unknown names, or values that are no numbers, not finite or beyond 1e12;
+                names every one.
         """
         if isinstance(given, Mapping):
             return self._resolve_named(given, pointer)
@@ -166,9 +171,12 @@ class Vocabulary:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return {
-            "attributes": [{"name": a.name, "min": a.min, "max": a.max, "mean": a.mean} for a in self.attributes],
-            "offset": list(self.offset),
-            "scale": list(self.scale),
+            "attributes": [
+                {"name": a.name, "min": float(a.min), "max": float(a.max), "mean": float(a.mean)}
+                for a in self.attributes
+            ],
+            "offset": [float(v) for v in self.offset],
+            "scale": [float(v) for v in self.scale],
             "unit_length": self.unit_length,
         }
 
@@ -187,10 +195,14 @@ class Vocabulary:
 
 
 def _not_finite(pointer: str, value: object) -> Problem | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return Problem(pointer=pointer, detail=f"expected a number, got {type(value).__name__}")
     try:
-        finite = math.isfinite(value)
-    except OverflowError:
-        finite = False
-    return None if finite else Problem(pointer=pointer, detail=f"expected a finite number, got {value}")
+        number = float(value)
+    except OverflowError:  # an int that no float can hold
+        number = math.inf
+    if not math.isfinite(number):
+        return Problem(pointer=pointer, detail=f"expected a finite number, got {number}")
+    if abs(number) > _LARGEST:
+        return Problem(pointer=pointer, detail=f"expected a number of at most {_LARGEST:g} in size, got {number}")
+    return None
