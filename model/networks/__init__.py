@@ -1,0 +1,1 @@
+"""The torch networks. Only `training` imports them; a service has their ONNX exports instead."""
