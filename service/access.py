@@ -1,0 +1,84 @@
+"""Who may do what: keys and roles for every request, host and origin for changes."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from service.errors import ForbiddenError, HostError, MediaTypeError, OriginError, UnauthorizedError
+from service.keys import Role
+from service.settings import Settings
+
+_bearer = HTTPBearer(auto_error=False, description="A key made by `d3gzsl keys new`; needed where keys are set.")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def may_classify(request: Request, credentials: Credentials) -> None:
+    """Dependency of everything that only reads: any valid key."""
+    _require(request, credentials, "classify")
+
+
+def may_change(request: Request, credentials: Credentials) -> None:
+    """Dependency of every change: an admin key, an allowed host, no foreign page, and JSON where there is a body."""
+    _require(request, credentials, "admin")
+    host = request.headers.get("host", "")
+    settings: Settings = request.app.state.service.settings
+    if not host_allowed(host, (settings.host, *settings.allowed_hosts)):
+        raise HostError(f"the host name {host!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
+    origin = request.headers.get("origin")
+    if origin is not None and not same_origin(origin, host):
+        raise OriginError(f"the origin {origin!r} is not that of {host!r}")
+    if request.method != "DELETE" and media_type(request) != "application/json":
+        raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")
+
+
+def media_type(request: Request) -> str:
+    """The body's type without its parameters, in small letters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def host_allowed(host: str, allowed: Iterable[str]) -> bool:
+    """Whether a Host header names this machine's loopback or one of the allowed names; ``*`` allows any."""
+    name, _ = _name_and_port(f"//{host}")
+    names = {a.lower() for a in allowed}
+    if "*" in names:
+        return True
+    if name is None:
+        return False
+    try:
+        if ipaddress.ip_address(name).is_loopback:
+            return True
+    except ValueError:
+        pass
+    return name == "localhost" or name in names
+
+
+def same_origin(origin: str, host: str) -> bool:
+    """Whether an Origin header is the page's own; the scheme may differ, since a proxy may have ended TLS."""
+    default = _DEFAULT_PORTS.get(origin.partition(":")[0].lower())
+    if default is None:
+        return False
+    (name, port), (own_name, own_port) = _name_and_port(origin), _name_and_port(f"//{host}")
+    return name is not None and (name, port or default) == (own_name, own_port or default)
+
+
+def _name_and_port(url: str) -> tuple[str | None, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname, parts.port
+    except ValueError:
+        return None, None
+
+
+def _require(request: Request, credentials: HTTPAuthorizationCredentials | None, needed: Role) -> None:
+    role = request.app.state.service.keys.role(None if credentials is None else credentials.credentials)
+    if role is None:
+        raise UnauthorizedError("send a key as `Authorization: Bearer ...`")
+    if role != needed and role != "admin":
+        raise ForbiddenError(f"this needs a key of the role {needed}, got one of the role {role}")

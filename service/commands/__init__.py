@@ -1,0 +1,1 @@
+"""The commands of `d3gzsl`, one file each; heavy imports wait until a command runs."""

@@ -1,0 +1,62 @@
+"""`d3gzsl bundle`: look into a bundle, and prove that it is whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.commands.output import AsJson, print_json, print_line, print_table
+
+app = typer.Typer(no_args_is_help=True, help="Look into bundles.")
+Directory = Annotated[Path, typer.Argument(help="Bundle directory.", show_default=False)]
+
+
+@app.command()
+def inspect(directory: Directory, as_json: AsJson = False) -> None:
+    """Show what a bundle says about itself; its files are not read."""
+    from model.bundle import read_manifest
+
+    manifest = read_manifest(directory)
+    if as_json:
+        print_json(manifest.to_json())
+        return
+    kinds = Counter(entry.kind for entry in manifest.classes)
+    spec, head = manifest.preprocess, manifest.head
+    rows: list[tuple[str, Any]] = [
+        ("bundle", manifest.bundle_id),
+        ("written by", f"d3gzsl {manifest.code_version}"),
+        ("backbone", f"{manifest.backbone.name}, {manifest.backbone.feature_dim} features"),
+        ("images", f"{spec.size} x {spec.size}, shorter side to {spec.resize}, {spec.interpolation}"),
+        ("attributes", len(manifest.vocabulary)),
+        ("classes", f"{kinds['seen']} seen, {kinds['unseen']} unseen"),
+        ("head", f"{head.kind}, {head.dimension} dimensions, {head.samples} samples per class"),
+        ("seen penalty", f"{manifest.calibration.seen_penalty:g}"),
+        ("temperature", f"{manifest.calibration.temperature:g}"),
+        ("examples", len(manifest.examples)),
+    ]
+    print_table(("", str(directory)), [*rows, *_flat("", manifest.metrics)])
+
+
+@app.command()
+def verify(directory: Directory, as_json: AsJson = False) -> None:
+    """Check every file's hash, every shape, and that both graphs run."""
+    from model.bundle import Bundle
+    from model.threads import available_cpus
+    from service.engine import OnnxEngine
+
+    bundle = Bundle.load(directory)
+    OnnxEngine(bundle, threads=available_cpus())
+    if as_json:
+        print_json({"bundle": bundle.manifest.bundle_id, "files": len(bundle.manifest.files), "ok": True})
+    else:
+        print_line(f"bundle {bundle.manifest.bundle_id} is whole: {len(bundle.manifest.files)} files, both graphs run")
+
+
+def _flat(prefix: str, metrics: Any) -> list[tuple[str, Any]]:
+    """Nested metrics as one line each."""
+    if not isinstance(metrics, dict):
+        return [(prefix, f"{metrics:.4g}" if isinstance(metrics, float) else metrics)]
+    return [line for name, value in metrics.items() for line in _flat(f"{prefix}.{name}".lstrip("."), value)]

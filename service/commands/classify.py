@@ -1,0 +1,124 @@
+"""`d3gzsl classify`: the same answers from a running service or from a bundle on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from model.errors import D3GZSLError, DataError
+from service.commands.output import AsJson, Key, print_json, print_table
+
+_BATCH = 16
+
+
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    url: Annotated[str | None, typer.Option(help="Address of a running service.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle directory; the embedded demo bundle where neither is given.")
+    ] = None,
+    key: Key = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Most classes per image.")] = 5,
+    scope: Annotated[Literal["all", "seen", "unseen"], typer.Option(help="Which classes take part.")] = "all",
+    as_json: AsJson = False,
+) -> None:
+    """Recognise what images show."""
+    if url is not None and bundle is not None:
+        raise DataError("--url and --bundle exclude each other: the service has its own bundle")
+    files = [(str(path), _read(path)) for path in images]
+    if url is not None:
+        answers = list(_remote(files, url, key, {"top_k": top_k, "scope": scope}))
+    else:
+        answers = list(_local(files, bundle, top_k, scope))
+    results = [result for answer in answers for result in answer["results"]]
+    if as_json:
+        print_json({**answers[0], "results": results})
+    else:
+        print_table(("image", "class", "kind", "probability", "novelty"), _rows(results))
+    failed = [result for result in results if "error" in result]
+    if failed:
+        lines = (f"{result['id']}: {result['error']['detail']}" for result in failed)
+        raise DataError(f"{len(failed)} of {len(results)} images could not be read\n" + "\n".join(lines))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+
+
+def _remote(
+    files: Sequence[tuple[str, bytes]], url: str, key: str | None, query: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    from base64 import b64encode
+
+    from service.client import Client
+
+    with Client(url, key=key) as client:
+        for some in _batches(files):
+            body = {"images": [{"id": name[-256:], "data": b64encode(data).decode()} for name, data in some]}
+            yield client.request("POST", "/classify", params=query, json=body)
+
+
+def _local(
+    files: Sequence[tuple[str, bytes]], path: Path | None, top_k: int, scope: Literal["all", "seen", "unseen"]
+) -> Iterator[dict[str, Any]]:
+    """What a service on this bundle, without registered classes, would answer."""
+    import numpy as np
+
+    from model.preprocess import DEFAULT_MAX_PIXELS
+    from model.threads import available_cpus
+    from service.decoding import decode
+    from service.engine import OnnxEngine
+    from service.ranking import Question, chosen_rows, image_novelty, rank
+    from service.service import load_bundle
+    from service.snapshot import Snapshot
+
+    bundle = load_bundle(path)
+    engine = OnnxEngine(bundle, threads=available_cpus())
+    snapshot, question = Snapshot.of_bundle(bundle), Question(top_k=top_k, scope=scope)
+    rows = chosen_rows(snapshot, question)
+    for some in _batches(files):
+        results: list[dict[str, Any]] = []
+        inputs = []
+        for name, data in some:
+            try:
+                decoded = decode(data, bundle.manifest.preprocess, max_bytes=len(data), max_pixels=DEFAULT_MAX_PIXELS)
+            except D3GZSLError as error:
+                results.append({"id": name, "error": {"detail": str(error)}})
+            else:
+                inputs.append(decoded.image)
+                results.append({"id": name, "width": decoded.width, "height": decoded.height})
+        readable = [result for result in results if "error" not in result]
+        if readable:
+            embedded = engine.embed(np.stack(inputs))
+            for i, result in enumerate(readable):
+                result["novelty"] = image_novelty(bundle, float(embedded.teacher_score[i]))
+                result["predictions"] = [
+                    {
+                        "class_id": ranked.entry.id,
+                        "name": ranked.entry.name,
+                        "kind": ranked.entry.kind,
+                        "probability": ranked.probability,
+                    }
+                    for ranked in rank(bundle, snapshot, rows, embedded.embedding[i], question)
+                ]
+        yield {"bundle": bundle.manifest.bundle_id, "registry_version": 0, "head": "exact", "results": results}
+
+
+def _batches(files: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    return (files[i : i + _BATCH] for i in range(0, len(files), _BATCH))
+
+
+def _rows(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for result in results:
+        if "error" in result:
+            yield result["id"], "not read", "", "", ""
+            continue
+        for i, p in enumerate(result["predictions"]):
+            first = (result["id"], f"{result['novelty']:.2f}") if i == 0 else ("", "")
+            yield first[0], p["name"], p["kind"], f"{p['probability']:.3f}", first[1]

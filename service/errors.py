@@ -1,0 +1,129 @@
+"""Errors of the service, without a word about HTTP; `service.problems` maps them to statuses.
+
+D3GZSLError                         (model.errors)
+├── InvalidInputError               (model.errors)
+│   ├── SettingsError               the service cannot start like this
+│   ├── MalformedBodyError          the body cannot be read at all
+│   └── InvalidRequestError         a field or parameter is wrong
+├── MediaTypeError                  the body has a type that is not taken here
+├── TooLargeError                   more bytes, images or elements than allowed
+├── AccessError
+│   ├── UnauthorizedError           no valid key
+│   ├── ForbiddenError              a valid key without the role
+│   ├── HostError                   a change sent to a host name that is not allowed
+│   └── OriginError                 a change sent by a page of another origin
+├── RegistryError                   the registry on disk cannot be used
+│   ├── StorageError                reading or writing it failed
+│   └── StaleVersionError           another process has changed it meanwhile
+├── ClassError
+│   ├── UnknownClassError
+│   ├── ClassExistsError
+│   ├── SeenClassError              seen classes cannot be changed
+│   └── PreconditionError           If-Match or If-None-Match does not hold
+├── UnavailableError
+│   ├── OverloadedError             the queue is full
+│   ├── DeadlineError               the answer was not ready in time
+│   └── NotReadyError               not started, stopping or broken
+├── InferenceError                  the model failed on this image
+└── ClientError                     (service.client) what a service answered to a command
+"""
+
+from __future__ import annotations
+
+from model.errors import D3GZSLError, InvalidInputError
+
+
+class SettingsError(InvalidInputError):
+    """Settings with which the service cannot start."""
+
+
+class MalformedBodyError(InvalidInputError):
+    """A body that cannot be read: broken JSON or multipart, numbers that are not finite, text that is no UTF-8."""
+
+
+class InvalidRequestError(InvalidInputError):
+    """A field of the body or a parameter that breaks a rule."""
+
+
+class MediaTypeError(D3GZSLError):
+    """A body of a type that is not taken here."""
+
+
+class TooLargeError(D3GZSLError):
+    """A request beyond a limit."""
+
+
+class AccessError(D3GZSLError):
+    """A request that is not allowed."""
+
+
+class UnauthorizedError(AccessError):
+    """No key, or none that is known."""
+
+
+class ForbiddenError(AccessError):
+    """A key whose role does not allow this."""
+
+
+class HostError(AccessError):
+    """A change under a host name that is not allowed."""
+
+
+class OriginError(AccessError):
+    """A change from a page of another origin."""
+
+
+class RegistryError(D3GZSLError):
+    """A registry that cannot be used: of another bundle, of a newer version, damaged."""
+
+
+class StorageError(RegistryError):
+    """The database did not read or write."""
+
+
+class StaleVersionError(RegistryError):
+    """Another process has changed the registry; read on and decide again."""
+
+
+class ClassError(D3GZSLError):
+    """A change or question about one class that cannot be met."""
+
+
+class UnknownClassError(ClassError):
+    """No class has this id."""
+
+
+class ClassExistsError(ClassError):
+    """A class has this id already."""
+
+
+class SeenClassError(ClassError):
+    """The class was seen in training: it cannot be removed or described again."""
+
+
+class PreconditionError(ClassError):
+    """The class is not in the state that the client expects."""
+
+
+class UnavailableError(D3GZSLError):
+    """No answer now; asking again later may help."""
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class OverloadedError(UnavailableError):
+    """More images are waiting than allowed."""
+
+
+class DeadlineError(UnavailableError):
+    """The answer was not ready in time."""
+
+
+class NotReadyError(UnavailableError):
+    """The service is not started, is stopping, or its worker died."""
+
+
+class InferenceError(D3GZSLError):
+    """The model failed on this image."""

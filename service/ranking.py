@@ -1,0 +1,101 @@
+"""From embeddings to ranked classes: which classes take part, and with which probabilities.
+
+C: classes, Z: embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.calibration import novelty
+from model.classes import ClassEntry
+from model.errors import Problem
+from model.head import Float32, logits
+from service.errors import InvalidRequestError
+from service.snapshot import Snapshot
+
+Scope = Literal["all", "seen", "unseen"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked about an image.
+
+    Attributes:
+        top_k: most classes in the answer.
+        scope: which kind of classes takes part.
+        classes: ids that take part; empty for all.
+        seen_penalty: replaces the bundle's; see `model.calibration`.
+    """
+
+    top_k: int = 5
+    scope: Scope = "all"
+    classes: tuple[str, ...] = ()
+    seen_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One class with its probability among those that took part."""
+
+    entry: ClassEntry
+    probability: float
+
+
+def chosen_rows(snapshot: Snapshot, question: Question) -> NDArray[np.intp]:
+    """Rows of the classes that take part, ascending.
+
+    Raises:
+        InvalidRequestError: an id is unknown, or no class is left.
+    """
+    problems = [
+        Problem(pointer=f"/query/classes/{i}", detail=f"no class has the id {class_id!r}")
+        for i, class_id in enumerate(question.classes)
+        if class_id not in snapshot.position
+    ]
+    if problems:
+        raise InvalidRequestError("some of the classes asked for do not exist", problems)
+    allowed = np.ones(len(snapshot), dtype=np.bool_)
+    if question.classes:
+        allowed[:] = False
+        allowed[[snapshot.position[class_id] for class_id in question.classes]] = True
+    if question.scope != "all":
+        allowed &= snapshot.seen == (question.scope == "seen")
+    rows = np.flatnonzero(allowed)
+    if len(rows) == 0:
+        raise InvalidRequestError(
+            "no class takes part",
+            [Problem(pointer="/query/scope", detail=f"expected classes within scope {question.scope!r}, got none")],
+        )
+    return rows
+
+
+def rank(
+    bundle: Bundle, snapshot: Snapshot, rows: NDArray[np.intp], embedding_Z: Float32, question: Question
+) -> tuple[Ranked, ...]:
+    """The most probable classes of one image, most probable first; ties keep the order of the class table.
+
+    Args:
+        bundle: gives the calibration.
+        snapshot: the classes.
+        rows: of the classes that take part, from :func:`chosen_rows`; the probabilities sum to 1 over them.
+        embedding_Z: of the image.
+        question: how many classes are wanted, and the penalty.
+    """
+    weight = snapshot.weight if len(rows) == len(snapshot) else snapshot.weight[rows]
+    probabilities = bundle.manifest.calibration.probabilities(
+        logits(embedding_Z[None], weight, snapshot.bias[rows]), snapshot.seen[rows], seen_penalty=question.seen_penalty
+    )[0]
+    best: Sequence[int] = np.argsort(-probabilities, kind="stable")[: question.top_k].tolist()
+    return tuple(Ranked(snapshot.classes[rows[i]].entry, float(probabilities[i])) for i in best)
+
+
+def image_novelty(bundle: Bundle, teacher_score: float) -> float:
+    """Fraction of held-out seen images that looked more familiar to the teacher than this one, 0..1."""
+    return float(novelty(np.array([teacher_score], dtype=np.float32), bundle.novelty_reference)[0])

@@ -1,0 +1,126 @@
+"""The service as one object: bundle, engine, registry and queue, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.bundle import Bundle
+from model.errors import BundleError
+from model.threads import available_cpus
+from service.batcher import Batcher
+from service.changes import ChangeThread
+from service.decoding import Decoder
+from service.engine import Engine, OnnxEngine
+from service.errors import NotReadyError
+from service.keys import Keys
+from service.registrar import Registrar
+from service.registry.database import Database, database_url
+from service.registry.log import ChangeLog
+from service.settings import Settings
+from service.snapshot import Snapshot
+
+EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
+
+
+def load_bundle(path: Path | None) -> Bundle:
+    """The bundle at a path, or the embedded demo bundle.
+
+    Raises:
+        BundleError: it is missing or does not fit.
+    """
+    if path is None and not EMBEDDED_BUNDLE.is_dir():
+        raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
+    return Bundle.load(path or EMBEDDED_BUNDLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Everything the HTTP routes need.
+
+    Attributes:
+        settings: what the operator chose.
+        keys: who may do what.
+        bundle: the trained artefact.
+        registrar: the class table; everything that changes it runs in `changes`.
+        changes: the thread for that.
+        decoder: image files to inputs.
+        batcher: inputs to embeddings.
+        log: the registry on disk.
+    """
+
+    settings: Settings
+    keys: Keys
+    bundle: Bundle
+    registrar: Registrar
+    changes: ChangeThread
+    decoder: Decoder
+    batcher: Batcher
+    log: ChangeLog
+
+    @classmethod
+    def open(cls, settings: Settings, *, engine: Engine | None = None) -> Service:
+        """Load and check everything, so that what cannot work fails before a port is opened.
+
+        Args:
+            settings: what the operator chose.
+            engine: stands in for ONNX Runtime in tests.
+
+        Raises:
+            SettingsError: the keys are not valid, or missing where they are needed.
+            BundleError: the bundle does not fit.
+            MissingDependencyError: ONNX Runtime is not installed.
+            RegistryError: the registry cannot be used, or belongs to another bundle.
+        """
+        keys = Keys.from_settings(settings)
+        bundle = load_bundle(settings.bundle)
+        threads = settings.threads or available_cpus()
+        engine = engine or OnnxEngine(bundle, threads=threads)
+        database = Database(database_url(settings.data_dir, settings.database_url))
+        try:
+            log = ChangeLog(database, bundle_id=bundle.manifest.bundle_id, dimension=bundle.manifest.head.dimension)
+            registrar = Registrar(bundle, engine, log)
+        except BaseException:
+            database.close()
+            raise
+        return cls(
+            settings=settings,
+            keys=keys,
+            bundle=bundle,
+            registrar=registrar,
+            changes=ChangeThread(),
+            decoder=Decoder(
+                bundle.manifest.preprocess,
+                max_bytes=settings.max_image_bytes,
+                max_pixels=settings.max_image_pixels,
+                threads=threads,
+            ),
+            batcher=Batcher(engine.embed, batch_size=settings.batch_size, capacity=settings.queue_size),
+            log=log,
+        )
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot; keep it for as long as one request lasts."""
+        return self.registrar.snapshot
+
+    async def start(self) -> None:
+        """Start answering, in the running event loop."""
+        await self.batcher.start()
+
+    async def stop(self) -> None:
+        """Finish changes that have begun and let everything go."""
+        await self.batcher.stop()
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Let everything go; for a service that was never started."""
+        self.changes.close()
+        self.decoder.close()
+        self.log.close()
+
+    def check_ready(self) -> None:
+        """Raise NotReadyError where images would not be answered."""
+        if not self.batcher.alive:
+            raise NotReadyError("the model's worker is not running")

@@ -1,0 +1,115 @@
+"""Settings of the service: environment variables with the prefix ``D3GZSL_``, each also a flag of `d3gzsl serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from model.errors import Problem
+from model.preprocess import DEFAULT_MAX_PIXELS
+from service.errors import SettingsError
+
+PREFIX = "D3GZSL_"
+Words = Annotated[tuple[str, ...], NoDecode]
+"""Several values; written with commas in an environment variable or a flag."""
+
+
+def default_data_dir() -> Path:
+    """`d3gzsl` in the user's data directory; in the temporary directory for users without a home."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if base and Path(base).is_absolute():
+        return Path(base) / "d3gzsl"
+    try:
+        return Path.home() / ".local" / "share" / "d3gzsl"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "d3gzsl"
+
+
+class Settings(BaseSettings):
+    """Everything an operator may choose; every field is a variable ``D3GZSL_<FIELD>`` and a flag ``--<field>``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    bundle: Path | None = Field(None, description="Bundle directory; the embedded demo bundle where it is not given.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    data_dir: Path = Field(default_factory=default_data_dir, description="Where the registry is kept.")
+    database_url: str | None = Field(
+        None, description="Database of the registry; a SQLite file in the data directory where it is not given."
+    )
+    keys: Words = Field(
+        (), description="Access keys as role:sha256, role classify or admin, with commas between (see keys new)."
+    )
+    keys_file: Path | None = Field(None, description="File with one role:sha256 per line; # starts a comment.")
+    allow_anonymous: bool = Field(False, description="Start without keys on an address others can reach.")
+    allowed_hosts: Words = Field(
+        (), description="Host names that changes may be sent to, beside loopback and --host; * allows any."
+    )
+    max_image_bytes: int = Field(20_000_000, ge=1, description="Largest image file, in bytes.")
+    max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, description="Largest image, width times height.")
+    max_batch_images: int = Field(64, ge=1, description="Most images in one request.")
+    max_request_bytes: int = Field(100_000_000, ge=1, description="Largest request body, in bytes.")
+    batch_size: int = Field(16, ge=1, le=1024, description="Most images the model sees at once.")
+    queue_size: int = Field(256, ge=1, description="Most images waiting or at work; more are answered with 503.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads of the model and of decoding; 0 takes every CPU.")
+    deadline: float = Field(30.0, gt=0, le=3600, description="Seconds after which a request is given up with 503.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log lines.")
+
+    @field_validator("keys", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _queue_holds_a_request(self) -> Settings:
+        if self.queue_size < self.max_batch_images:
+            raise ValueError(
+                f"queue_size ({self.queue_size}) must be at least max_batch_images ({self.max_batch_images})"
+            )
+        return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from the environment, with flags that are not None laid over them.
+
+    Raises:
+        SettingsError: names every variable or flag that is wrong.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(
+            "the settings are not valid",
+            [Problem(pointer=_source(e["loc"], given), detail=e["msg"]) for e in error.errors()],
+        ) from None
+
+
+def _source(location: tuple[int | str, ...], flags: dict[str, Any]) -> str:
+    if not location:
+        return ""
+    name = str(location[0])
+    return f"--{name.replace('_', '-')}" if name in flags else f"{PREFIX}{name.upper()}"
