@@ -1,0 +1,124 @@
+"""The losses of D3GZSL: in-distribution dual-space distillation (ID2SD) and batch-wise out-of-distribution (O2DBD).
+
+Source: Wang et al., AAAI 2024. Each loss has the form we hold right (`corrected`) and the form of the authors' code
+(`faithful`), which differs from the paper's framework figure in ways that bound or invert it.
+
+B: rows, Z: embedding, S: seen classes, C: all classes of training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+Form = Literal["corrected", "faithful"]
+Target = Literal["domain", "class"]
+
+EPSILON = 1e-4
+
+
+def cosine_matrix(a_BZ: Tensor, b_BZ: Tensor) -> Tensor:
+    """Cosine of every pair of rows, [B, B']; a zero row has cosine 0 with everything."""
+    return F.normalize(a_BZ, dim=1, eps=1e-8) @ F.normalize(b_BZ, dim=1, eps=1e-8).T
+
+
+def balanced_bce(similarity: Tensor, positive: Tensor) -> Tensor:
+    """Binary cross-entropy of similarities in 0..1 where positive and negative pairs weigh the same.
+
+    L = mean over the halves present of mean_pos(-log s) and mean_neg(-log(1 - s)), s clamped to eps..1-eps.
+
+    Args:
+        similarity: any shape.
+        positive: same shape, bool.
+    """
+    s = similarity.clamp(EPSILON, 1 - EPSILON)
+    target = positive.to(s.dtype)
+    count = target.sum()
+    rest = target.numel() - count
+    pos = -(target * s.log()).sum() / count.clamp(min=1)
+    neg = -((1 - target) * (1 - s).log()).sum() / rest.clamp(min=1)
+    halves = (count > 0).to(s.dtype) + (rest > 0).to(s.dtype)
+    return (pos + neg) / halves
+
+
+def shifted_bce_with_logits(similarity: Tensor, positive: Tensor) -> Tensor:
+    """The published pair loss: BCE-with-logits on (cosine + 1)/2, which lies in 0..1 and so can never reach 0."""
+    return F.binary_cross_entropy_with_logits((similarity + 1) / 2, positive.to(similarity.dtype))
+
+
+def label_distillation(seen_logits_BS: Tensor, teacher_log_probs_BS: Tensor, form: Form) -> Tensor:
+    """L_kl, label space of ID2SD: KL(p_teacher || softmax(student's seen logits)), mean over rows, at least 0.
+
+    `faithful` soft-maxes both probability vectors once more, which bounds the loss by 0.0065 for 150 classes.
+
+    Args:
+        seen_logits_BS: student's logits of the seen classes for real seen rows.
+        teacher_log_probs_BS: teacher's log-probabilities of the same rows and columns.
+        form: which form.
+    """
+    if form == "corrected":
+        return F.kl_div(F.log_softmax(seen_logits_BS, 1), teacher_log_probs_BS, reduction="batchmean", log_target=True)
+    student = F.log_softmax(F.softmax(seen_logits_BS, 1), 1)
+    teacher = F.softmax(teacher_log_probs_BS.exp(), 1)
+    return F.kl_div(student, teacher, reduction="batchmean")
+
+
+def embedding_distillation(teacher_BZ: Tensor, student_BZ: Tensor, labels_B: Tensor, form: Form) -> Tensor:
+    """L_be, embedding space of ID2SD: pairs (i, j) of real seen rows are alike where their labels are equal.
+
+    s_ij = cos(E_o(x_i), E_s(x_j)), binary cross-entropy against [y_i = y_j] over all B^2 pairs.
+
+    Args:
+        teacher_BZ: E_o of the rows.
+        student_BZ: E_s of the rows, same Z.
+        labels_B: class of each row.
+        form: which form.
+    """
+    cosine = cosine_matrix(teacher_BZ, student_BZ)
+    same = labels_B[:, None] == labels_B[None, :]
+    return balanced_bce(cosine, same) if form == "corrected" else shifted_bce_with_logits(cosine, same)
+
+
+def ood_distillation(
+    logits_BC: Tensor, head: torch.nn.Module, confidence_B: Tensor, groups_B: Tensor, form: Form
+) -> Tensor:
+    """L_od of O2DBD: the student's two-way output of row i meets the teacher's [c_j, 1 - c_j] of row j.
+
+    a_i = softmax(H(softmax(logits_i))), b_j = [c_j, 1 - c_j], s_ij = cos(a_i, b_j), binary cross-entropy against
+    [g_i = g_j] over all pairs. `faithful` feeds H log-probabilities and soft-maxes b once more.
+
+    Args:
+        logits_BC: student's logits of all rows, synthetic unseen and real seen.
+        head: H, C numbers to 2.
+        confidence_B: c, in 0..1.
+        groups_B: what makes two rows alike: their class (as in the code) or real against synthetic (`domain`).
+        form: which form.
+    """
+    b = torch.stack([confidence_B, 1 - confidence_B], dim=1)
+    same = groups_B[:, None] == groups_B[None, :]
+    if form == "corrected":
+        a = F.softmax(head(F.softmax(logits_BC, 1)), 1)
+        return balanced_bce(cosine_matrix(a, b), same)
+    a = F.softmax(head(F.log_softmax(logits_BC, 1)), 1)
+    return shifted_bce_with_logits(cosine_matrix(a, F.softmax(b, 1)), same)
+
+
+def classification(logits_BC: Tensor, labels_B: Tensor, form: Form) -> Tensor:
+    """L_cls: cross-entropy over all classes; `corrected` gives every class in the batch the same weight.
+
+    The published batch holds 5 synthetic rows per unseen class against 256 real rows and weighs rows equally.
+    """
+    if form == "faithful":
+        return F.cross_entropy(logits_BC, labels_B)
+    counts = torch.zeros(logits_BC.shape[1], device=logits_BC.device, dtype=logits_BC.dtype)
+    counts.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=logits_BC.dtype))
+    weight = 1 / (counts[labels_B] * (counts > 0).sum())
+    return (weight * F.cross_entropy(logits_BC, labels_B, reduction="none")).sum()
+
+
+def gradient_penalty(input_gradient_BD: Tensor) -> Tensor:
+    """WGAN-GP penalty: mean (||grad_x D(x)||_2 - 1)^2 (Gulrajani et al., NeurIPS 2017, arXiv 1704.00028)."""
+    return ((input_gradient_BD.norm(dim=1) - 1) ** 2).mean()

@@ -1,0 +1,40 @@
+"""Ridge regression from attributes to class means: the generator's linear path starts from it, baselines use it.
+
+A: attributes, D: features, C: classes.
+"""
+
+from __future__ import annotations
+
+import typing
+
+import torch
+from torch import Tensor
+
+if typing.TYPE_CHECKING:
+    from training.trainer import Task
+
+
+def class_mean_ridge(task: Task, strength: float) -> tuple[Tensor, Tensor]:
+    """Linear map from attributes to class means of the seen classes.
+
+    Minimises sum_c ||mean_c - W a_c - b||^2 + s tr(K)/S ||W||^2 with K the Gram matrix of centred attributes.
+
+    Args:
+        task: real rows and attributes.
+        strength: s, above 0.
+
+    Returns:
+        W [D, A] and b [D], float32.
+    """
+    index = task.seen_index
+    counts = torch.bincount(task.labels, minlength=len(task.seen))[index]
+    sums = torch.zeros(len(task.seen), task.features.shape[1], dtype=torch.float64, device=task.features.device)
+    sums.index_add_(0, task.labels, task.features.double())
+    means = sums[index] / counts[:, None]
+    attributes = task.attributes[index].double()
+    centre, mean = attributes.mean(0), means.mean(0)
+    centred = attributes - centre
+    gram = centred @ centred.T
+    gram += strength * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weight = torch.linalg.solve(gram, means - mean).T @ centred
+    return weight.float(), (mean - weight @ centre).float()
