@@ -117,7 +117,7 @@ def _hits(scores_NC: Matrix, labels_N: NDArray[np.int64]) -> Matrix:
 
 def _seen_penalty(rows_ND: Matrix, labels_N: NDArray[np.int64]) -> float:
     """The penalty with the best H where every fourth seen class in turn is described instead of seen."""
-    grid = np.linspace(-5, 30, 71)
+    grid = np.concatenate([-np.geomspace(1e4, 1, 60), np.geomspace(1, 1e4, 60)])
     harmonic = np.zeros(len(grid))
     odd = np.arange(len(rows_ND)) % 2 == 1  # one half of the rows fits, the other is scored
     for fold in range(_FOLDS):

@@ -1,6 +1,6 @@
 """Many drawings at once, on all cores: as a data folder of JPEG files, or as network inputs in memory.
 
-N: images; S: side of a network input in pixels; C: classes.
+N: images; S: side of a network input in pixels; C: classes; A: attributes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from PIL import Image
 from model.errors import DataError
 from model.preprocess import PreprocessSpec, preprocess
 from model.threads import available_cpus
-from training.demo.render import IMAGE_SIDE, render
+from training.demo.render import IMAGE_SIDE, render, scene_of
 from training.demo.world import ATTRIBUTES, SEEN, UNSEEN, VisualClass
 
 Progress = Callable[[int, int], None]
@@ -43,11 +43,13 @@ class Drawings:
     Attributes:
         pixels: uint8 [N, S, S, 3].
         labels: int64 [N], positions in `classes`.
+        attributes: float32 [N, A], what each drawing shows.
         classes: the C classes that were drawn.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    attributes: NDArray[np.float32]
     classes: tuple[VisualClass, ...]
 
 
@@ -86,6 +88,7 @@ def render_dataset(
     """
     if out_dir.exists():
         raise DataError(f"{out_dir}: expected a new folder for the rendered images, it exists already")
+    tasks = _tasks(classes, per_class)
     part = out_dir.with_name(f"{out_dir.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for kind in classes:
@@ -96,7 +99,6 @@ def render_dataset(
         for kind in classes:
             split = "seen" if kind in SEEN else "unseen"
             table.writerow((kind.name, split, *(f"{value:g}" for value in kind.attributes())))
-    tasks = _tasks(classes, per_class)
     work = partial(_write_chunk, part / "images", seed, size)
     for _ in _spread(work, tasks, workers, progress):
         pass
@@ -135,7 +137,13 @@ def render_inputs(
     chunks = list(_spread(partial(_input_chunk, seed, levels), tasks, workers, progress))
     position = {kind: i for i, kind in enumerate(classes)}
     labels = np.concatenate([np.full(len(task), position[task.kind]) for task in tasks])
-    return Drawings(pixels=np.concatenate(chunks), labels=labels.astype(np.int64), classes=tuple(classes))
+    attributes = [scene_of(task.kind, seed=(seed, n)).attributes() for task in tasks for n in task.numbers]
+    return Drawings(
+        pixels=np.concatenate(chunks),
+        labels=labels.astype(np.int64),
+        attributes=np.stack(attributes).astype(np.float32),
+        classes=tuple(classes),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

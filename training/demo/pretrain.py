@@ -9,16 +9,18 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.errors import DataError
-from model.networks.slim_resnet import SlimResNet, TwoHeadNet
+from model.networks.slim_resnet import HeadOutputs, SlimResNet, TwoHeadNet
 from model.preprocess import PreprocessSpec
 from training.demo.dataset import Drawings, render_inputs
-from training.demo.world import ATTRIBUTES, SEEN, attribute_matrix
+from training.demo.world import ATTRIBUTES, SEEN
 
 SPEC = PreprocessSpec(size=64, resize=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """The demo trunk's preprocessing."""
@@ -94,7 +96,7 @@ def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress 
     """Draw the training set, train, and keep the epoch with the lowest held-out loss.
 
     The loss is cross-entropy over the C seen classes, label-smoothed, plus `attribute_weight` times the mean
-    over the A attributes of the binary cross-entropy between their logits and their values in 0..1.
+    over the A attributes of the binary cross-entropy between their logits and what the drawing shows, in 0..1.
 
     Args:
         config: sizes, rates and seed; one seed gives one result on one machine and thread count.
@@ -125,8 +127,8 @@ def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress 
     for epoch in range(config.epochs):
         network.train()
         losses = []
-        for step, (x, labels) in enumerate(_batches(train, config, order, device)):
-            loss = criterion(network(x), labels)
+        for step, (x, labels, attributes) in enumerate(_batches(train, config, order, device)):
+            loss = criterion(network(x), labels, attributes)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -143,7 +145,7 @@ def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress 
     return Pretrained(network=network.to("cpu").eval(), history=tuple(history), best=best)
 
 
-def to_batch(pixels: np.ndarray, device: str = "cpu") -> Tensor:
+def to_batch(pixels: NDArray[np.uint8], device: str = "cpu") -> Tensor:
     """Uint8 [N, S, S, 3] to normalised float32 [N, 3, S, S] in channels-last memory, as :data:`SPEC` has it."""
     x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (SPEC.mean, SPEC.std))
@@ -153,19 +155,15 @@ def to_batch(pixels: np.ndarray, device: str = "cpu") -> Tensor:
 class _Criterion(nn.Module):
     """Class loss plus weighted attribute loss of a batch."""
 
-    table: Tensor
-
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.classes = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self.attributes = nn.BCEWithLogitsLoss()
         self.weight = config.attribute_weight
-        self.register_buffer("table", torch.from_numpy(attribute_matrix(SEEN)).float())
 
-    def forward(self, outputs: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
-        class_logits, attribute_logits = outputs
-        attribute_loss = self.attributes(attribute_logits, self.table[labels])
-        return self.classes(class_logits, labels) + self.weight * attribute_loss  # type: ignore[no-any-return]
+    def forward(self, outputs: HeadOutputs, labels: Tensor, attributes: Tensor) -> Tensor:
+        attribute_loss = self.attributes(outputs.attributes, attributes)
+        return cast(Tensor, self.classes(outputs.classes, labels) + self.weight * attribute_loss)
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -177,14 +175,20 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 
 def _batches(
     drawings: Drawings, config: PretrainConfig, rng: np.random.Generator, device: str
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """One shuffled, augmented pass; the last batch takes rows from the first, so that all are of one size."""
     permutation = rng.permutation(len(drawings.labels))
     steps = math.ceil(len(permutation) / config.batch_size)
     rows = np.resize(permutation, steps * config.batch_size).reshape(steps, -1)
     for chosen in rows:
         x = _augment(to_batch(drawings.pixels[chosen], device), config.shift)
-        yield x, torch.from_numpy(drawings.labels[chosen]).to(device)
+        yield x, *_targets(drawings, chosen, device)
+
+
+def _targets(drawings: Drawings, rows: NDArray[np.int64] | slice, device: str) -> tuple[Tensor, Tensor]:
+    """Labels int64 [N] and attributes float32 [N, A] of some drawings."""
+    labels, attributes = drawings.labels[rows], drawings.attributes[rows]
+    return torch.from_numpy(labels).to(device), torch.from_numpy(attributes).to(device)
 
 
 def _augment(x: Tensor, shift: int) -> Tensor:
@@ -209,9 +213,9 @@ def _measure(
     network.eval()
     loss = hits = 0.0
     for start in range(0, len(drawings.labels), batch_size):
-        x = to_batch(drawings.pixels[start : start + batch_size], device)
-        labels = torch.from_numpy(drawings.labels[start : start + batch_size]).to(device)
-        outputs = network(x)
-        loss += float(criterion(outputs, labels)) * len(labels)
+        rows = slice(start, start + batch_size)
+        labels, attributes = _targets(drawings, rows, device)
+        outputs = network(to_batch(drawings.pixels[rows], device))
+        loss += float(criterion(outputs, labels, attributes)) * len(labels)
         hits += float((outputs.classes.argmax(dim=1) == labels).sum())
     return loss / len(drawings.labels), hits / len(drawings.labels)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from training.demo.world import COUNTS, SIZES, VisualClass
+from training.demo.world import COUNTS, Scene, VisualClass
 
 Canvas = NDArray[np.floating]  # float32; NumPy's stubs widen what a Python float touches
 Pixels = NDArray[np.uint8]
@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 IMAGE_SIDE = 128
 """Side S of the demo's images, in pixels."""
 
-_HUES = {"red": 0, "yellow": 50, "green": 120, "turquoise": 175, "blue": 225, "purple": 285}  # degrees
+_HUES = {"red": 0, "yellow": 50, "green": 125, "blue": 220, "purple": 285}  # degrees
 _HUE_JITTER = 9.0
 # Radius of one shape as a fraction of the side, smallest to largest, by how many there are.
 _RADII = {1: (0.19, 0.35), 2: (0.14, 0.235), 3: (0.12, 0.19)}
@@ -42,18 +42,33 @@ def render(kind: VisualClass, *, seed: int | Sequence[int], size: int = IMAGE_SI
     """
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, got {size}")
+    rng = _generator(kind, seed)
+    return _draw(kind.scene(rng), size, rng)
+
+
+def scene_of(kind: VisualClass, *, seed: int | Sequence[int]) -> Scene:
+    """What :func:`render` draws for this class and seed."""
+    return kind.scene(_generator(kind, seed))
+
+
+def _generator(kind: VisualClass, seed: int | Sequence[int]) -> np.random.Generator:
     words = [seed] if isinstance(seed, int) else list(seed)
-    rng = np.random.default_rng([zlib.crc32(kind.id.encode()), *words])
+    return np.random.default_rng([zlib.crc32(kind.id.encode()), *words])
+
+
+def _draw(scene: Scene, size: int, rng: np.random.Generator) -> Pixels:
     side = 2 * size
-    canvas = _background(kind.background, side, rng)
+    canvas = _background(scene.background, side, rng)
     for _ in range(rng.integers(4, 10)):
         _draw_bit(canvas, rng)
-    tones = _tones(kind.colour, rng)
-    edge = _edge_tone(rng) if kind.outlined else None
-    radius = _radius(kind, rng) * side
-    for centre in _places(COUNTS[kind.count], radius, side, rng):
-        _draw_shape(canvas, kind, centre, radius, tones, edge, rng)
-    if kind.framed:
+    tones = _tones(scene.colour, rng)
+    edge = _edge_tone(rng) if scene.outlined else None
+    count = COUNTS.index(scene.count) + 1
+    small, large = _RADII[count]
+    radius = (small + (large - small) * scene.size) * side
+    for centre in _places(count, radius, side, rng):
+        _draw_shape(canvas, scene, centre, radius, tones, edge, rng)
+    if scene.framed:
         _draw_frame(canvas, rng)
     _light(canvas, rng)
     image = Image.fromarray(np.rint(canvas * 255).astype(np.uint8)).reduce(2)
@@ -159,11 +174,6 @@ def _edge_tone(rng: np.random.Generator) -> Canvas:
     return _rgb(0, 0, rng.uniform(0, 0.12) if rng.random() < 0.5 else rng.uniform(0.92, 1))
 
 
-def _radius(kind: VisualClass, rng: np.random.Generator) -> float:
-    small, large = _RADII[COUNTS[kind.count]]
-    return float((small + (large - small) * SIZES[kind.size]) * rng.uniform(0.92, 1.08))
-
-
 def _places(count: int, radius: float, side: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Centres [count, 2] inside the margin, apart where chance allows; the most spread of many draws otherwise."""
     low = min(radius * 0.95 + _MARGIN * side, side / 2)
@@ -177,7 +187,7 @@ def _places(count: int, radius: float, side: int, rng: np.random.Generator) -> N
 
 def _draw_shape(
     canvas: Canvas,
-    kind: VisualClass,
+    scene: Scene,
     centre: NDArray[np.float64],
     radius: float,
     tones: tuple[Canvas, Canvas],
@@ -191,55 +201,46 @@ def _draw_shape(
     frame = spin @ np.diag([stretch, 1 / stretch]) * radius
     layer = Image.new("L", (side, side))
     draw = ImageDraw.Draw(layer)
-    outlines = [list(map(tuple, points @ frame.T + centre)) for points in _outlines(kind.shape)]
-    for points, fill in zip(outlines, (255, 0), strict=False):  # a second outline is a hole
-        draw.polygon(points, fill=fill)
+    points = list(map(tuple, _outline(scene.shape) @ frame.T + centre))
+    draw.polygon(points, fill=255)
     left, top, right, bottom = layer.getbbox() or (0, 0, 1, 1)
     x, y = np.arange(left, right) - centre[0], np.arange(top, bottom) - centre[1]
     inverse = np.linalg.inv(frame)
     u, v = (np.add.outer(row[1] * y, row[0] * x).astype(np.float32) for row in inverse)
-    weight = _texture(kind.texture, u, v, rng)[:, :, None]
+    weight = _texture(scene.texture, u, v, rng)[:, :, None]
     _paint(canvas, layer, tones[0] * (1 - weight) + tones[1] * weight)
     if edge is not None:
         rim = Image.new("L", (side, side))
         draw = ImageDraw.Draw(rim)
-        for points in outlines:
-            draw.line([*points, points[0], points[1]], fill=255, width=round(0.035 * side), joint="curve")
+        draw.line([*points, points[0], points[1]], fill=255, width=round(0.035 * side), joint="curve")
         _paint(canvas, rim, edge)
 
 
-def _outlines(shape: str) -> list[NDArray[np.float64]]:
-    """The outline of a shape of radius 1, y down, as one polygon [P, 2], or two where there is a hole."""
+def _outline(shape: str) -> NDArray[np.float64]:
+    """The outline of a shape of radius about 1, y down, as a polygon [P, 2]."""
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
     match shape:
         case "circle":
-            return [circle * 0.95]
-        case "ring":
-            return [circle, circle * 0.45]
+            return circle * 0.95
         case "triangle":
             corner = np.radians([-90, 30, 150])
-            return [np.stack([np.cos(corner), np.sin(corner) + 0.15], axis=1) * 1.12]
+            return np.stack([np.cos(corner), np.sin(corner) + 0.15], axis=1) * 1.12
         case "square":
-            return [np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.84]
+            return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.84
         case "star":
             corner = np.radians(np.arange(10) * 36 - 90)
             reach = np.where(np.arange(10) % 2, 0.48, 1.12)
-            return [np.stack([np.cos(corner), np.sin(corner)], axis=1) * reach[:, None]]
+            return np.stack([np.cos(corner), np.sin(corner)], axis=1) * reach[:, None]
         case "cross":
             a, b = 0.36, 1.0
             quarter = np.array([[-a, -b], [a, -b], [a, -a]])
             turns = [np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
-            return [np.concatenate([quarter @ turn for turn in turns])]
+            return np.concatenate([quarter @ turn for turn in turns])
         case "heart":
             x = np.sin(turn) ** 3
             y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)) / 15.5
-            return [np.stack([x, y + 0.1], axis=1) * 1.08]
-        case "crescent":
-            outer = np.radians(np.linspace(50, 310, 40))
-            inner = np.radians(np.linspace(285, 75, 40))
-            bite = np.stack([0.42 + 0.81 * np.cos(inner), 0.81 * np.sin(inner)], axis=1)
-            return [np.concatenate([np.stack([np.cos(outer), np.sin(outer)], axis=1), bite]) * 1.05 + (0.2, 0.0)]
+            return np.stack([x, y + 0.1], axis=1) * 1.08
         case _:
             raise ValueError(f"no such shape: {shape!r}")
 
