@@ -21,6 +21,7 @@ def serve(**flags: Any) -> None:
     """Serve a bundle over HTTP; every flag is also an environment variable."""
     settings = load_settings(**flags)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
     import uvicorn
 

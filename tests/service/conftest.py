@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from asgi_lifespan import LifespanManager
+
+from service.app import create_app
+from service.engine import Engine
+from service.service import Service
+from service.settings import Settings
+from tests.service.processes import Server, serving
+from tests.service.tiny import tiny_bundle
+
+Client = httpx.AsyncClient
+Running = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture(autouse=True)
+def _no_outer_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the settings that they make themselves, whatever the machine's environment holds."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("D3GZSL_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture
+def running(bundle_dir: Path, tmp_path: Path) -> Running:
+    """`running(engine=None, **settings)`: an async context with a client of the real app, its registry in tmp_path."""
+
+    @asynccontextmanager
+    async def run(*, engine: Engine | None = None, **settings: Any) -> AsyncIterator[Client]:
+        chosen = Settings(**{"bundle": bundle_dir, "data_dir": tmp_path / "data", "threads": 1, **settings})
+        async with running_app(chosen, engine) as client:
+            yield client
+
+    return run
+
+
+@asynccontextmanager
+async def running_app(settings: Settings, engine: Engine | None = None) -> AsyncIterator[Client]:
+    app = create_app(Service.open(settings, engine=engine))
+    async with (
+        LifespanManager(app),
+        Client(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+async def client(running: Running) -> AsyncIterator[Client]:
+    """A client of the app on the tiny bundle with a fresh registry."""
+    async with running() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def server(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`d3gzsl serve` in a process of its own."""
+    with serving(bundle_dir, tmp_path_factory.mktemp("live")) as started:
+        yield started

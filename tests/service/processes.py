@@ -1,0 +1,71 @@
+"""Commands in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+_LISTENING = re.compile(r"on (http://\S+)")
+
+
+@dataclass
+class Server:
+    url: str
+    process: subprocess.Popen[str]
+
+    def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        return httpx.request(method, self.url + path, timeout=60, **arguments)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("D3GZSL_", "COLUMNS"))}
+    return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
+
+
+def d3gzsl(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *map(str, arguments)],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@contextmanager
+def serving(bundle: Path, data_dir: Path, *flags: str, **variables: str) -> Iterator[Server]:
+    """`d3gzsl serve` on a free port, until the block is left."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--bundle", str(bundle), "--data-dir", str(data_dir)]
+        + ["--port", "0", *flags],
+        env=environment(**variables),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield Server(_url(process), process)
+        finally:
+            process.kill()
+
+
+def _url(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if found := _LISTENING.search(line):
+            return found[1]
+    raise AssertionError(f"the service did not start:\n{said}")
