@@ -45,6 +45,7 @@ class OwnData:
 class _Row:
     line: int
     name: str
+    split: str
     entry: ClassEntry | None  # None where the row has a problem
 
 
@@ -172,8 +173,9 @@ def _read_row(line: int, header: list[str], cells: list[str], problems: list[Pro
             values.append(value)
     problems += faults
     if faults:
-        return _Row(line, name, None)
-    return _Row(line, name, ClassEntry(id=slug(name), name=name, kind=cast("Kind", split), attributes=tuple(values)))
+        return _Row(line, name, split, None)
+    entry = ClassEntry(id=slug(name), name=name, kind=cast("Kind", split), attributes=tuple(values))
+    return _Row(line, name, split, entry)
 
 
 def _number(cell: str) -> float | None:
@@ -197,9 +199,8 @@ def _check_classes(rows: list[_Row], problems: list[Problem]) -> None:
         else:
             detail = f"{row.name!r} and {before.name!r} of line {before.line} both give the id {identity!r}"
         problems.append(Problem(pointer=f"{TABLE} line {row.line}", detail=detail))
-    sound = [row.entry for row in rows if row.entry is not None]
-    seen = sum(entry.kind == "seen" for entry in sound)
-    if seen < 2 and len(sound) == len(rows):  # otherwise mending the rows may mend this too
+    seen = sum(row.split == "seen" for row in rows)
+    if seen < 2 and all(row.split in _SPLITS for row in rows):  # otherwise mending the rows may mend this too
         problems.append(Problem(pointer=TABLE, detail=f"expected at least 2 classes with split 'seen', found {seen}"))
 
 
@@ -246,12 +247,12 @@ def _match(
                 detail = f"expected a row for this class in {TABLE}, found none ({len(paths)} images)"
                 problems.append(Problem(pointer=where, detail=detail))
     for row in rows:
-        if row.entry is None or folders.get(by_id.get(row.entry.id, "")):
+        if not slug(row.name) or folders.get(by_id.get(slug(row.name), "")):
             continue
-        if row.entry.kind == "seen":
+        if row.split == "seen":
             detail = f"expected images of the seen class {row.name!r} in {IMAGES}/{row.name}, found none"
             problems.append(Problem(pointer=f"{TABLE} line {row.line}", detail=detail))
-        else:
+        elif row.split == "unseen":
             warnings.append(f"the unseen class {row.name!r} has no images, so it cannot be tested")
     return warnings
 

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import DataError
+from tests.training.photos import CLASSES, write_data, write_photo, write_table
+from training.own_data import read_own_data
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data")
+
+
+def problems_of(root: Path) -> dict[str, list[str]]:
+    with pytest.raises(DataError) as caught:
+        read_own_data(root)
+    found: dict[str, list[str]] = {}
+    for problem in caught.value.problems:
+        found.setdefault(problem.pointer, []).append(problem.detail)
+    return found
+
+
+def write_lines(root: Path, *lines: str) -> None:
+    (root / "classes.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_reads_a_sound_folder(root: Path) -> None:
+    (root / "images" / "ape" / ".hidden").write_text("x")
+    (root / "images" / "ape" / "Thumbs.db").write_text("x")
+    (root / "images" / ".cache").mkdir()
+    data = read_own_data(root)
+    assert [(c.id, c.name, c.kind, c.attributes) for c in data.classes] == [
+        ("ape", "ape", "seen", (1.0, 0.0)),
+        ("blue-whale", "Blue Whale", "seen", (0.0, 1.0)),
+        ("fox", "fox", "unseen", (0.5, 0.25)),
+    ]
+    assert data.attribute_names == ("furry", "wet")
+    assert data.warnings == ()
+    expected = [
+        (f"images/{name}/{i:02d}.{'jpg' if i % 2 else 'png'}", c) for c, name in enumerate(CLASSES) for i in range(4)
+    ]
+    assert list(data.images) == expected
+
+
+def test_byte_order_mark_spaces_blank_lines_and_column_order(root: Path) -> None:
+    text = "wet, split ,class,furry\r\n\r\n0,seen,ape,1\r\n 1 , seen,Blue Whale,0\r\n,,,\r\n0.25,unseen,fox,5e-1\r\n"
+    (root / "classes.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    data = read_own_data(root)
+    assert data.attribute_names == ("wet", "furry")
+    assert [c.attributes for c in data.classes] == [(0, 1), (1, 0), (0.25, 0.5)]
+
+
+def test_names_every_problem_at_once(root: Path) -> None:
+    write_lines(
+        root,
+        "class,split,furry,wet",
+        "ape,seen,1,",
+        "Blue Whale,train,x,nan",
+        "ape,seen,1,0",
+        "wolf,seen,1,1",
+        "fox,unseen,0.5",
+        ",seen,1,1",
+    )
+    (root / "images" / "cat").mkdir()
+    write_photo(root / "images" / "stray.png", 1)
+    (root / "images" / "ape" / "more").mkdir()
+    assert problems_of(root) == {
+        "classes.csv line 2, column 'wet'": ["expected a finite number of class 'ape', found an empty cell"],
+        "classes.csv line 3": ["expected split 'seen' or 'unseen', found 'train'"],
+        "classes.csv line 3, column 'furry'": ["expected a finite number of class 'Blue Whale', found 'x'"],
+        "classes.csv line 3, column 'wet'": ["expected a finite number of class 'Blue Whale', found 'nan'"],
+        "classes.csv line 4": ["expected every class once, 'ape' is also in line 2"],
+        "classes.csv line 5": ["expected images of the seen class 'wolf' in images/wolf, found none"],
+        "classes.csv line 6": ["expected 4 cells as in line 1, found 3"],
+        "classes.csv line 7": ["expected a class name, found an empty cell"],
+        "images/ape/more": ["expected an image here, found a folder"],
+        "images/cat": ["expected a row for this class in classes.csv, found none (0 images)"],
+        "images/stray.png": ["expected a folder per class here, found a file"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "pointer", "detail"),
+    [
+        ("name,split,furry", "classes.csv line 1", "expected a column 'class', found none"),
+        ("class,kind,furry", "classes.csv line 1", "expected a column 'split', found none"),
+        ("class,split", "classes.csv line 1", "expected at least one attribute column, found none"),
+        ("class,split,wet,wet", "classes.csv line 1", "expected every column once, found 'wet' 2 times"),
+        ("class,split,,wet", "classes.csv line 1", "expected a name for every column, found none for column 3"),
+        ("class;split;wet", "classes.csv line 1", "expected columns separated by commas"),
+        ("", "classes.csv", "expected a header and one row per class, the file is empty"),
+        ("class,split,furry", "classes.csv", "expected at least 2 classes with split 'seen', found 0"),
+    ],
+)
+def test_faulty_header(root: Path, header: str, pointer: str, detail: str) -> None:
+    write_lines(root, header)
+    assert detail in problems_of(root)[pointer]
+
+
+@pytest.mark.parametrize("cell", ["inf", "-Infinity", "1e39", "1_0", "1;5", "two", "0x10"])
+def test_values_that_are_no_finite_numbers(root: Path, cell: str) -> None:
+    write_lines(root, "class,split,furry,wet", f"ape,seen,{cell},1", "Blue Whale,seen,0,1", "fox,unseen,1,0")
+    assert list(problems_of(root)) == ["classes.csv line 2, column 'furry'"]
+
+
+def test_table_that_is_no_text(root: Path) -> None:
+    (root / "classes.csv").write_bytes(b"class,split,furry\nb\xe9ar,seen,1\n")
+    assert problems_of(root) == {"classes.csv": ["expected UTF-8 text, byte 19 is something else"]}
+
+
+def test_unclosed_quote(root: Path) -> None:
+    write_lines(root, "class,split,furry", 'ape,seen,"1')
+    (pointer,) = problems_of(root)
+    assert pointer.startswith("classes.csv line ")
+
+
+def test_names_that_give_the_same_id(root: Path) -> None:
+    write_table(root, {**CLASSES, "blue whale": ("seen", (1, 1))})
+    details = problems_of(root)["classes.csv line 5"]
+    assert details == ["'blue whale' and 'Blue Whale' of line 3 both give the id 'blue-whale'"]
+
+
+def test_folders_that_give_the_same_id(root: Path) -> None:
+    write_photo(root / "images" / "blue-whale" / "a.png", 1)
+    assert problems_of(root) == {
+        "images/blue-whale": ["this folder and images/Blue Whale both belong to the class with the id 'blue-whale'"]
+    }
+
+
+def test_class_names_without_an_id(root: Path) -> None:
+    write_table(root, {**CLASSES, "狐": ("unseen", (1, 1))})
+    assert problems_of(root)["classes.csv line 5"] == [
+        "expected a class name with Latin letters or digits, found '狐'"
+    ]
+
+
+def test_folder_is_found_by_the_id_of_its_name(root: Path) -> None:
+    (root / "images" / "Blue Whale").rename(root / "images" / "blue_whale+")
+    assert "images/blue_whale+" in problems_of(root)
+    (root / "images" / "blue_whale+").rename(root / "images" / "blue-whale")
+    assert sum(c == 1 for _, c in read_own_data(root).images) == 4
+
+
+def test_unseen_class_without_images_is_a_warning(root: Path) -> None:
+    write_table(root, {**CLASSES, "wolf": ("unseen", (1, 1))})
+    data = read_own_data(root)
+    assert data.warnings == ("the unseen class 'wolf' has no images, so it cannot be tested",)
+    assert len(data.classes) == 4
+
+
+def test_unlisted_folders_can_be_ignored(root: Path) -> None:
+    write_table(root, {name: row for name, row in CLASSES.items() if name != "fox"})
+    assert list(problems_of(root)) == ["images/fox"]
+    data = read_own_data(root, ignore_unlisted=True)
+    assert not any("fox" in path for path, _ in data.images)
+    assert data.warnings[0] == "images/fox is left out: classes.csv has no such class (4 images)"
+
+
+def test_warns_of_attributes_that_tell_nothing(root: Path) -> None:
+    write_table(root, {"ape": ("seen", (1, 0)), "Blue Whale": ("seen", (1, 1)), "fox": ("seen", (1, 1))})
+    assert read_own_data(root).warnings == (
+        "no class is unseen, so nothing unseen can be tested",
+        "the same value for every class, so of no use: furry",
+        "'fox' has the very attributes of 'Blue Whale'; nothing can tell them apart by description",
+    )
+
+
+def test_folder_without_table_and_images(tmp_path: Path) -> None:
+    assert set(problems_of(tmp_path)) == {str(tmp_path / "classes.csv"), str(tmp_path / "images")}
+
+
+def test_odd_file_names_are_shown_escaped(root: Path) -> None:
+    (root / "images" / "ev\x1b[31mil").mkdir()
+    assert "images/ev\\x1b[31mil" in problems_of(root)
