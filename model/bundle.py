@@ -288,7 +288,7 @@ def _npz(**arrays: NDArray[Any]) -> bytes:
 
 def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return dict(archive)
     except (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise BundleError(f"{file.name} cannot be read: {error}") from None

@@ -25,7 +25,14 @@ def cpus(tmp_path: Path, own: str, files: dict[str, str]) -> int:
 
 @pytest.mark.parametrize(
     ("quota", "expected"),
-    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("1600000 100000", 8), ("", 8)],
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("50000 100000", 1),
+        ("1600000 100000", 8),
+        ("", 8),
+    ],
 )
 def test_version_2(tmp_path: Path, quota: str, expected: int) -> None:
     assert cpus(tmp_path, "0::/\n", {"cpu.max": quota + "\n"}) == expected
