@@ -47,9 +47,9 @@ def d3gzsl(*arguments: object, **variables: str) -> subprocess.CompletedProcess[
 @contextmanager
 def serving(bundle: Path, data_dir: Path, *flags: str, **variables: str) -> Iterator[Server]:
     """`d3gzsl serve` on a free port, until the block is left."""
+    where = ["--bundle", str(bundle), "--data-dir", str(data_dir), "--port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve", "--bundle", str(bundle), "--data-dir", str(data_dir)]
-        + ["--port", "0", *flags],
+        [sys.executable, "-m", "service.cli", "serve", *where, *flags],
         env=environment(**variables),
         stderr=subprocess.PIPE,
         text=True,

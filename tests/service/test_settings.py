@@ -54,7 +54,7 @@ def test_without_keys_only_loopback_is_served(host: str) -> None:
     assert Keys.from_settings(Settings(host=host)).role(None) == "admin"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_without_keys_other_addresses_are_refused_unless_allowed(host: str) -> None:
     with pytest.raises(SettingsError, match="ALLOW_ANONYMOUS"):
         Keys.from_settings(Settings(host=host))
@@ -66,7 +66,7 @@ def test_keys_come_from_settings_and_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n\nadmin:{digest(changes)}  # Ada\n")
 
-    keys = Keys.from_settings(Settings(host="0.0.0.0", keys=f"classify:{digest(asks)}", keys_file=file))  # noqa: S104
+    keys = Keys.from_settings(Settings(host="0.0.0.0", keys=f"classify:{digest(asks)}", keys_file=file))
 
     assert [keys.role(k) for k in (asks, changes, new_key(), "", None)] == ["classify", "admin", None, None, None]
 

@@ -1,0 +1,295 @@
+"""The class table over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from service.routes.classes import MAX_BODY_BYTES
+from tests.service.conftest import Client, Running
+from tests.service.tiny import NAMES, VIOLET, png
+
+pytestmark = pytest.mark.anyio
+
+IMAGE = {"content": png((230, 0, 230)), "headers": {"content-type": "image/png"}}
+DOCUMENT = {"name": "Deep Violet", "attributes": list(VIOLET)}
+
+
+def problem(answer: Any) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert set(body) == {"type", "title", "status", "detail", "request_id", "errors"}
+    assert body["status"] == answer.status_code
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return answer.status_code, body["type"].removeprefix("urn:d3gzsl:problem:")
+
+
+async def best(client: Client) -> tuple[str, int]:
+    answer = (await client.post("/classify", **IMAGE)).json()
+    return answer["results"][0]["predictions"][0]["class_id"], answer["registry_version"]
+
+
+async def test_a_registered_class_is_recognised_from_the_next_request_on(client: Client) -> None:
+    assert await best(client) == ("bluish", 0)
+
+    answer = await client.post("/classes", json={**DOCUMENT, "description": "a colour", "metadata": {"hex": "#e600e6"}})
+
+    assert answer.status_code == 201
+    assert answer.headers["location"] == "/classes/deep-violet"
+    assert answer.json() == {
+        "id": "deep-violet",
+        "name": "Deep Violet",
+        "kind": "unseen",
+        "attributes": list(VIOLET),
+        "description": "a colour",
+        "metadata": {"hex": "#e600e6"},
+        "registry_version": 1,
+        "filled": [],
+        "out_of_range": [],
+    }
+    shown = await client.get(answer.headers["location"])
+    assert shown.json() == {k: v for k, v in answer.json().items() if k not in ("filled", "out_of_range")}
+    assert shown.headers["etag"] == answer.headers["etag"]
+    assert await best(client) == ("deep-violet", 1)
+
+    removed = await client.delete("/classes/deep-violet")
+    assert (removed.status_code, removed.content, removed.headers["registry-version"]) == (204, b"", "2")
+    assert await best(client) == ("bluish", 2)
+
+
+async def test_attributes_by_name(client: Client) -> None:
+    answer = await client.post("/classes", json={"name": "x", "id": "x", "attributes": {"blue": 0.9, "red": 1.5}})
+    body = answer.json()
+    assert body["attributes"] == [1.5, pytest.approx(1 / 3), 0.9]
+    assert (body["filled"], body["out_of_range"]) == (["green"], ["red"])
+
+
+async def test_the_same_class_by_array_and_by_name_has_the_same_row(running: Running) -> None:
+    async with running() as client:
+        await client.put("/classes/v", json=DOCUMENT)
+        first = (await client.post("/classify", **IMAGE)).json()["results"][0]["predictions"]
+        named = dict(zip(NAMES, VIOLET, strict=True))
+        again = await client.put("/classes/v", json={**DOCUMENT, "attributes": named})
+        assert (again.status_code, again.json()["registry_version"]) == (200, 1)
+        assert (await client.post("/classify", **IMAGE)).json()["results"][0]["predictions"] == first
+
+
+async def test_ids_are_taken_once(client: Client) -> None:
+    assert (await client.post("/classes", json=DOCUMENT)).status_code == 201
+    assert problem(await client.post("/classes", json=DOCUMENT)) == (409, "class-exists")
+    assert problem(await client.post("/classes", json={**DOCUMENT, "id": "reddish"})) == (409, "class-exists")
+
+
+async def test_put_creates_replaces_and_repeats(client: Client) -> None:
+    created = await client.put("/classes/v", json=DOCUMENT)
+    assert (created.status_code, created.headers["location"]) == (201, "/classes/v")
+    repeated = await client.put("/classes/v", json=DOCUMENT)
+    assert (repeated.status_code, repeated.headers["etag"]) == (200, created.headers["etag"])
+    assert repeated.json() == created.json()
+    replaced = await client.put("/classes/v", json={**DOCUMENT, "id": "v", "attributes": [0, 1, 0.5]})
+    assert (replaced.status_code, replaced.json()["registry_version"]) == (200, 2)
+    assert replaced.headers["etag"] != created.headers["etag"]
+    bundles_own = await client.put("/classes/bluish", json=DOCUMENT)
+    assert bundles_own.status_code == 200
+
+
+async def test_preconditions(client: Client) -> None:
+    path = "/classes/v"
+    assert problem(await client.put(path, json=DOCUMENT, headers={"if-match": "*"})) == (412, "precondition-failed")
+    tag = (await client.put(path, json=DOCUMENT, headers={"if-none-match": "*"})).headers["etag"]
+    again = await client.put(path, json=DOCUMENT, headers={"if-none-match": "*"})
+    assert problem(again) == (412, "precondition-failed")
+    patched = await client.patch(path, json={"name": "V"}, headers={"if-match": f'"x", {tag}'})
+    assert patched.status_code == 200
+    for stale in (tag, f"W/{patched.headers['etag']}"):  # weak tags never match here
+        assert problem(await client.delete(path, headers={"if-match": stale}))[0] == 412
+    assert problem(await client.delete(path, headers={"if-match": "v1"})) == (422, "invalid-request")
+    assert (await client.delete(path, headers={"if-match": patched.headers["etag"]})).status_code == 204
+
+
+async def test_a_reader_that_knows_the_class_gets_304(client: Client) -> None:
+    tag = (await client.get("/classes/bluish")).headers["etag"]
+    for value in (tag, f"W/{tag}", f'"x", {tag}', "*"):
+        same = await client.get("/classes/bluish", headers={"if-none-match": value})
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    await client.patch("/classes/bluish", json={"name": "Blue"})
+    assert (await client.get("/classes/bluish", headers={"if-none-match": tag})).status_code == 200
+
+
+async def test_patch_changes_words_and_leaves_the_row(client: Client) -> None:
+    before = (await client.post("/classify", **IMAGE)).json()["results"][0]["predictions"][0]
+    answer = await client.patch("/classes/bluish", json={"name": "Blue", "metadata": {"a": [1]}})
+    assert answer.status_code == 200
+    assert {k: answer.json()[k] for k in ("name", "description", "metadata", "registry_version")} == {
+        "name": "Blue",
+        "description": "",
+        "metadata": {"a": [1]},
+        "registry_version": 1,
+    }
+    after = (await client.post("/classify", **IMAGE)).json()["results"][0]["predictions"][0]
+    assert after == {**before, "name": "Blue"}
+
+
+async def test_seen_classes_stay(client: Client) -> None:
+    for method, body in (("PUT", DOCUMENT), ("PATCH", {"name": "x"}), ("DELETE", None)):
+        answer = await client.request(method, "/classes/reddish", json=body)
+        assert problem(answer) == (409, "seen-class")
+
+
+async def test_unknown_classes(client: Client) -> None:
+    for method, body in (("GET", None), ("PATCH", {"name": "x"}), ("DELETE", None)):
+        assert problem(await client.request(method, "/classes/nobody", json=body)) == (404, "no-such-class")
+
+
+async def test_the_list_comes_in_pages_that_changes_do_not_disturb(client: Client) -> None:
+    for name in ("delta", "alpha", "charlie", "bravo"):
+        await client.post("/classes", json={**DOCUMENT, "name": name})
+    expected = ["alpha", "bluish", "bravo", "charlie", "delta", "greenish", "reddish"]
+    listed = (await client.get("/classes")).json()
+    assert ([c["id"] for c in listed["classes"]], listed["next_cursor"]) == (expected, None)
+    first = await client.get("/classes", params={"limit": 3})
+    assert first.headers["registry-version"] == "4"
+    await client.delete("/classes/bravo")
+    await client.post("/classes", json={**DOCUMENT, "name": "aardvark"})
+    pages, cursor = [[c["id"] for c in first.json()["classes"]]], first.json()["next_cursor"]
+    while cursor is not None:
+        page = (await client.get("/classes", params={"limit": 3, "cursor": cursor})).json()
+        pages.append([c["id"] for c in page["classes"]])
+        cursor = page["next_cursor"]
+    assert pages == [["alpha", "bluish", "bravo"], ["charlie", "delta", "greenish"], ["reddish"]]
+
+
+async def test_the_list_can_be_filtered(client: Client) -> None:
+    async def ids(**query: str) -> list[str]:
+        return [c["id"] for c in (await client.get("/classes", params=query)).json()["classes"]]
+
+    assert await ids(kind="seen") == ["greenish", "reddish"]
+    assert await ids(name="EENISH") == ["greenish"]
+    assert await ids(name="ish", kind="unseen") == ["bluish"]
+    assert await ids(name="nobody") == []
+
+
+@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "1001"}, {"kind": "odd"}, {"cursor": "é"}, {"page": "2"}])
+async def test_wrong_parameters_of_the_list_are_named(client: Client, query: dict[str, str]) -> None:
+    answer = await client.get("/classes", params=query)
+    assert problem(answer) == (422, "invalid-request")
+    assert answer.json()["errors"][0]["pointer"] == f"/query/{next(iter(query))}"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "pointer"),
+    [
+        ({"name": ...}, "invalid-request", "/name"),
+        ({"name": ""}, "invalid-request", "/name"),
+        ({"name": "x" * 201}, "invalid-request", "/name"),
+        ({"name": "a\tb"}, "invalid-request", "/name"),
+        ({"name": "   "}, "invalid-request", "/name"),
+        ({"name": 3}, "invalid-request", "/name"),
+        ({"name": "虎"}, "invalid-request", "/id"),
+        ({"id": "Not A Slug"}, "invalid-request", "/id"),
+        ({"id": "a\n"}, "invalid-request", "/id"),
+        ({"attributes": ...}, "invalid-request", "/attributes"),
+        ({"attributes": None}, "invalid-attributes", "/attributes"),
+        ({"attributes": "1,2,3"}, "invalid-attributes", "/attributes"),
+        ({"attributes": [1, 2]}, "invalid-attributes", "/attributes"),
+        ({"attributes": [1, "2", 3]}, "invalid-attributes", "/attributes/1"),
+        ({"attributes": [1, True, 3]}, "invalid-attributes", "/attributes/1"),
+        ({"attributes": [1, 10**400, 3]}, "invalid-attributes", "/attributes/1"),
+        ({"attributes": [1e300, 0, 0]}, "invalid-attributes", "/attributes/0"),
+        ({"attributes": {"rde": 1}}, "invalid-attributes", "/attributes/rde"),
+        ({"attributes": {"a/b": 1}}, "invalid-attributes", "/attributes/a~1b"),
+        ({"attributes": {"red": None}}, "invalid-attributes", "/attributes/red"),
+        ({"attributes": {}}, "invalid-attributes", "/attributes"),
+        ({"description": "x" * 4001}, "invalid-request", "/description"),
+        ({"metadata": []}, "invalid-request", "/metadata"),
+        ({"metadata": {"x": "y" * 20_000}}, "invalid-request", "/metadata"),
+        ({"kind": "seen"}, "invalid-request", "/kind"),
+    ],
+)
+async def test_what_is_wrong_with_a_class_is_named(
+    client: Client, change: dict[str, Any], name: str, pointer: str
+) -> None:
+    document = {k: v for k, v in {**DOCUMENT, **change}.items() if v is not ...}
+    for method, path in (("POST", "/classes"), ("PUT", "/classes/v")):
+        if method == "PUT" and "虎" in str(document.get("name")):
+            continue  # PUT takes the id from the path
+        answer = await client.request(method, path, json=document)
+        assert problem(answer) == (422, name)
+        assert answer.json()["errors"][0]["pointer"] == pointer
+    assert (await client.get("/registry")).json()["registry_version"] == 0
+
+
+async def test_everything_wrong_is_named_at_once(client: Client) -> None:
+    answer = await client.post("/classes", json={"name": "", "colour": 1, "description": 2})
+    pointers = {error["pointer"] for error in answer.json()["errors"]}
+    assert pointers == {"/name", "/colour", "/description", "/attributes"}
+    answer = await client.post("/classes", json={"name": "x", "attributes": {"red": "a", "gren": 1}})
+    assert {e["pointer"] for e in answer.json()["errors"]} == {"/attributes/red", "/attributes/gren"}
+    assert "did you mean green" in answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"name": "x", "attributes": [NaN, 0, 0]}',
+        b'{"name": "x", "attributes": [1e999, 0, 0]}',
+        b'{"name": "\\ud800", "attributes": [0, 0, 0]}',
+        b'{"name": "x", "name": "y", "attributes": [0, 0, 0]}',
+        b'{"name": "x", "attributes": [0, 0, 0], "metadata": ' + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}",
+    ],
+)
+async def test_bodies_that_are_no_proper_json(client: Client, body: bytes) -> None:
+    headers = {"content-type": "application/json; charset=utf-8"}
+    for method, path in (("POST", "/classes"), ("PUT", "/classes/x"), ("PATCH", "/classes/bluish")):
+        answer = await client.request(method, path, content=body, headers=headers)
+        assert problem(answer) == (400, "malformed-body")
+
+
+async def test_a_body_that_is_too_large(client: Client) -> None:
+    body = json.dumps({**DOCUMENT, "description": "x" * MAX_BODY_BYTES}).encode()
+    answer = await client.post("/classes", content=body, headers={"content-type": "application/json"})
+    assert problem(answer) == (413, "request-too-large")
+
+
+async def test_a_patch_of_nothing_and_of_attributes_is_refused(client: Client) -> None:
+    assert problem(await client.patch("/classes/bluish", json={})) == (422, "invalid-request")
+    answer = await client.patch("/classes/bluish", json={"attributes": [0, 0, 1]})
+    assert answer.json()["errors"][0]["pointer"] == "/attributes"
+
+
+async def test_put_under_another_id_is_refused(client: Client) -> None:
+    assert problem(await client.put("/classes/v", json={**DOCUMENT, "id": "w"})) == (422, "invalid-request")
+    answer = await client.put("/classes/Not%20A%20Slug", json=DOCUMENT)
+    assert problem(answer) == (422, "invalid-request")
+
+
+async def test_classes_outlive_the_process(running: Running) -> None:
+    async with running() as client:
+        await client.post("/classes", json=DOCUMENT)
+        await client.delete("/classes/bluish")
+        before = (await client.post("/classify", **IMAGE)).json()
+        listed = (await client.get("/classes")).json()
+    async with running() as client:
+        after = (await client.post("/classify", **IMAGE)).json()
+        assert (after["results"], after["registry_version"]) == (before["results"], before["registry_version"])
+        assert (await client.get("/classes")).json() == listed
+
+
+async def test_a_request_keeps_the_classes_it_started_with(running: Running) -> None:
+    """The class changes while the image is being decoded."""
+    async with running() as client:
+        await client.post("/classes", json=DOCUMENT)
+
+        async def slow_body():
+            yield IMAGE["content"][:10]
+            await client.delete("/classes/deep-violet")
+            yield IMAGE["content"][10:]
+
+        answer = (await client.post("/classify", content=slow_body(), headers=IMAGE["headers"])).json()
+        assert answer["registry_version"] == 1
+        assert answer["results"][0]["predictions"][0]["class_id"] == "deep-violet"
+        assert (await best(client))[1] == 2

@@ -1,0 +1,117 @@
+"""Bad input of any kind is answered with a documented problem, never with 500."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.problems import KINDS
+from service.settings import Settings
+from tests.service.conftest import Client, running_app
+from tests.service.tiny import photo
+
+pytestmark = pytest.mark.anyio
+
+fuzz = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+ROUTING = {"urn:d3gzsl:problem:not-found": 404, "urn:d3gzsl:problem:method-not-allowed": 405}
+DOCUMENTED = {kind.type: kind.status for kind in KINDS.values()} | ROUTING
+OPENAPI: dict[str, Any] = {}
+TEXT = st.text(max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(["id", "name", "attributes", "description", "metadata", "images", "data", "kind"])
+DOCUMENTS = st.dictionaries(FIELDS, JSON | st.lists(st.floats(), min_size=3, max_size=3), max_size=6) | JSON
+TYPES = st.sampled_from(
+    ["image/png", "image/", "application/json", "multipart/form-data; boundary=b", "multipart/form-data", "x", ""]
+) | st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
+PATHS = st.sampled_from(["/classify", "/classes", "/classes/bluish", "/classes/reddish", "/classes/new"])
+METHODS = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+GOOD = photo(0, side=16)
+PARTS = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n%s\r\n--b--\r\n'
+
+
+@pytest.fixture(scope="module")
+async def app(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    chosen = Settings(bundle=bundle_dir, data_dir=tmp_path_factory.mktemp("fuzz"), threads=1, max_request_bytes=50_000)
+    async with running_app(chosen) as client:
+        OPENAPI.update((await client.get("/openapi.json")).json())
+        yield client
+
+
+def check(answer: httpx.Response) -> None:
+    """The answer is a success or a 4xx problem of a known type, and the OpenAPI document promises its status."""
+    method, path = answer.request.method, answer.request.url.path
+    if method == "HEAD":
+        assert answer.status_code == 405
+        return
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json", answer.text
+        body = answer.json()
+        assert DOCUMENTED[body["type"]] == answer.status_code == body["status"] < 500, body
+        if body["type"] in ROUTING:
+            return
+    operation = OPENAPI["paths"]["/classes/{class_id}" if path.startswith("/classes/") else path][method.lower()]
+    assert str(answer.status_code) in operation["responses"], answer.text
+
+
+@fuzz
+@given(METHODS, PATHS, DOCUMENTS)
+async def test_any_json(app: Client, method: str, path: str, document: object) -> None:
+    content = json.dumps(document).encode()
+    check(await app.request(method, path, content=content, headers={"content-type": "application/json"}))
+
+
+@fuzz
+@given(METHODS, PATHS, st.binary(max_size=200), TYPES)
+async def test_any_bytes(app: Client, method: str, path: str, body: bytes, kind: str) -> None:
+    check(await app.request(method, path, content=body, headers={"content-type": kind}))
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from(["top_k", "scope", "classes", "seen_penalty", "limit", "cursor", "x"]), TEXT))
+async def test_any_query(app: Client, query: dict[str, str]) -> None:
+    check(await app.post("/classify", params=query, content=GOOD, headers={"content-type": "image/png"}))
+    check(await app.get("/classes", params=query))
+
+
+@fuzz
+@given(st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=40), METHODS)
+async def test_any_precondition_and_host(app: Client, value: str, method: str) -> None:
+    for header in ("if-match", "if-none-match", "host", "origin", "authorization", "content-length"):
+        raw = [(header.encode(), value.encode("latin-1")), (b"content-type", b"application/json")]
+        check(await app.request(method, "/classes/bluish", headers=raw, content=b'{"name": "x"}'))
+
+
+@fuzz
+@given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.booleans())
+async def test_any_damage_to_an_image(app: Client, place: int, byte: int, cut: bool) -> None:
+    damaged = GOOD[:place] if cut else GOOD[:place] + bytes([byte]) + GOOD[place + 1 :]
+    check(await app.post("/classify", content=damaged, headers={"content-type": "image/png"}))
+
+
+@fuzz
+@given(st.integers(0, 120), st.binary(max_size=4))
+async def test_any_damage_to_a_form(app: Client, place: int, junk: bytes) -> None:
+    body = PARTS % GOOD
+    damaged = body[:place] + junk + body[place + len(junk) :]
+    check(await app.post("/classify", content=damaged, headers={"content-type": "multipart/form-data; boundary=b"}))
+
+
+@fuzz
+@given(st.text(max_size=20))
+async def test_any_class_id(app: Client, class_id: str) -> None:
+    path = "/classes/" + quote(class_id, safe="")
+    for method in ("GET", "PUT", "PATCH", "DELETE"):
+        document = {"name": "x", "attributes": [0, 0, 1]} if method == "PUT" else {"name": "x"}
+        check(await app.request(method, path, json=document))
