@@ -1,0 +1,96 @@
+"""The one rule between the packages, and a service without torch."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("model", "service", "training")
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", command, "--no-cache"], cwd=root, capture_output=True, text=True, check=False
+    )
+
+
+def modules(package: str) -> list[str]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def test_the_contracts_hold() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kept, 0 broken" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("copy")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            target = root / file.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("service/probe.py", "import torch"),
+        ("model/probe.py", "from torchvision import models"),
+        ("service/probe.py", "import model.networks.slim_resnet"),
+        ("model/vocabulary.py", "import model.networks.slim_resnet"),
+        ("service/probe.py", "import training.cli"),
+        ("training/probe.py", "import service.app"),
+        ("model/probe.py", "import service.app"),
+        ("model/networks/slim_resnet.py", "import training.cli"),
+    ],
+)
+def test_the_contracts_see_a_break(copy: Path, file: str, line: str) -> None:
+    target = copy / file
+    before = target.read_text() if target.exists() else None
+    target.write_text((before or "") + f"\n{line}\n")
+    try:
+        done = lint_imports(copy)
+    finally:
+        target.unlink()
+        if before is not None:
+            target.write_text(before)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"[1-9]\d* broken", done.stdout), done.stdout
+
+
+def test_the_contract_on_networks_names_every_other_module_of_model() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = [c for c in contracts if c.get("forbidden_modules") == ["model.networks"]]
+    expected = [m for m in modules("model") if m != "model" and not m.startswith("model.networks")]
+    assert sorted(contract["source_modules"]) == sorted([*expected, "service"])
+
+
+def test_model_and_service_leave_torch_out() -> None:
+    # Alembic runs its env.py as a script, with a context that only a migration has.
+    left_out = ("model.networks", "service.registry.migrations.env")
+    names = [m for m in [*modules("model"), *modules("service")] if not m.startswith(left_out)]
+    assert len(names) > 20
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'training')])\n"
+        "print('model.networks' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["[]", "False"]
