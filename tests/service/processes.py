@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
+
+from service.cli import main
 
 ROOT = Path(__file__).parents[2]
 _LISTENING = re.compile(r"on (http://\S+)")
@@ -33,7 +37,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def d3gzsl(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "service.cli", *map(str, arguments)],
         env=environment(**variables),
@@ -69,3 +73,19 @@ def _url(process: subprocess.Popen[str]) -> str:
         if found := _LISTENING.search(line):
             return found[1]
     raise AssertionError(f"the service did not start:\n{said}")
+
+
+def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which spares it the imports; with its real entry point, output and status."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        patch.object(sys, "argv", ["d3gzsl", *map(str, arguments)]),
+        patch.dict(os.environ, {"COLUMNS": "200", **variables}),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return subprocess.CompletedProcess(sys.argv, status, out.getvalue(), err.getvalue())

@@ -1,0 +1,185 @@
+"""The commands, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.keys import digest
+from tests.service.processes import Server, command, serving
+from tests.service.tiny import NAMES, VIOLET, png
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    files = []
+    for name, colour in (("red", (255, 0, 0)), ("violet", (230, 0, 230))):
+        files.append(tmp_path / f"{name}.png")
+        files[-1].write_bytes(png(colour))
+    return files
+
+
+@pytest.fixture
+def fresh(server: Server) -> Iterator[Server]:
+    """The shared server, with the classes of the test removed again."""
+    before = {c["id"] for c in server.request("GET", "/classes").json()["classes"]}
+    yield server
+    for c in server.request("GET", "/classes").json()["classes"]:
+        if c["id"] not in before:
+            server.request("DELETE", f"/classes/{c['id']}")
+
+
+def ran(*arguments: object, **variables: str) -> str:
+    result = command(*arguments, **variables)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def failed(*arguments: object, **variables: str) -> str:
+    result = command(*arguments, **variables)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_a_bundle_and_a_service_give_the_same_answers(server: Server, bundle_dir: Path, images: list[Path]) -> None:
+    local = json.loads(ran("classify", *images, "--bundle", bundle_dir, "--json"))
+    remote = json.loads(ran("classify", *images, "--url", server.url, "--json"))
+    assert local["bundle"] == remote["bundle"]
+    assert [r["predictions"][0]["class_id"] for r in local["results"]] == ["reddish", "bluish"]
+    for ours, theirs in zip(local["results"], remote["results"], strict=True):
+        assert {k: v for k, v in ours.items() if k != "predictions"} == pytest.approx(
+            {k: v for k, v in theirs.items() if k != "predictions"}
+        )
+        assert ours["predictions"] == [
+            {**p, "probability": pytest.approx(p["probability"], rel=1e-4)} for p in theirs["predictions"]
+        ]
+
+
+def test_people_get_a_table(bundle_dir: Path, images: list[Path]) -> None:
+    said = ran("classify", images[0], "--bundle", bundle_dir, "--top-k", 1, "--scope", "unseen")
+    assert "Bluish" in said
+    assert "1.000" in said
+    assert "Reddish" not in said
+
+
+def test_images_that_cannot_be_read_are_named_beside_the_others(
+    server: Server, bundle_dir: Path, images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    for where in (("--bundle", bundle_dir), ("--url", server.url)):
+        result = command("classify", images[0], tmp_path / "bad.png", "--json", *where)
+        assert result.returncode == 2
+        assert "bad.png: not an image in a format that is read here" in result.stderr
+        good, bad = json.loads(result.stdout)["results"]
+        assert good["predictions"][0]["class_id"] == "reddish"
+        assert "error" in bad
+    assert "none.png" in failed("classify", tmp_path / "none.png", "--bundle", bundle_dir)
+    assert "exclude each other" in failed("classify", images[0], "--bundle", bundle_dir, "--url", server.url)
+
+
+def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
+    url = ("--url", fresh.url)
+    said = ran("classes", "add", "Violet", "--attributes", "red=0.9,blue=0.9", *url)
+    assert said.startswith("violet is in version ")
+    assert "1 attributes took their mean" in said
+    assert "already" in failed("classes", "add", "Violet", "--attributes", "[0.9, 0, 0.9]", *url)
+    ran("classes", "add", "Violet", "--attributes", "[0.9, 0, 0.9]", "--replace", *url)
+
+    listed = json.loads(ran("classes", "list", "--json", "--kind", "unseen", *url))
+    assert [c["id"] for c in listed] == ["bluish", "violet"]
+    assert "Violet" in ran("classes", "list", *url)
+    shown = json.loads(ran("classes", "show", "violet", "--json", *url))
+    assert shown["attributes"] == [0.9, 0, 0.9]
+    assert "green" in ran("classes", "show", "violet", *url)
+
+    assert ran("classes", "remove", "violet", *url) == "removed violet\n"
+    assert "The class does not exist" in failed("classes", "show", "violet", *url)
+    assert "Seen classes cannot be changed" in failed("classes", "remove", "reddish", *url)
+    wrong = failed("classes", "add", "Violet", "--attributes", "rde=1", *url)
+    assert "/attributes/rde: no such attribute in the vocabulary; did you mean red?" in wrong
+    assert "expected name=number, got 'red'" in failed("classes", "add", "V", "--attributes", "red", *url)
+
+
+def test_classes_are_imported_from_csv_and_json(fresh: Server, tmp_path: Path) -> None:
+    table = tmp_path / "classes.csv"
+    with table.open("w", newline="") as stream:
+        csv.writer(stream).writerows(
+            [["class", "split", *NAMES], ["violet", "unseen", *VIOLET], ["Light Grey", "unseen", 0.8, 0.8, 0.8]]
+        )
+    done = json.loads(ran("classes", "import", table, "--json", "--url", fresh.url))
+    assert [(c["id"], c["attributes"]) for c in done] == [("violet", list(VIOLET)), ("light-grey", [0.8, 0.8, 0.8])]
+
+    listed = tmp_path / "classes.json"
+    listed.write_text(json.dumps([{"name": "Violet", "attributes": {"red": 1, "blue": 1, "green": 0}}]))
+    assert "exists" in failed("classes", "import", listed, "--url", fresh.url)
+    assert ran("classes", "import", listed, "--replace", "--url", fresh.url).startswith("violet is in version")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "class,red,green,blue\nx,1,2,many\n", "a.csv:2: expected a number for blue, got 'many'"),
+        ("a.csv", "class,red,green,blue\nx,1,2\n", "a.csv:2: expected as many cells as the header has"),
+        ("a.csv", "red,green,blue\n1,2,3\n", "expected a header with the column class or name"),
+        ("a.json", '{"name": "x"}', "expected a JSON list of objects with a name"),
+        ("a.json", "{", "is not JSON"),
+    ],
+)
+def test_files_that_cannot_be_imported_are_named(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert words in failed("classes", "import", tmp_path / name, "--url", "http://127.0.0.1:9")
+
+
+def test_a_service_that_is_not_there_is_named() -> None:
+    assert "http://127.0.0.1:9 cannot be reached" in failed("classes", "list", "--url", "http://127.0.0.1:9")
+    assert "is not an address" in failed("classes", "list", "--url", "http://localhost:many")
+
+
+def test_a_bundle_is_inspected_and_verified(bundle_dir: Path, tmp_path: Path) -> None:
+    said = ran("bundle", "inspect", bundle_dir)
+    for words in ("tiny.onnx, 6 features", "2 seen, 1 unseen", "lda, 4 dimensions", "test.H"):
+        assert words in said
+    assert json.loads(ran("bundle", "inspect", bundle_dir, "--json"))["schema_version"] == 1
+    assert "is whole" in ran("bundle", "verify", bundle_dir)
+    assert json.loads(ran("bundle", "verify", bundle_dir, "--json"))["ok"] is True
+    for name in ("inspect", "verify"):
+        assert "no bundle at" in failed("bundle", name, tmp_path / "none")
+
+
+def test_verify_finds_what_inspect_does_not_read(bundle_dir: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(bundle_dir, tmp_path / "broken"))
+    (broken / "head.npz").write_bytes(b"damaged")
+    ran("bundle", "inspect", broken)
+    assert "head.npz is damaged" in failed("bundle", "verify", broken)
+
+
+def test_keys_open_the_service(bundle_dir: Path, tmp_path: Path) -> None:
+    keys_file = tmp_path / "keys"
+    made = {
+        role: json.loads(ran("keys", "new", "--role", role, "--keys-file", keys_file, "--json"))["key"]
+        for role in ("classify", "admin")
+    }
+    assert keys_file.read_text() == "".join(f"{role}:{digest(key)}\n" for role, key in made.items())
+    assert keys_file.stat().st_mode & 0o077 == 0
+    with serving(bundle_dir, tmp_path / "data", "--keys-file", str(keys_file)) as server:
+        add = ("classes", "add", "Violet", "--attributes", "red=1", "--url", server.url)
+        assert "A valid key is needed" in failed(*add)
+        assert "The key's role does not allow this" in failed(*add, D3GZSL_KEY=made["classify"])
+        ran(*add, "--key", made["admin"])
+        ran("classes", "list", "--url", server.url, D3GZSL_KEY=made["classify"])
+
+
+def test_help_names_every_command() -> None:
+    said = ran("--help")
+    for name in ("serve", "classify", "classes", "bundle", "keys"):
+        assert name in said
+    assert ran("--version").strip() == "0.1.0"
+    flags = ran("serve", "--help")
+    for words in ("--max-image-bytes", "D3GZSL_MAX_IMAGE_BYTES", "--allow-anonymous", "8000"):
+        assert words in flags
