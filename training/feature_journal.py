@@ -121,10 +121,10 @@ class FeatureJournal:
             return 0
         try:
             _refuse_other(self.folder, key, backbone)
-        except DataError:
+        except DataError as error:
             if discard_other:
                 return 0
-            raise
+            raise DataError(f"{error}; give another --out, or --overwrite to drop this unfinished work") from None
         on_disk = (self.folder / _ROWS).stat().st_size // (self._dim * _FLOAT) if (self.folder / _ROWS).exists() else 0
         good = len(lines[0]) + 1
         for line in lines[1:]:
