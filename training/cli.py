@@ -9,7 +9,10 @@ import typer
 from model.errors import D3GZSLError
 from training import console
 from training.commands.backbone import backbone
+from training.commands.evaluate import evaluate
+from training.commands.export import export
 from training.commands.extract import extract
+from training.commands.fit import fit
 
 USER_ERROR = 2  # exit status, the same as for a wrong option
 
@@ -22,6 +25,9 @@ app = typer.Typer(
 )
 app.command()(extract)
 app.command()(backbone)
+app.command()(fit)
+app.command()(evaluate)
+app.command()(export)
 
 
 @app.callback()

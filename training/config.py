@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import types
+import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -80,7 +80,7 @@ class D3Config:
     od_form: Form = "corrected"
     embedding_dim: int = 0
     embedding_init: EmbeddingInit = "identity"
-    embedding_lr_factor: float = 0.1
+    embedding_lr_factor: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,3 +115,112 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     d3: D3Config = field(default_factory=D3Config)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(pointer=name, detail=f"expected {expected}, got {value}")
+            for name, value, expected, fits in self._rules()
+            if not fits
+        ]
+        if problems:
+            raise DataError("the configuration is not valid", problems)
+
+    def _rules(self) -> Iterator[tuple[str, Any, str, bool]]:
+        positive = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "teacher.epochs": self.teacher.epochs,
+            "teacher.batch_size": self.teacher.batch_size,
+            "generator.hidden": self.generator.hidden,
+            "generator.critic_steps": self.generator.critic_steps,
+            "d3.synthetic_per_class": self.d3.synthetic_per_class,
+            "selection.evaluations": self.selection.evaluations,
+        }
+        for name, value in positive.items():
+            yield name, value, "at least 1", value >= 1
+        for name, rate in (
+            ("learning_rate", self.learning_rate),
+            ("teacher.learning_rate", self.teacher.learning_rate),
+            ("d3.embedding_lr_factor", self.d3.embedding_lr_factor),
+        ):
+            yield name, rate, "a number above 0", 0 < rate < math.inf
+        for name, weight in (
+            ("d3.classification", self.d3.classification),
+            ("d3.label_distillation", self.d3.label_distillation),
+            ("d3.embedding_distillation", self.d3.embedding_distillation),
+            ("d3.ood_distillation", self.d3.ood_distillation),
+            ("d3.generator_share", self.d3.generator_share),
+            ("generator.gp_weight", self.generator.gp_weight),
+            ("generator.seen_classification", self.generator.seen_classification),
+            ("generator.linear_path_ridge", self.generator.linear_path_ridge),
+        ):
+            yield name, weight, "a number of at least 0", 0 <= weight < math.inf
+        shrinkage, samples = self.selection.shrinkage, self.selection.samples
+        yield (
+            "selection.shrinkage",
+            shrinkage,
+            "numbers above 0, at most 1",
+            bool(shrinkage) and all(0 < s <= 1 for s in shrinkage),
+        )
+        yield "selection.samples", samples, "1 to 200", 1 <= samples <= 200
+        yield "adam_beta1", self.adam_beta1, "0 up to 1", 0 <= self.adam_beta1 < 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as nested JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TrainConfig:
+        """Read nested values, as in :meth:`to_json`; fields left out take their defaults.
+
+        Raises:
+            DataError: an unknown field, or a value of another type; names every one.
+        """
+        problems: list[Problem] = []
+        config = _build(cls, fields, "", problems)
+        if problems:
+            raise DataError("the configuration is not valid", problems)
+        return config
+
+
+Config = TypeVar("Config")
+
+
+def _build(kind: type[Config], fields: Mapping[str, Any], prefix: str, problems: list[Problem]) -> Config:
+    types = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        where = prefix + name
+        if name not in types:
+            problems.append(Problem(pointer=where, detail=f"no such setting; known here: {', '.join(types)}"))
+        elif dataclasses.is_dataclass(types[name]):
+            if isinstance(value, Mapping):
+                values[name] = _build(types[name], value, f"{where}.", problems)
+            else:
+                problems.append(Problem(pointer=where, detail=f"expected a table of settings, got {value!r}"))
+        elif (fitted := _fit(types[name], value)) is None:
+            expected = " | ".join(map(repr, typing.get_args(types[name]))) or types[name].__name__
+            problems.append(Problem(pointer=where, detail=f"expected {expected}, got {value!r}"))
+        else:
+            values[name] = fitted
+    return kind(**values)
+
+
+def _fit(kind: Any, value: Any) -> Any:
+    """The value as the field's type, or None where it does not fit."""
+    if typing.get_origin(kind) is typing.Literal:
+        return value if value in typing.get_args(kind) else None
+    if typing.get_origin(kind) is tuple:
+        numbers = (
+            [isinstance(v, int | float) and not isinstance(v, bool) for v in value]
+            if isinstance(value, list | tuple)
+            else [False]
+        )
+        return tuple(float(v) for v in value) if all(numbers) else None
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool):
+        return None
+    if kind is int:
+        return value if isinstance(value, int) else None
+    return float(value) if isinstance(value, int | float) else None

@@ -116,7 +116,9 @@ def classification(logits_BC: Tensor, labels_B: Tensor, form: Form) -> Tensor:
     counts = torch.zeros(logits_BC.shape[1], device=logits_BC.device, dtype=logits_BC.dtype)
     counts.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=logits_BC.dtype))
     weight = 1 / (counts[labels_B] * (counts > 0).sum())
-    return (weight * F.cross_entropy(logits_BC, labels_B, reduction="none")).sum()
+    rows = F.cross_entropy(logits_BC, labels_B, reduction="none")
+    loss: Tensor = torch.dot(weight, rows)
+    return loss
 
 
 def gradient_penalty(input_gradient_BD: Tensor) -> Tensor:

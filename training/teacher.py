@@ -41,11 +41,11 @@ def fit_teacher(features_ND: Tensor, labels_N: Tensor, seen_classes: int, config
     size = min(settings.batch_size, rows)
     for _ in range(settings.epochs):
         order = torch.randperm(rows, device=features_ND.device)
-        for batch in order[: rows - rows % size].split(size):  # the last, smaller batch is dropped, as published
+        for batch in order[: rows - rows % size].view(-1, size):  # the last, smaller batch is dropped, as published
             _, log_probs = teacher(features_ND[batch])
             loss = F.nll_loss(log_probs, labels_N[batch])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return teacher.requires_grad_(False).eval()
 

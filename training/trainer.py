@@ -197,9 +197,8 @@ def train(
     critic_optimiser, generator_optimiser = adam(critic.parameters()), adam(generator.parameters())
     embedding = list(student.embedding.parameters())
     rest = [p for name, p in student.named_parameters() if not name.startswith("embedding.")]
-    student_optimiser = adam(
-        [{"params": embedding, "lr": config.learning_rate * config.d3.embedding_lr_factor}, {"params": rest}]
-    )
+    slow: dict[str, Any] = {"params": embedding, "lr": config.learning_rate * config.d3.embedding_lr_factor}
+    student_optimiser = adam([slow, {"params": rest}])
 
     def noise(count: int) -> Tensor:
         return torch.randn(count, generator.noise_dim, device=device)

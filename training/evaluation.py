@@ -1,0 +1,150 @@
+"""Results on the test rows, for the served head and for the student's own classifier, with their protocol.
+
+N: test rows, C: classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.calibration import novelty
+from model.errors import DataError
+from model.head import Float32
+from training.dataset import Dataset
+from training.heads import HeadFit, embed, fit_head
+from training.metrics import auroc, evaluate, per_class_accuracy
+from training.run_dir import Trained
+from training.selection import make_task
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TestRows:
+    """What the trained networks say of the test rows.
+
+    Attributes:
+        labels: int64 [N].
+        embeddings: E_s, not centred, float32 [N, Z].
+        student_logits: C_s, float32 [N, C].
+        teacher_scores: float32 [N].
+    """
+
+    __test__ = False  # not a pytest class
+
+    labels: NDArray[np.int64]
+    embeddings: Float32
+    student_logits: Float32
+    teacher_scores: Float32
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, dataset: Dataset, trained: Trained) -> TestRows:
+        """Run the networks over the test rows."""
+        networks = trained.networks
+        device = next(networks.student.parameters()).device
+        features = torch.from_numpy(trained.scaler.apply(dataset.features[dataset.test])).to(device)
+        return cls(
+            labels=dataset.labels[dataset.test],
+            embeddings=embed(networks, features),
+            student_logits=networks.student(features)[1].cpu().numpy(),
+            teacher_scores=networks.teacher.score(features).cpu().numpy(),
+        )
+
+
+def fit_served_head(dataset: Dataset, trained: Trained, *, key: str) -> HeadFit:
+    """The head over all classes of a run, its noise keyed by `key`."""
+    device = next(trained.networks.student.parameters()).device
+    task = make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), trained.scaler, device)
+    return fit_head(
+        trained.networks,
+        task,
+        [c.id for c in dataset.classes],
+        shrinkage=trained.selected.shrinkage,
+        samples=trained.config.selection.samples,
+        key=key,
+    )
+
+
+def testable(dataset: Dataset) -> bool:
+    """Whether there are test rows of seen and of unseen classes."""
+    kinds = dataset.seen[dataset.labels[dataset.test]]
+    return bool(kinds.any() and not kinds.all())
+
+
+def evaluate_run(dataset: Dataset, trained: Trained) -> dict[str, Any]:
+    """Every result of a run as JSON values.
+
+    Raises:
+        DataError: there are no test rows of seen or of unseen classes.
+    """
+    if not testable(dataset):
+        kinds = dataset.seen[dataset.labels[dataset.test]]
+        raise DataError(
+            f"evaluation needs test images of seen and of unseen classes, got {int(kinds.sum())} and "
+            f"{int((~kinds).sum())}; keep a test fraction above 0 and give unseen classes images"
+        )
+    rows = TestRows.of(dataset, trained)
+    key = run_key(trained)
+    head = fit_served_head(dataset, trained, key=key)
+    selected = trained.selected
+    return {
+        "protocol": protocol(dataset, trained),
+        "lda": results(dataset, rows, selected.head.scores(head.logits(rows.embeddings), dataset.seen)),
+        "student": results(dataset, rows, selected.student.scores(rows.student_logits, dataset.seen)),
+        "novelty": novelty_results(dataset, trained, rows),
+        "validation": {k: v for k, v in selected.validation.items() if k != "candidates"},
+    }
+
+
+def results(dataset: Dataset, rows: TestRows, scores_NC: NDArray[np.float64]) -> dict[str, Any]:
+    """U, S, H, T1, AUSUC and the accuracy of each class that has test rows."""
+    accuracy = per_class_accuracy(scores_NC.argmax(axis=1), rows.labels, len(dataset.classes))
+    return {
+        **evaluate(scores_NC, rows.labels, dataset.seen).to_json(),
+        "per_class": {
+            entry.id: float(value) for entry, value in zip(dataset.classes, accuracy, strict=True) if np.isfinite(value)
+        },
+    }
+
+
+def novelty_results(dataset: Dataset, trained: Trained, rows: TestRows) -> dict[str, Any]:
+    """AUROC of `novelty` for unseen against seen test rows."""
+    seen = dataset.seen[rows.labels]
+    values = novelty(rows.teacher_scores, trained.novelty_reference)
+    return {
+        "auroc": auroc(values[~seen], values[seen]),
+        "seen_rows": int(seen.sum()),
+        "unseen_rows": int((~seen).sum()),
+    }
+
+
+def protocol(dataset: Dataset, trained: Trained) -> dict[str, Any]:
+    """How the numbers came about."""
+    test_seen = dataset.seen[dataset.labels[dataset.test]]
+    return {
+        "selection": trained.selected.validation["protocol"],
+        "test_used_for_selection": False,
+        "metric": "mean per-class top-1 over all classes; H = 2US/(U+S); seen penalty from validation",
+        "split": dataset.split,
+        "seed": trained.config.seed,
+        "data_hash": dataset.data_hash,
+        "config_hash": run_key(trained),
+        "commit": trained.data.get("commit"),
+        "classes": {"seen": int(dataset.seen.sum()), "unseen": int((~dataset.seen).sum())},
+        "rows": {
+            "trainval": len(dataset.trainval),
+            "test_seen": int(test_seen.sum()),
+            "test_unseen": int((~test_seen).sum()),
+        },
+    }
+
+
+def run_key(trained: Trained) -> str:
+    """Hash of a run's configuration; keys the noise of evaluation, as the bundle id does in service."""
+    return hashlib.sha256(json.dumps(trained.config.to_json(), sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,131 @@
+"""From a run directory to a bundle: two graphs, the head's rows, calibration, results."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.bundle import check_writable, sha256_bytes, write_bundle
+from model.errors import DataError
+from model.head import Float32, HeadSpec, logits
+from model.manifest import Example, bundle_id
+from model.synthesis import class_embeddings
+from training.dataset import Dataset
+from training.evaluation import TestRows, evaluate_run, fit_served_head, results, testable
+from training.onnx_graphs import Synthesizer, TrunkTail, open_session, synthesizer_graph, trunk_graph
+from training.run_dir import Trained
+
+
+def export(
+    dataset: Dataset,
+    trained: Trained,
+    out: Path,
+    *,
+    examples: Mapping[Example, bytes] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the bundle of a run.
+
+    Args:
+        dataset: the data the run was trained on.
+        trained: the run.
+        out: bundle directory.
+        examples: images that come with the bundle.
+        overwrite: replace an existing bundle.
+
+    Returns:
+        Bundle id and the results of the served head, as JSON values.
+
+    Raises:
+        BundleError: a graph differs from torch, or `out` exists.
+        DataError: the features have no backbone to serve with.
+    """
+    check_writable(out, overwrite=overwrite)
+    source = dataset.backbone
+    if source is None:
+        raise DataError(
+            "these features come without a backbone, so no image can be served; train on images of your own to export"
+        )
+    networks, selected = trained.networks, trained.selected
+    student, generator = networks.student, networks.generator
+    fitted = fit_served_head(dataset, trained, key="")  # for centre and covariance, which no noise enters
+    tail = TrunkTail(
+        scaler=trained.scaler,
+        embedding=copy.deepcopy(student.embedding),
+        teacher=copy.deepcopy(networks.teacher),
+        centre=fitted.centre,
+    )
+    synthesizer = Synthesizer(
+        generator=copy.deepcopy(generator), embedding=copy.deepcopy(student.embedding), centre=fitted.centre
+    )
+    trunk = trunk_graph(source.path, tail, feature_dim=source.description.feature_dim, side=source.spec.size)
+    synthesis = synthesizer_graph(synthesizer, noise_dim=generator.noise_dim, attribute_dim=len(dataset.vocabulary))
+    spec = HeadSpec(
+        kind="lda",
+        dimension=len(fitted.centre),
+        samples=trained.config.selection.samples,
+        noise_dimension=generator.noise_dim,
+        shrinkage=selected.shrinkage,
+    )
+    identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesis), dataset.vocabulary, spec)
+    weight, bias = fitted.weight.copy(), fitted.bias.copy()
+    session = open_session(synthesis)
+
+    def run(noise: Float32, attributes: Float32) -> Float32:
+        z: Float32 = session.run(["embedding"], {"noise": noise, "attributes": attributes})[0]
+        return z
+
+    for index in np.flatnonzero(~dataset.seen).tolist():
+        entry = dataset.classes[index]
+        z = class_embeddings(
+            run,
+            bundle_id=identity,
+            class_id=entry.id,
+            attributes=entry.attributes,
+            vocabulary=dataset.vocabulary,
+            head=spec,
+        )
+        row = fitted.head.row(z)
+        weight[index], bias[index] = row.weight, row.bias
+    metrics = _metrics(dataset, trained, fitted.centre, weight, bias)
+    order = np.argsort(~dataset.seen, kind="stable")  # seen classes first
+    written = write_bundle(
+        out,
+        trunk=trunk,
+        synthesizer=synthesis,
+        preprocess=source.spec,
+        backbone=source.description,
+        vocabulary=dataset.vocabulary,
+        classes=tuple(dataset.classes[i] for i in order.tolist()),
+        head_spec=spec,
+        head=fitted.head,
+        weight=weight[order],
+        bias=bias[order],
+        novelty_reference=trained.novelty_reference,
+        calibration=selected.head,
+        metrics=metrics,
+        training=_public(trained.resolved()),
+        examples=examples,
+        overwrite=overwrite,
+    )
+    return {"bundle_id": written, "metrics": metrics}
+
+
+def _metrics(dataset: Dataset, trained: Trained, centre: Float32, weight: Float32, bias: Float32) -> dict[str, Any]:
+    """The run's results, those of the served head measured with the very rows that the bundle holds."""
+    if not testable(dataset):
+        return {"validation": {k: v for k, v in trained.selected.validation.items() if k != "candidates"}}
+    rows = TestRows.of(dataset, trained)
+    scores = trained.selected.head.scores(logits(rows.embeddings - centre, weight, bias), dataset.seen)
+    served = results(dataset, rows, scores)
+    return {**evaluate_run(dataset, trained), "lda": served}
+
+
+def _public(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The resolved configuration without paths of the machine it ran on."""
+    data = {key: value for key, value in resolved["data"].items() if key != "path"}
+    return {**resolved, "data": data}

@@ -1,0 +1,88 @@
+"""The served head fitted on a student's embeddings: real means for seen classes, synthesised ones for unseen.
+
+N: rows, Z: embedding, C: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from model.head import Float32, logits
+from model.lda import LdaHead, class_means
+from model.noise import class_noise
+from training.trainer import Networks, Task
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadFit:
+    """A head with its rows.
+
+    Attributes:
+        head: grows by a class.
+        centre: mean of the seen classes' mean embeddings, subtracted before anything else, float32 [Z].
+        weight: float32 [C, Z].
+        bias: float32 [C].
+    """
+
+    head: LdaHead
+    centre: Float32
+    weight: Float32
+    bias: Float32
+
+    def logits(self, z_NZ: ArrayLike) -> Float32:
+        """Scores of embeddings that are not centred yet, float32 [N, C]."""
+        return logits(np.asarray(z_NZ, dtype=np.float32) - self.centre, self.weight, self.bias)
+
+
+def fit_head(
+    networks: Networks, task: Task, names: Sequence[str], *, shrinkage: float, samples: int, key: str
+) -> HeadFit:
+    """Fit the `lda` head on a task's real rows and the generator's unseen classes.
+
+    Args:
+        networks: trained.
+        task: the rows and classes it was trained on.
+        names: id of each class; with `key` it decides the noise.
+        shrinkage: of the covariance.
+        samples: synthesised embeddings per unseen class.
+        key: id of what the head belongs to.
+    """
+    z, labels = embed(networks, task.features), task.labels.cpu().numpy()
+    means = np.zeros((len(task.seen), z.shape[1]))
+    real, _ = class_means(z.astype(np.float64), labels)
+    means[: len(real)] = real
+    seen = task.seen.cpu().numpy()
+    centre = means[seen].mean(axis=0).astype(np.float32)
+    compact = (np.cumsum(seen) - 1)[labels]
+    head = LdaHead.fit(z - centre, compact, shrinkage=shrinkage)
+    for index in np.flatnonzero(~seen).tolist():
+        means[index] = synthesise(networks, task.attributes[index], key, names[index], samples).mean(
+            0, dtype=np.float64
+        )
+    weight, bias = head.rows(means - centre)
+    return HeadFit(head=head, centre=centre, weight=weight, bias=bias)
+
+
+@torch.no_grad()
+def embed(networks: Networks, features_ND: torch.Tensor) -> NDArray[np.float32]:
+    """E_s of scaled features, float32 [N, Z]."""
+    z: NDArray[np.float32] = networks.student.embedding(features_ND).cpu().numpy()
+    return z
+
+
+@torch.no_grad()
+def synthesise(
+    networks: Networks, attributes_A: torch.Tensor, key: str, class_id: str, samples: int
+) -> NDArray[np.float32]:
+    """Embeddings of a class from its normalised attributes, float32 [samples, Z]."""
+    generator = networks.generator
+    noise = torch.from_numpy(class_noise(key, class_id, samples, generator.noise_dim)).to(attributes_A.device)
+    z: NDArray[np.float32] = (
+        networks.student.embedding(generator(noise, attributes_A.expand(samples, -1))).cpu().numpy()
+    )
+    return z

@@ -1,0 +1,203 @@
+"""RUN_DIR: what a training leaves behind. State dicts and JSON only; nothing in it is pickled code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import __version__
+from model.calibration import Calibration
+from model.errors import DataError
+from model.networks.d3gzsl import Student, Teacher
+from model.networks.generator import Critic, Generator
+from training.config import TrainConfig
+from training.scaler import Scaler
+from training.selection import Selected
+from training.trainer import Networks
+
+CONFIG, CHECKPOINT, METRICS, LOG, REPORT = "config.json", "checkpoint.pt", "metrics.json", "log.jsonl", "report.html"
+SCHEMA = "d3gzsl-run/1"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        config: hyper-parameters.
+        data: where the features were and how they were split; enough to build the data set again.
+        selected: what validation chose.
+        scaler: of the final training.
+        networks: of the final training.
+        novelty_reference: teacher scores of held-out seen rows, ascending.
+    """
+
+    config: TrainConfig
+    data: Mapping[str, Any]
+    selected: Selected
+    scaler: Scaler
+    networks: Networks
+    novelty_reference: np.ndarray[Any, np.dtype[np.float32]]
+
+    def resolved(self) -> dict[str, Any]:
+        """The resolved configuration, as `config.json` holds it."""
+        return {
+            "schema": SCHEMA,
+            "code_version": __version__,
+            "data": dict(self.data),
+            "config": self.config.to_json(),
+            "selected": {
+                "epochs": self.selected.epochs,
+                "shrinkage": self.selected.shrinkage,
+                "head": self.selected.head.to_json(),
+                "student": self.selected.student.to_json(),
+                "validation": self.selected.validation,
+            },
+        }
+
+    def save(self, run_dir: Path) -> None:
+        """Write `config.json` and `checkpoint.pt` into an existing folder, each beside and then renamed."""
+        student, generator = self.networks.student, self.networks.generator
+        checkpoint = {
+            "modules": {name: module.state_dict() for name, module in self.networks.modules()},
+            "shapes": {
+                "feature_dim": student.embedding.linear.in_features,
+                "embedding_dim": student.embedding.linear.out_features,
+                "classes": student.classifier.out_features,
+                "seen_classes": self.networks.teacher.classifier.out_features,
+                "noise_dim": generator.noise_dim,
+                "attribute_dim": generator.hidden_attributes.in_features,
+            },
+            "scaler": {
+                "minimum": torch.from_numpy(self.scaler.minimum),
+                "range": torch.from_numpy(self.scaler.range),
+            },
+            "novelty_reference": torch.from_numpy(self.novelty_reference),
+        }
+        beside = run_dir / f"{CHECKPOINT}.partial"
+        torch.save(checkpoint, beside)
+        beside.replace(run_dir / CHECKPOINT)
+        write_json(run_dir / CONFIG, self.resolved())
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Trained:
+        """Read a finished run, tensors with `weights_only`.
+
+        Raises:
+            DataError: a file is missing or has another form; names it.
+        """
+        fields = read_json(run_dir / CONFIG)
+        if fields.get("schema") != SCHEMA:
+            raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {fields.get('schema')!r}")
+        try:
+            checkpoint = torch.load(run_dir / CHECKPOINT, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise DataError(f"{run_dir / CHECKPOINT}: no such file; the run has not finished") from None
+        except Exception as error:  # torch raises whatever the archive provokes
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{run_dir / CHECKPOINT}: not a checkpoint of this program: {reason}") from None
+        try:
+            config, chosen = TrainConfig.from_json(fields["config"]), fields["selected"]
+            networks = _networks(config, checkpoint["shapes"])
+            for name, module in networks.modules():
+                module.load_state_dict(checkpoint["modules"][name])
+            return cls(
+                config=config,
+                data=fields["data"],
+                selected=Selected(
+                    epochs=int(chosen["epochs"]),
+                    shrinkage=float(chosen["shrinkage"]),
+                    head=Calibration.from_json(chosen["head"]),
+                    student=Calibration.from_json(chosen["student"]),
+                    validation=chosen["validation"],
+                ),
+                scaler=Scaler(
+                    minimum=checkpoint["scaler"]["minimum"].numpy(), range=checkpoint["scaler"]["range"].numpy()
+                ),
+                networks=networks,
+                novelty_reference=checkpoint["novelty_reference"].numpy(),
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{run_dir}: {CONFIG} and {CHECKPOINT} do not fit each other: {error}") from None
+
+
+def _networks(config: TrainConfig, shapes: Mapping[str, int]) -> Networks:
+    settings = config.generator
+    feature_dim, attribute_dim = shapes["feature_dim"], shapes["attribute_dim"]
+    dim, init = shapes["embedding_dim"], config.d3.embedding_init
+    return Networks(
+        generator=Generator(
+            noise_dim=shapes["noise_dim"],
+            attribute_dim=attribute_dim,
+            feature_dim=feature_dim,
+            hidden=settings.hidden,
+            linear_path=settings.linear_path,
+        ),
+        critic=Critic(attribute_dim=attribute_dim, feature_dim=feature_dim, hidden=settings.hidden),
+        teacher=Teacher(feature_dim=feature_dim, dim=dim, seen_classes=shapes["seen_classes"], init=init),
+        student=Student(
+            feature_dim=feature_dim,
+            dim=dim,
+            classes=shapes["classes"],
+            init=init,
+            confidence_w=1.0,
+            confidence_b=0.0,
+        ),
+    )
+
+
+@contextmanager
+def new_run_dir(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `out` to write a run into, renamed to `out` at the end; removed if anything fails.
+
+    Raises:
+        DataError: `out` exists and is not a run, or is one and `overwrite` is not set.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / CONFIG).is_file():
+            raise DataError(f"--out {out}: exists and is not a run directory; choose another place")
+        if not overwrite:
+            raise DataError(f"--out {out}: exists already; choose another place or pass --overwrite")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        beside.chmod(0o755)
+        yield beside
+        if out.exists():
+            shutil.rmtree(out)
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_json(file: Path, fields: Mapping[str, Any]) -> None:
+    """Write JSON beside a file, then rename."""
+    beside = file.with_name(f"{file.name}.partial")
+    beside.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    beside.replace(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DataError: it is missing or has another form.
+    """
+    try:
+        fields = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; expected a run directory made by `d3gzsl-train fit`") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(fields, dict):
+        raise DataError(f"{file}: expected a JSON object, got {type(fields).__name__}")
+    return fields

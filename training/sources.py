@@ -1,0 +1,55 @@
+"""DATA on the command line, and the data set behind a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.errors import DataError
+from training.dataset import Dataset, from_store
+from training.features import FeatureStore, is_store
+from training.run_dir import Trained
+
+
+def open_data(data: Path, *, test_fraction: float, split_seed: int) -> tuple[Dataset, dict[str, Any]]:
+    """The data set at a path, and the JSON from which :func:`reopen` builds it again.
+
+    Raises:
+        DataError: the path holds no data set; says what would be one.
+    """
+    if not is_store(data):
+        what = "no such folder" if not data.is_dir() else "a folder without features"
+        raise DataError(
+            f"DATA {data}: expected features made by `d3gzsl-train extract`, found {what}; run `d3gzsl-train extract "
+            "IMAGES_DIR --backbone FILE.onnx --out FEATURES` first"
+        )
+    dataset = from_store(FeatureStore.load(data), test_fraction=test_fraction, split_seed=split_seed)
+    described = {
+        "kind": "features",
+        "path": str(data.resolve()),
+        "test_fraction": test_fraction,
+        "split_seed": split_seed,
+    }
+    return dataset, described
+
+
+def reopen(trained: Trained, *, moved_to: Path | None = None) -> Dataset:
+    """The data set that a run was trained on.
+
+    Args:
+        trained: the run.
+        moved_to: where the data are now, if they were moved.
+
+    Raises:
+        DataError: the data are gone or have changed since.
+    """
+    described: Mapping[str, Any] = trained.data
+    path = moved_to or Path(described["path"])
+    dataset, _ = open_data(path, test_fraction=described["test_fraction"], split_seed=described["split_seed"])
+    if dataset.data_hash != described["data_hash"]:
+        raise DataError(
+            f"{path}: the data have changed since the run: expected data hash {described['data_hash']}, "
+            f"got {dataset.data_hash}"
+        )
+    return dataset
