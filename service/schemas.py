@@ -64,8 +64,9 @@ class ClassDocument(_Words):
 class ClassWords(_Words):
     """What may change about a class without its attributes; at least one of them."""
 
-    name: Name = ""
-    description: Description = ""
+    # Factories, because a default would be promised to clients; a field that is not given stays as it is.
+    name: Name = Field(default_factory=str)
+    description: Description = Field(default_factory=str)
     metadata: Metadata = Field(default_factory=dict)
 
 

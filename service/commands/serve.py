@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import socket
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -75,7 +74,7 @@ def _flags() -> list[inspect.Parameter]:
             default=None,
             annotation=Annotated[
                 _flag_type(field.annotation) | None,
-                typer.Option(help=f"{field.description} [{PREFIX}{name.upper()}]", show_default=_default(name)),
+                typer.Option(help=f"{field.description}{_default(field.default)} [{PREFIX}{name.upper()}]"),
             ],
         )
         for name, field in Settings.model_fields.items()
@@ -89,9 +88,9 @@ def _flag_type(annotation: Any) -> Any:
     return plain[0] if plain else annotation
 
 
-def _default(name: str) -> str | bool:
-    value = Settings.model_fields[name].default
-    return str(value) if isinstance(value, str | int | float | Path) and not isinstance(value, bool) else False
+def _default(value: Any) -> str:
+    """The default in words, where it says more than "none given"."""
+    return f" Default: {value}." if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 serve.__signature__ = inspect.Signature(_flags())  # type: ignore[attr-defined]  # read by typer

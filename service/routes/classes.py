@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
+from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -46,8 +48,20 @@ _PRECONDITIONS = {
 }
 
 
-@router.get("/classes", summary="List classes", responses=problems(422), dependencies=reads)
-async def list_classes(response: Response, query: Annotated[ListQuery, Query()], service: TheService) -> ClassPage:
+@router.get(
+    "/classes",
+    summary="List classes",
+    response_model=ClassPage,
+    responses={
+        200: {"headers": _HEADERS},
+        304: {"description": "The page still has the tag of If-None-Match."},
+        **problems(422),
+    },
+    dependencies=reads,
+)
+async def list_classes(
+    request: Request, response: Response, query: Annotated[ListQuery, Query()], service: TheService
+) -> ClassPage | Response:
     """Classes in the order of their ids, a page at a time; changes between pages neither repeat nor hide others."""
     snapshot = service.snapshot
     after = "" if query.cursor is None else _from_cursor(query.cursor)
@@ -60,6 +74,10 @@ async def list_classes(response: Response, query: Annotated[ListQuery, Query()],
     page = list(islice(matching, query.limit + 1))
     more = len(page) > query.limit
     page = page[: query.limit]
+    etag = _page_tag(page, more)
+    if _unchanged(request, etag):
+        return Response(status_code=304, headers={"etag": etag})
+    response.headers["etag"] = etag
     response.headers[VERSION_HEADER] = str(snapshot.registry_version)
     return ClassPage(
         classes=[ClassAnswer(**_fields(known)) for known in page],
@@ -86,8 +104,7 @@ async def show_class(
     known = snapshot.get(class_id)
     if known is None:
         raise UnknownClassError(f"no class has the id {class_id!r}")
-    tags = _tags(request, "if-none-match", weak=True)
-    if "*" in tags or known.etag in tags:
+    if _unchanged(request, known.etag):
         return Response(status_code=304, headers={"etag": known.etag})
     _describe(response, known, snapshot.registry_version)
     return ClassAnswer(**_fields(known))
@@ -183,10 +200,12 @@ async def remove_class(class_id: str, request: Request, service: TheService) -> 
 
 
 async def _body(request: Request) -> object:
-    body = await request.body()
-    if len(body) > MAX_BODY_BYTES:
-        raise TooLargeError(f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
-    return loads(body)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed")
+    return loads(bytes(body))
 
 
 def _entry(service: Service, class_id: str, document: ClassDocument) -> tuple[ClassEntry, list[str], list[str]]:
@@ -215,6 +234,15 @@ def _describe(response: Response, known: KnownClass, version: int) -> None:
 
 def _precondition(request: Request) -> Precondition:
     return Precondition(match=_tags(request, "if-match"), none_match=_tags(request, "if-none-match", weak=True))
+
+
+def _unchanged(request: Request, etag: str) -> bool:
+    tags = _tags(request, "if-none-match", weak=True)
+    return "*" in tags or etag in tags
+
+
+def _page_tag(page: Sequence[KnownClass], more: bool) -> str:
+    return f'"{hashlib.sha256(repr((more, [known.etag for known in page])).encode()).hexdigest()[:16]}"'
 
 
 def _tags(request: Request, header: str, *, weak: bool = False) -> tuple[str, ...]:

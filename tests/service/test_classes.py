@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -116,6 +117,16 @@ async def test_a_reader_that_knows_the_class_gets_304(client: Client) -> None:
         assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
     await client.patch("/classes/bluish", json={"name": "Blue"})
     assert (await client.get("/classes/bluish", headers={"if-none-match": tag})).status_code == 200
+
+
+async def test_a_reader_that_knows_the_page_gets_304(client: Client) -> None:
+    query = {"limit": 2}
+    tag = (await client.get("/classes", params=query)).headers["etag"]
+    same = await client.get("/classes", params=query, headers={"if-none-match": tag})
+    assert (same.status_code, same.content) == (304, b"")
+    assert (await client.get("/classes", params={"limit": 3}, headers={"if-none-match": tag})).status_code == 200
+    await client.patch("/classes/bluish", json={"name": "Blue"})
+    assert (await client.get("/classes", params=query, headers={"if-none-match": tag})).status_code == 200
 
 
 async def test_patch_changes_words_and_leaves_the_row(client: Client) -> None:
@@ -293,3 +304,29 @@ async def test_a_request_keeps_the_classes_it_started_with(running: Running) -> 
         assert answer["registry_version"] == 1
         assert answer["results"][0]["predictions"][0]["class_id"] == "deep-violet"
         assert (await best(client))[1] == 2
+
+
+async def test_every_answer_is_that_of_one_version(client: Client) -> None:
+    """Classes come and go while images are classified; the classes in an answer are those of its version."""
+    ids = [f"c{i}" for i in range(8)]
+
+    async def change(class_id: str) -> None:
+        document = {"name": class_id, "attributes": [0.1, 0.2, 0.3]}
+        assert (await client.post("/classes", json={**document, "id": class_id})).status_code == 201
+        assert (await client.delete(f"/classes/{class_id}")).status_code == 204
+
+    async def ask() -> dict[str, Any]:
+        return (await client.post("/classify", params={"top_k": 1000}, **IMAGE)).json()
+
+    answers, _ = await asyncio.gather(
+        asyncio.gather(*(ask() for _ in range(60))), asyncio.gather(*(change(class_id) for class_id in ids))
+    )
+
+    assert (await client.get("/registry")).json()["registry_version"] == 2 * len(ids)
+    by_version: dict[int, list[dict[str, float]]] = {}
+    for answer in answers:
+        found = {p["class_id"]: p["probability"] for p in answer["results"][0]["predictions"]}
+        assert sum(found.values()) == pytest.approx(1)
+        by_version.setdefault(answer["registry_version"], []).append(found)
+    for same in by_version.values():
+        assert all(found == pytest.approx(same[0], rel=1e-4) for found in same)
