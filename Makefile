@@ -73,7 +73,7 @@ format: $(DEV)/.ready
 	$(BIN)/ruff check --fix .
 
 demo: $(DEV)/.ready
-	$(BIN)/d3gzsl-train demo --out $(DEMO) $(ARGS)
+	$(BIN)/d3gzsl-train demo --out service/demo_bundle $(ARGS)
 
 bench: $(DEV)/.ready
 	for script in benchmarks/*.py; do $(BIN)/python "$$script" $(ARGS); done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -94,3 +95,16 @@ def test_model_and_service_leave_torch_out() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["[]", "False"]
+
+
+@pytest.mark.parametrize("package", ["service", "training"])
+def test_onnx_runtime_is_loaded_with_its_telemetry_off(package: str, tmp_path: Path) -> None:
+    """With telemetry on, loading the library leaves a device id and a queue of events in the home directory."""
+    left_out = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out} | {"HOME": str(tmp_path)}
+    code = f"import {package}, onnxruntime"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [str(p) for p in tmp_path.rglob("*")] == []

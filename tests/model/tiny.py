@@ -1,6 +1,7 @@
 """The smallest complete bundle: 8-pixel images, 3 features, 3 attributes, 4 embedding dimensions, 4 classes.
 
-Its graphs are real ONNX: the features are the mean colour, the rest are fixed linear maps.
+Its graphs are real ONNX: the features are the mean colour, the rest are fixed linear maps. Attributes are that colour
+in percent, so that an image of one colour is recognised.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def contents() -> dict[str, Any]:
     return {
         "trunk": trunk(),
         "synthesizer": synthesizer(),
-        "preprocess": PreprocessSpec(size=8, resize=8),
+        "preprocess": PreprocessSpec(size=8, resize=8, mean=(0.5, 0.5, 0.5), std=(1, 1, 1)),
         "backbone": Backbone(name="mean colour", fingerprint="00" * 32, feature_dim=FEATURES),
         "vocabulary": words,
         "classes": CLASSES,

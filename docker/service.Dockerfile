@@ -1,0 +1,38 @@
+# The service without torch: CPython, the hashed pins and the wheel; nothing that compiles.
+ARG PYTHON=python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS build
+# Where the image is built behind a proxy index, pip's own variables say so: --build-arg PIP_INDEX_URL=...
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+# The pins come first: their layer is made again only when they change. pip compiles what it installs to bytecode, which
+# the container, whose file system is read-only, cannot do at its start.
+COPY requirements/service.txt requirements/build.txt requirements/
+RUN python3 -m venv --without-pip /opt/d3gzsl \
+    && python3 -m venv /opt/build \
+    && /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements/build.txt \
+    && /opt/build/bin/pip --python /opt/d3gzsl/bin/python install --quiet --require-hashes --only-binary :all: \
+        -r requirements/service.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY model model
+COPY service service
+COPY training training
+RUN /opt/build/bin/python -m hatchling build -t wheel -d /dist \
+    && /opt/build/bin/pip --python /opt/d3gzsl/bin/python install --quiet --no-deps --no-index /dist/*.whl
+
+FROM ${PYTHON}
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin d3gzsl \
+    && install -d -o d3gzsl -g d3gzsl /data
+COPY --from=build /opt/d3gzsl /opt/d3gzsl
+ENV PATH=/opt/d3gzsl/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    D3GZSL_HOST=0.0.0.0 D3GZSL_PORT=8000 D3GZSL_DATA_DIR=/data
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python3", "-c", "import os, httpx; httpx.get(f\"http://127.0.0.1:{os.environ['D3GZSL_PORT']}/readyz\", timeout=4, trust_env=False).raise_for_status()"]
+ENTRYPOINT ["d3gzsl"]
+CMD ["serve"]
