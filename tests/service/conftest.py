@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -23,8 +24,6 @@ Running = Callable[..., AbstractAsyncContextManager[Client]]
 @pytest.fixture(autouse=True)
 def _no_outer_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the settings that they make themselves, whatever the machine's environment holds."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("D3GZSL_")]:
         monkeypatch.delenv(name)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import service.service
 from service.keys import digest
 from tests.service.processes import Server, command, serving
 from tests.service.tiny import NAMES, VIOLET, png
@@ -59,6 +60,16 @@ def test_a_bundle_and_a_service_give_the_same_answers(server: Server, bundle_dir
         assert ours["predictions"] == [
             {**p, "probability": pytest.approx(p["probability"], rel=1e-4)} for p in theirs["predictions"]
         ]
+
+
+def test_the_embedded_bundle_is_the_default(
+    bundle_dir: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.service, "EMBEDDED_BUNDLE", bundle_dir)
+    assert json.loads(ran("classify", images[0], "--json"))["results"][0]["predictions"][0]["class_id"] == "reddish"
+    monkeypatch.setattr(service.service, "EMBEDDED_BUNDLE", tmp_path / "none")
+    for arguments in (("classify", images[0]), ("serve", "--data-dir", tmp_path)):
+        assert "no embedded demo bundle; name a bundle with --bundle DIR" in failed(*arguments)
 
 
 def test_people_get_a_table(bundle_dir: Path, images: list[Path]) -> None:

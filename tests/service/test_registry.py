@@ -174,6 +174,12 @@ def test_urls_that_cannot_hold_a_registry_are_refused_without_their_password(tmp
     assert "secret" not in str(caught.value)
 
 
+def test_the_database_can_lie_elsewhere(tmp_path: Path) -> None:
+    Database(database_url(tmp_path / "data", f"sqlite:///{tmp_path}/other/zoo.db")).close()
+    assert (tmp_path / "other" / "zoo.db").is_file()
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RegistryError, match="cannot be created"):
