@@ -76,15 +76,15 @@ class Vocabulary:
 
     @classmethod
     def from_classes(
-        cls, names: Sequence[str], values_CA: ArrayLike, *, offset: float, scale: float, unit_length: bool
+        cls, names: Sequence[str], values_CA: ArrayLike, *, offset: ArrayLike, scale: ArrayLike, unit_length: bool
     ) -> Vocabulary:
         """A vocabulary whose ranges and means are those of the training classes.
 
         Args:
             names: A attribute names.
             values_CA: [C, A] attribute values as users write them.
-            offset: subtracted from every attribute.
-            scale: divisor of every attribute.
+            offset: subtracted from the attributes, [A] or one number.
+            scale: divisor of the attributes, [A] or one number.
             unit_length: see the class.
         """
         values = np.asarray(values_CA, dtype=np.float64)
@@ -94,8 +94,8 @@ class Vocabulary:
                 Attribute(name=name, min=float(low), max=float(high), mean=float(mean))
                 for name, low, high, mean in columns
             ),
-            offset=(offset,) * len(names),
-            scale=(scale,) * len(names),
+            offset=tuple(np.broadcast_to(np.asarray(offset, dtype=np.float64), len(names)).tolist()),
+            scale=tuple(np.broadcast_to(np.asarray(scale, dtype=np.float64), len(names)).tolist()),
             unit_length=unit_length,
         )
 

@@ -9,6 +9,7 @@ import typer
 from model.errors import D3GZSLError
 from training import console
 from training.commands.backbone import backbone
+from training.commands.demo import demo
 from training.commands.evaluate import evaluate
 from training.commands.export import export
 from training.commands.extract import extract
@@ -28,6 +29,7 @@ app.command()(backbone)
 app.command()(fit)
 app.command()(evaluate)
 app.command()(export)
+app.command()(demo)
 
 
 @app.callback()

@@ -123,4 +123,5 @@ def classification(logits_BC: Tensor, labels_B: Tensor, form: Form) -> Tensor:
 
 def gradient_penalty(input_gradient_BD: Tensor) -> Tensor:
     """WGAN-GP penalty: mean (||grad_x D(x)||_2 - 1)^2 (Gulrajani et al., NeurIPS 2017, arXiv 1704.00028)."""
-    return ((input_gradient_BD.norm(dim=1) - 1) ** 2).mean()
+    excess: Tensor = torch.linalg.vector_norm(input_gradient_BD, dim=1) - 1
+    return excess.square().mean()

@@ -24,11 +24,9 @@ def configured(settings: Iterable[str]) -> TrainConfig:
             problems.append(Problem(pointer=f"--set {setting}", detail="expected NAME=VALUE"))
             continue
         *sections, last = name.split(".")
-        place = fields
+        place: Any = fields
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                break
+            place = place.setdefault(section, {}) if isinstance(place, dict) else None
         if not isinstance(place, dict):
             problems.append(Problem(pointer=f"--set {setting}", detail=f"{name} is inside another setting given"))
             continue
