@@ -320,6 +320,7 @@ async def test_a_client_that_goes_away_frees_its_places(running: Running) -> Non
             await asyncio.sleep(0.001)
         assert (await client.post("/classify", content=BLUE, headers=PNG)).status_code == 503
         gone.set()
-        await abandoned
+        async with asyncio.timeout(5):  # while the model is still held
+            await abandoned
         engine.free.set()
         assert (await client.post("/classify", content=BLUE, headers=PNG)).status_code == 200
