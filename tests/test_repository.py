@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from tests.model import tiny
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("model", "service", "training")
@@ -209,9 +213,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "bin"
 
 
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
 def run(command: list[str], cwd: Path) -> str:
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -226,7 +233,34 @@ def test_the_wheel_works_from_another_directory(installed: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_service_installs_without_torch(installed: Path, tmp_path: Path) -> None:
+def test_the_service_installs_and_serves_without_torch(installed: Path, tmp_path: Path) -> None:
     code = "import importlib.util as u; print([n for n in ('torch', 'torchvision', 'onnxscript') if u.find_spec(n)])"
     assert run([str(installed / "python"), "-c", code], tmp_path).strip() == "[]"
-    assert "serve" in run([str(installed / "d3gzsl"), "--help"], tmp_path)
+    tiny.write(tmp_path / "bundle")
+    arguments = ["serve", "--bundle", str(tmp_path / "bundle"), "--data-dir", str(tmp_path / "data"), "--port", "0"]
+    service = subprocess.Popen(
+        [str(installed / "d3gzsl"), *arguments], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert service.stderr is not None
+        started = next((found for line in service.stderr if (found := re.search(r"on (http://\S+)", line))), None)
+        assert started is not None
+        url = started[1]
+        deadline = time.monotonic() + 60
+        while not answers(url + "/readyz"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        image = (tmp_path / "bundle" / tiny.EXAMPLE.file).read_bytes()
+        answer = httpx.post(url + "/classify", content=image, headers={"content-type": "image/png"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["results"][0]["predictions"][0]["class_id"] == tiny.EXAMPLE.class_id
+    finally:
+        service.terminate()
+        service.communicate(timeout=60)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -53,7 +53,8 @@ class Teacher(nn.Module):
 
     def score(self, features: Tensor) -> Tensor:
         """In-distribution score e: the largest log-probability, [B], in -ln S..0."""
-        return self(features)[1].amax(dim=1)
+        score: Tensor = self(features)[1].amax(dim=1)
+        return score
 
 
 class Student(nn.Module):

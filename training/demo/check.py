@@ -101,7 +101,8 @@ def _describe(means_CD: Matrix, known: tuple[VisualClass, ...], new: tuple[Visua
     centre_A, centre_D = a_CA.mean(axis=0), means_CD.mean(axis=0)
     a_CA = a_CA - centre_A
     weights_AD = np.linalg.solve(a_CA.T @ a_CA + _RIDGE * np.eye(a_CA.shape[1]), a_CA.T @ (means_CD - centre_D))
-    return centre_D + (new_CA - centre_A) @ weights_AD  # type: ignore[no-any-return]
+    described: Matrix = centre_D + (new_CA - centre_A) @ weights_AD
+    return described
 
 
 def _scores(rows_ND: Matrix, head: LdaHead, means_CD: Matrix) -> Matrix:
