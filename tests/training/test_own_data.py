@@ -132,9 +132,7 @@ def test_folders_that_give_the_same_id(root: Path) -> None:
 
 def test_class_names_without_an_id(root: Path) -> None:
     write_table(root, {**CLASSES, "狐": ("unseen", (1, 1))})
-    assert problems_of(root)["classes.csv line 5"] == [
-        "expected a class name with Latin letters or digits, found '狐'"
-    ]
+    assert problems_of(root)["classes.csv line 5"] == ["expected a class name with Latin letters or digits, found '狐'"]
 
 
 def test_folder_is_found_by_the_id_of_its_name(root: Path) -> None:
