@@ -7,7 +7,7 @@
 #   make check      every check: format, lint, types, imports, tests
 #   make lock       requirements/*.txt from pyproject.toml (UPGRADE=1 moves to the newest versions)
 #   make demo       the embedded demo bundle, from nothing
-#   make bench      the scripts in benchmarks/
+#   make bench      photos end to end against the baseline (DATA=folder BACKBONE=file.onnx)
 #   make clean      environments, caches and build outputs away
 
 SHELL := bash
@@ -73,10 +73,11 @@ format: $(DEV)/.ready
 	$(BIN)/ruff check --fix .
 
 demo: $(DEV)/.ready
-	$(BIN)/d3gzsl-train demo --out service/demo_bundle $(ARGS)
+	$(BIN)/d3gzsl-train demo --out service/demo_bundle --overwrite $(ARGS)
 
 bench: $(DEV)/.ready
-	for script in benchmarks/*.py; do $(BIN)/python "$$script" $(ARGS); done
+	$(if $(and $(DATA),$(BACKBONE)),,$(error make bench needs DATA=folder and BACKBONE=file.onnx))
+	$(BIN)/python benchmarks/animals.py $(DATA) $(BACKBONE) --out benchmarks/results/$$(date +%F)-animals.json $(ARGS)
 
 dev: $(DEV)/.ready
 
