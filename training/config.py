@@ -34,6 +34,7 @@ class GeneratorConfig:
         linear_path_ridge: relative ridge strength its weights start from; 0 starts at zero weights.
         critic_steps: critic updates per generator update.
         gp_weight: of the gradient penalty.
+        averaging: decay per outer step of the generator's moving average, which is what is kept; 0 keeps the last.
         seen_classification: weight of the teacher's cross-entropy on synthetic seen features, as in f-CLSWGAN.
     """
 
@@ -44,6 +45,7 @@ class GeneratorConfig:
     critic_steps: int = 5
     gp_weight: float = 10.0
     seen_classification: float = 0.01
+    averaging: float = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,7 @@ class TrainConfig:
             bool(shrinkage) and all(0 < s <= 1 for s in shrinkage),
         )
         yield "selection.samples", samples, "1 to 200", 1 <= samples <= 200
+        yield "generator.averaging", self.generator.averaging, "0 up to 1", 0 <= self.generator.averaging < 1
         yield "adam_beta1", self.adam_beta1, "0 up to 1", 0 <= self.adam_beta1 < 1
 
     def to_json(self) -> dict[str, Any]:

@@ -5,8 +5,9 @@ N: real rows, B: batch, M: synthetic unseen rows, D: scaled features, A: attribu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -129,6 +130,13 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x * factor + (x * (1 - factor)).detach()
 
 
+@torch.no_grad()
+def average_into(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Exponential moving average of parameters: average = decay * average + (1 - decay) * module."""
+    for kept, new in zip(average.parameters(), module.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+
+
 def build(task: Task, teacher: Teacher, scores_N: Tensor, config: TrainConfig) -> Networks:
     """Fresh generator, critic and student for a task; the confidence starts at w = 1/std(e), b = -median(e)."""
     attribute_dim, dimension = task.attributes.shape[1], task.features.shape[1]
@@ -178,6 +186,10 @@ def train(
         config: hyper-parameters.
         epochs: how long; `config.epochs` is the longest that selection considers.
         on_epoch: called after each epoch with its number from 1, the networks and mean losses.
+
+    Returns:
+        The networks, the generator being the moving average over its training: a GAN's weights circle around what they
+        would converge to, and so does what they synthesise.
     """
     torch.manual_seed(config.seed)
     device = task.features.device
@@ -216,6 +228,8 @@ def train(
             total[name] = total.get(name, torch.zeros((), device=device)) + value.detach()
         return sum((term_weights[name] * value for name, value in terms.items()), torch.zeros((), device=device))
 
+    averaged = copy.deepcopy(generator).requires_grad_(False)
+    result = replace(networks, generator=averaged)
     outer_steps = -(-rows // size)
     for epoch in range(1, epochs + 1):
         total: dict[str, Tensor] = {}
@@ -252,6 +266,7 @@ def train(
             generator_optimiser.step()
             student_optimiser.step()
             critic.requires_grad_(True)
+            average_into(averaged, generator, config.generator.averaging)
         steps = outer_steps * (config.generator.critic_steps + 1)
-        on_epoch(epoch, networks, {name: float(value) / steps for name, value in total.items()})
-    return networks
+        on_epoch(epoch, result, {name: float(value) / steps for name, value in total.items()})
+    return result

@@ -1,0 +1,68 @@
+"""The embedded demo bundle does what the README says of it, on drawings that nobody has seen before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import Bundle
+from model.preprocess import preprocess
+from service.engine import OnnxEngine
+from service.snapshot import Snapshot
+from training.demo.dataset import draw_jpeg
+from training.demo.world import EXTRA, SEEN, UNSEEN
+from training.metrics import GzslScores, evaluate
+
+BUNDLE = Path(__file__).parent.parent / "service" / "demo_bundle"
+FRESH_SEED = 20_261_123  # neither pre-training, nor fitting, nor the examples use it
+PER_CLASS = 12
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.load(BUNDLE)
+
+
+def test_it_is_small_and_has_the_classes_of_the_world(bundle: Bundle) -> None:
+    assert sum(file.stat().st_size for file in BUNDLE.rglob("*") if file.is_file()) <= 8_000_000
+    kinds = {entry.id: entry.kind for entry in bundle.manifest.classes}
+    assert {k.id for k in SEEN} == {name for name, kind in kinds.items() if kind == "seen"}
+    assert {k.id for k in UNSEEN} == {name for name, kind in kinds.items() if kind == "unseen"}
+    assert len(SEEN) >= 28
+    assert len(SEEN) + len(UNSEEN) >= 40
+    assert len(UNSEEN) >= 12
+
+
+def test_examples_cover_every_kind_of_class(bundle: Bundle) -> None:
+    examples = bundle.manifest.examples
+    names = {e.class_id for e in examples}
+    assert names & {k.id for k in SEEN}
+    assert names & {k.id for k in UNSEEN}
+    new = [e for e in examples if e.attributes is not None]
+    assert {e.class_id for e in new} <= {k.id for k in EXTRA}
+    assert new
+
+
+def test_harmonic_mean_on_fresh_drawings(bundle: Bundle) -> None:
+    scores = fresh_scores(bundle, Snapshot.of_bundle(bundle))
+    assert scores.H >= 0.80, scores
+
+
+def fresh_scores(bundle: Bundle, snapshot: Snapshot) -> GzslScores:
+    """U, S, H of the served probabilities on newly drawn images."""
+    engine = OnnxEngine(bundle, threads=2)
+    kinds = (*SEEN, *UNSEEN)
+    ids = [entry.id for entry in snapshot.classes]
+    images, labels = [], []
+    for kind in kinds:
+        for number in range(PER_CLASS):
+            images.append(preprocess(draw_jpeg(kind, seed=(FRESH_SEED, number)), bundle.manifest.preprocess))
+            labels.append(ids.index(kind.id))
+    embeddings = np.concatenate(
+        [engine.embed(np.stack(images[i : i + 32])).embeddings for i in range(0, len(images), 32)]
+    )
+    logits = embeddings @ snapshot.weight.T + snapshot.bias
+    probabilities = bundle.manifest.calibration.probabilities(logits, snapshot.seen)
+    return evaluate(probabilities, np.array(labels), snapshot.seen)
