@@ -52,7 +52,8 @@ def shifted_bce_with_logits(similarity: Tensor, positive: Tensor) -> Tensor:
 def label_distillation(seen_logits_BS: Tensor, teacher_log_probs_BS: Tensor, form: Form) -> Tensor:
     """L_kl, label space of ID2SD: KL(p_teacher || softmax(student's seen logits)), mean over rows, at least 0.
 
-    `faithful` soft-maxes both probability vectors once more, which bounds the loss by 0.0065 for 150 classes.
+    `faithful` soft-maxes both probability vectors once more, which bounds the loss by (e - 1)/(e + S - 1): 0.0113 for
+    150 classes, and 0.0065 against a student that knows nothing.
 
     Args:
         seen_logits_BS: student's logits of the seen classes for real seen rows.
