@@ -6,6 +6,7 @@ N: real rows, B: batch, M: synthetic unseen rows, D: scaled features, A: attribu
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from model.errors import DataError
 from model.networks.d3gzsl import Student, Teacher
 from model.networks.generator import Critic, Generator
 from training import losses
@@ -187,6 +189,9 @@ def train(
         epochs: how long; `config.epochs` is the longest that selection considers.
         on_epoch: called after each epoch with its number from 1, the networks and mean losses.
 
+    Raises:
+        DataError: the training diverged.
+
     Returns:
         The networks, the generator being the moving average over its training: a GAN's weights circle around what they
         would converge to, and so does what they synthesise.
@@ -267,6 +272,18 @@ def train(
             student_optimiser.step()
             critic.requires_grad_(True)
             average_into(averaged, generator, config.generator.averaging)
-        steps = outer_steps * (config.generator.critic_steps + 1)
-        on_epoch(epoch, result, {name: float(value) / steps for name, value in total.items()})
+        counts = {"wasserstein": outer_steps * config.generator.critic_steps}  # the student steps once more
+        student_steps = outer_steps * (config.generator.critic_steps + 1)
+        means = {name: float(value) / counts.get(name, student_steps) for name, value in total.items()}
+        _refuse_divergence(epoch, means)
+        on_epoch(epoch, result, means)
     return result
+
+
+def _refuse_divergence(epoch: int, means: dict[str, float]) -> None:
+    infinite = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
+    if infinite:
+        raise DataError(
+            f"the training diverged: mean losses of epoch {epoch} are not finite ({', '.join(infinite)}); "
+            "use a lower learning_rate"
+        )
