@@ -9,24 +9,25 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from model.errors import DataError
 from model.networks.slim_resnet import HeadOutputs, SlimResNet, TwoHeadNet
 from model.preprocess import PreprocessSpec
 from training.demo.dataset import Drawings, render_inputs
-from training.demo.world import ATTRIBUTES, SEEN
+from training.demo.world import ATTRIBUTES, COLOURS, SEEN
 
 SPEC = PreprocessSpec(size=64, resize=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """The demo trunk's preprocessing."""
 
 Progress = Callable[[str, int, int], None]
 
+_COLOUR = {"warm", *(f"colour_{colour}" for colour in COLOURS)}
 _HELD_OUT = 1_000_003  # added to the seed of the held-out drawings
 
 
@@ -45,27 +46,33 @@ class PretrainConfig:
         label_smoothing: share of a class label spread over all classes.
         base_width: of :class:`SlimResNet`.
         shift: largest random displacement of a training input, in pixels.
+        recoloured: share of training inputs whose hues are turned at random. They teach every attribute but colour,
+            and no class: a network that could learn texture and shape colour by colour would not recognise them in a
+            combination that it never saw.
         seed: of drawings, initial weights, order and augmentation.
     """
 
-    per_class: int = 500
-    held_out_per_class: int = 20
-    epochs: int = 22
-    batch_size: int = 64
-    learning_rate: float = 4e-3
+    per_class: int = 180
+    held_out_per_class: int = 10
+    epochs: int = 14
+    batch_size: int = 128
+    learning_rate: float = 6e-3
     weight_decay: float = 0.02
-    attribute_weight: float = 5.0
+    attribute_weight: float = 10.0
     label_smoothing: float = 0.1
     base_width: int = 8
     shift: int = 3
+    recoloured: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
         whole = (self.per_class, self.held_out_per_class, self.epochs, self.base_width)
         if min(whole) < 1 or self.batch_size < 2 or self.shift < 0 or self.seed < 0:
             raise DataError(f"pre-training needs counts above 0, a batch of at least 2 and a seed from 0, got {self}")
-        if not (self.learning_rate > 0 and self.attribute_weight >= 0 and 0 <= self.label_smoothing < 1):
+        if not (self.learning_rate > 0 and self.attribute_weight >= 0):
             raise DataError(f"pre-training needs a learning rate above 0 and losses weighed from 0, got {self}")
+        if not (0 <= self.label_smoothing < 1 and 0 <= self.recoloured < 1):
+            raise DataError(f"pre-training needs label_smoothing and recoloured from 0 to below 1, got {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +135,8 @@ def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress 
         network.train()
         losses = []
         for step, (x, labels, attributes) in enumerate(_batches(train, config, order, device)):
-            loss = criterion(network(x), labels, attributes)
+            x, turned = _recolour(_augment(x, config.shift), config.recoloured)
+            loss = criterion(network(x), labels, attributes, turned)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -153,17 +161,25 @@ def to_batch(pixels: NDArray[np.uint8], device: str = "cpu") -> Tensor:
 
 
 class _Criterion(nn.Module):
-    """Class loss plus weighted attribute loss of a batch."""
+    """Class loss plus weighted attribute loss of a batch, without class and colour where the hues were turned."""
+
+    colour: Tensor  # bool [A]
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
-        self.classes = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self.attributes = nn.BCEWithLogitsLoss()
+        self.smoothing = config.label_smoothing
         self.weight = config.attribute_weight
+        self.register_buffer("colour", torch.tensor([name in _COLOUR for name in ATTRIBUTES]))
 
-    def forward(self, outputs: HeadOutputs, labels: Tensor, attributes: Tensor) -> Tensor:
-        attribute_loss = self.attributes(outputs.attributes, attributes)
-        return cast(Tensor, self.classes(outputs.classes, labels) + self.weight * attribute_loss)
+    def forward(self, outputs: HeadOutputs, labels: Tensor, attributes: Tensor, turned: Tensor) -> Tensor:
+        class_N = cross_entropy(outputs.classes, labels, label_smoothing=self.smoothing, reduction="none")
+        attribute_NA = binary_cross_entropy_with_logits(outputs.attributes, attributes, reduction="none")
+        told_N, told_NA = ~turned, ~(turned[:, None] & self.colour)
+        return _mean_where(told_N, class_N) + self.weight * _mean_where(told_NA, attribute_NA)
+
+
+def _mean_where(told: Tensor, loss: Tensor) -> Tensor:
+    return (loss * told).sum() / told.sum().clamp(min=1)
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -176,13 +192,12 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 def _batches(
     drawings: Drawings, config: PretrainConfig, rng: np.random.Generator, device: str
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One shuffled, augmented pass; the last batch takes rows from the first, so that all are of one size."""
+    """One shuffled pass; the last batch takes rows from the first, so that all are of one size."""
     permutation = rng.permutation(len(drawings.labels))
     steps = math.ceil(len(permutation) / config.batch_size)
     rows = np.resize(permutation, steps * config.batch_size).reshape(steps, -1)
     for chosen in rows:
-        x = _augment(to_batch(drawings.pixels[chosen], device), config.shift)
-        yield x, *_targets(drawings, chosen, device)
+        yield to_batch(drawings.pixels[chosen], device), *_targets(drawings, chosen, device)
 
 
 def _targets(drawings: Drawings, rows: NDArray[np.int64] | slice, device: str) -> tuple[Tensor, Tensor]:
@@ -205,6 +220,21 @@ def _augment(x: Tensor, shift: int) -> Tensor:
     return x * gain + 0.1 * torch.randn(count, 3, 1, 1, device=x.device)
 
 
+def _recolour(x: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Turn the hues of a random share of the inputs [N, 3, S, S] about the grey axis, each by its own angle.
+
+    Returns:
+        The inputs, and which were turned, bool [N].
+    """
+    turned = torch.rand(len(x), device=x.device) < share
+    angle = torch.where(turned, torch.rand(len(x), device=x.device) * 2 * math.pi, 0.0)
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    grey = torch.full((3, 3), 1 / 3, device=x.device)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=x.device) / math.sqrt(3)
+    turn = cos * torch.eye(3, device=x.device) + sin * cross + (1 - cos) * grey  # Rodrigues' formula
+    return torch.einsum("nij,njhw->nihw", turn, x).contiguous(memory_format=torch.channels_last), turned
+
+
 @torch.no_grad()
 def _measure(
     network: TwoHeadNet, criterion: _Criterion, drawings: Drawings, batch_size: int, device: str
@@ -216,6 +246,6 @@ def _measure(
         rows = slice(start, start + batch_size)
         labels, attributes = _targets(drawings, rows, device)
         outputs = network(to_batch(drawings.pixels[rows], device))
-        loss += float(criterion(outputs, labels, attributes)) * len(labels)
+        loss += float(criterion(outputs, labels, attributes, torch.zeros_like(labels, dtype=torch.bool))) * len(labels)
         hits += float((outputs.classes.argmax(dim=1) == labels).sum())
     return loss / len(drawings.labels), hits / len(drawings.labels)

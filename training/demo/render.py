@@ -25,7 +25,7 @@ IMAGE_SIDE = 128
 _HUES = {"red": 0, "yellow": 50, "green": 125, "blue": 220, "purple": 285}  # degrees
 _HUE_JITTER = 9.0
 # Radius of one shape as a fraction of the side, smallest to largest, by how many there are.
-_RADII = {1: (0.19, 0.35), 2: (0.14, 0.235), 3: (0.12, 0.19)}
+_RADII = {1: (0.24, 0.40), 2: (0.18, 0.26), 3: (0.155, 0.215)}
 _MARGIN = 0.07  # kept free by the shapes' centres' surroundings, and where the frame goes
 
 
@@ -195,7 +195,7 @@ def _draw_shape(
     rng: np.random.Generator,
 ) -> None:
     side = len(canvas)
-    turn = rng.uniform(-0.6, 0.6)
+    turn = rng.uniform(-0.5, 0.5)
     stretch = rng.uniform(0.87, 1.13)
     spin = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     frame = spin @ np.diag([stretch, 1 / stretch]) * radius
@@ -212,7 +212,7 @@ def _draw_shape(
     if edge is not None:
         rim = Image.new("L", (side, side))
         draw = ImageDraw.Draw(rim)
-        draw.line([*points, points[0], points[1]], fill=255, width=round(0.035 * side), joint="curve")
+        draw.line([*points, points[0], points[1]], fill=255, width=round(0.03 * side), joint="curve")
         _paint(canvas, rim, edge)
 
 
@@ -254,14 +254,14 @@ def _texture(texture: str, u: Canvas, v: Canvas, rng: np.random.Generator) -> Ca
         case "striped":
             turn = rng.uniform(0, np.pi)
             across = u * math.cos(turn) + v * math.sin(turn)
-            covered = np.sin(across * rng.uniform(8.5, 11) + 6.3 * shift_u) > 0.1
+            covered = np.sin(across * rng.uniform(7.5, 9.5) + 6.3 * shift_u) > 0.1
         case "dotted":
-            pitch = rng.uniform(0.5, 0.6)
+            pitch = rng.uniform(0.56, 0.66)
             b = v / pitch + shift_v
             a = u / pitch + shift_u + 0.5 * (np.floor(b) % 2)
-            covered = (a % 1 - 0.5) ** 2 + (b % 1 - 0.5) ** 2 < 0.3**2
+            covered = (a % 1 - 0.5) ** 2 + (b % 1 - 0.5) ** 2 < 0.31**2
         case "checked":
-            pitch = rng.uniform(0.42, 0.54)
+            pitch = rng.uniform(0.5, 0.62)
             covered = (np.floor(u / pitch + shift_u) + np.floor(v / pitch + shift_v)) % 2 > 0
         case _:
             raise ValueError(f"no such texture: {texture!r}")
