@@ -7,7 +7,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from model.errors import DataError, Problem
 from model.networks.d3gzsl import EmbeddingInit
@@ -165,6 +165,19 @@ class TrainConfig:
             bool(shrinkage) and all(0 < s <= 1 for s in shrinkage),
         )
         yield "selection.samples", samples, "1 to 200", 1 <= samples <= 200
+        yield "selection.folds", self.selection.folds, "at least 2", self.selection.folds >= 2
+        yield (
+            "selection.seen_fraction",
+            self.selection.seen_fraction,
+            "above 0, below 1",
+            (0 < self.selection.seen_fraction < 1),
+        )
+        for name, size in (
+            ("generator.noise_dim", self.generator.noise_dim),
+            ("d3.embedding_dim", self.d3.embedding_dim),
+        ):
+            yield name, size, "at least 0", size >= 0
+        yield "seed", self.seed, "0 up to 2^63 - 1", 0 <= self.seed < 2**63
         yield "generator.averaging", self.generator.averaging, "0 up to 1", 0 <= self.generator.averaging < 1
         yield "adam_beta1", self.adam_beta1, "0 up to 1", 0 <= self.adam_beta1 < 1
 
@@ -180,16 +193,18 @@ class TrainConfig:
             DataError: an unknown field, or a value of another type; names every one.
         """
         problems: list[Problem] = []
-        config = _build(cls, fields, "", problems)
+        values = _fields(cls, fields, "", problems)
+        try:
+            config = cls(**values)
+        except DataError as error:
+            raise DataError(error.message, [*problems, *error.problems]) from None
         if problems:
             raise DataError("the configuration is not valid", problems)
         return config
 
 
-Config = TypeVar("Config")
-
-
-def _build(kind: type[Config], fields: Mapping[str, Any], prefix: str, problems: list[Problem]) -> Config:
+def _fields(kind: type[Any], fields: Mapping[str, Any], prefix: str, problems: list[Problem]) -> dict[str, Any]:
+    """The values that fit the fields of a dataclass; what does not is added to `problems`."""
     types = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in fields.items():
@@ -198,15 +213,14 @@ def _build(kind: type[Config], fields: Mapping[str, Any], prefix: str, problems:
             problems.append(Problem(pointer=where, detail=f"no such setting; known here: {', '.join(types)}"))
         elif dataclasses.is_dataclass(types[name]):
             if isinstance(value, Mapping):
-                values[name] = _build(types[name], value, f"{where}.", problems)
+                values[name] = types[name](**_fields(types[name], value, f"{where}.", problems))
             else:
                 problems.append(Problem(pointer=where, detail=f"expected a table of settings, got {value!r}"))
         elif (fitted := _fit(types[name], value)) is None:
-            expected = " | ".join(map(repr, typing.get_args(types[name]))) or types[name].__name__
-            problems.append(Problem(pointer=where, detail=f"expected {expected}, got {value!r}"))
+            problems.append(Problem(pointer=where, detail=f"expected {_described(types[name])}, got {value!r}"))
         else:
             values[name] = fitted
-    return kind(**values)
+    return values
 
 
 def _fit(kind: Any, value: Any) -> Any:
@@ -214,16 +228,21 @@ def _fit(kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         return value if value in typing.get_args(kind) else None
     if typing.get_origin(kind) is tuple:
-        numbers = (
-            [isinstance(v, int | float) and not isinstance(v, bool) for v in value]
-            if isinstance(value, list | tuple)
-            else [False]
-        )
-        return tuple(float(v) for v in value) if all(numbers) else None
-    if kind is bool:
-        return value if isinstance(value, bool) else None
-    if isinstance(value, bool):
-        return None
+        numbers = [_fit(float, v) for v in value] if isinstance(value, list | tuple) else [None]
+        return None if None in numbers else tuple(numbers)
+    if kind is bool or isinstance(value, bool):
+        return value if kind is bool and isinstance(value, bool) else None
     if kind is int:
         return value if isinstance(value, int) else None
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # an int that no float can hold
+        return None
+
+
+def _described(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return "a list of numbers"
+    return {int: "a whole number", float: "a number", bool: "true or false"}[kind]
