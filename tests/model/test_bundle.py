@@ -487,7 +487,18 @@ def test_nothing_is_left_behind_when_writing_fails(
 
 @pytest.mark.parametrize(
     "file",
-    ["../evil.png", "/tmp/evil.png", "examples/../../evil.png", HEAD, MANIFEST, "evil.png", "examples/", "examples/.x"],
+    [
+        "../evil.png",
+        "/tmp/evil.png",
+        "examples/../../evil.png",
+        HEAD,
+        MANIFEST,
+        "evil.png",
+        "examples/",
+        "examples/.x",
+        "examples/x/../../evil.png",
+        "examples/x.png\n",
+    ],
 )
 def test_an_example_stays_among_the_examples(tmp_path: Path, file: str) -> None:
     with pytest.raises(BundleError, match="an example must be named like examples/"):
