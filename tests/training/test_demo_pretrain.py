@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.errors import DataError
-from model.networks.slim_resnet import SlimResNet, TwoHeadNet
+from model.networks.slim_resnet import HeadOutputs, SlimResNet, TwoHeadNet
 from training.demo import check, dataset, pretrain
 from training.demo.check import check_trunk
 from training.demo.dataset import Drawings
@@ -58,8 +58,7 @@ def test_training_and_the_choice_among_epochs_see_seen_classes_and_separate_draw
     assert asked[0][1] != asked[1][1]
 
 
-def test_each_input_is_augmented_by_its_own_chance_and_labels_stay_with_their_drawings():
-    torch.manual_seed(0)
+def test_a_pass_has_every_drawing_with_its_own_labels_in_batches_of_one_size():
     pixels = np.repeat(np.arange(0, 250, 25, dtype=np.uint8), 64 * 64 * 3).reshape(10, 64, 64, 3)
     attributes = np.arange(10, dtype=np.float32)[:, None]
     drawings = Drawings(pixels=pixels, labels=np.arange(10), attributes=attributes, classes=SEEN[:10])
@@ -69,14 +68,47 @@ def test_each_input_is_augmented_by_its_own_chance_and_labels_stay_with_their_dr
     assert set(torch.cat([labels for _, labels, _ in batches]).tolist()) == set(range(10))
     for x, labels, shown in batches:
         torch.testing.assert_close(shown[:, 0], labels.float())
-        order = x.mean(dim=(1, 2, 3)).argsort()
-        assert labels[order].diff().min() >= -2  # brightness still tells which drawing it is, but for the re-lighting
+        torch.testing.assert_close(x, to_batch(pixels[labels]))
+
+
+def test_each_input_is_mirrored_moved_and_relit_by_its_own_chance():
+    torch.manual_seed(0)
     ramp = torch.arange(64.0).expand(1, 3, 64, 64).repeat(200, 1, 1, 1)
     moved = pretrain._augment(ramp, shift=3)
     slope = (moved[:, 0, 0, 40] - moved[:, 0, 0, 20]) / 20
     assert 0.3 < (slope < 0).float().mean() < 0.7  # mirrored
-    start = (moved[:, 0, 0, 32] - moved[:, 0, 0, 31]).abs()
-    assert start.std() > 0.05  # re-lit
+    assert slope.abs().std() > 0.05  # re-lit
+    column = (moved / slope.abs()[:, None, None, None])[slope > 0, 0, 0, 32].round()
+    assert set(range(29, 36)) <= set(column.int().tolist())  # moved by up to 3 pixels to either side
+
+
+def test_turned_hues_leave_grey_and_brightness_as_they_are():
+    torch.manual_seed(0)
+    x = torch.rand(60, 3, 4, 4)
+    x[:, :, 0] = 0.25  # a grey row
+    out, turned = pretrain._recolour(x, 0.5)
+    assert 15 < turned.sum() < 45
+    torch.testing.assert_close(out[~turned], x[~turned])
+    torch.testing.assert_close(out[:, :, 0], x[:, :, 0])
+    torch.testing.assert_close(out.mean(dim=1), x.mean(dim=1))
+    torch.testing.assert_close(out.norm(dim=1), x.norm(dim=1))
+    assert (out - x).abs().amax(dim=(1, 2, 3))[turned].median() > 0.3
+
+
+def test_the_loss_of_an_input_with_turned_hues_leaves_out_its_class_and_its_colour():
+    torch.manual_seed(0)
+    criterion = pretrain._Criterion(PretrainConfig(attribute_weight=2.0, label_smoothing=0.0))
+    classes = torch.randn(2, len(SEEN), dtype=torch.float64)
+    logits = torch.randn(2, len(ATTRIBUTES), dtype=torch.float64)
+    shown = torch.rand(2, len(ATTRIBUTES), dtype=torch.float64)
+    labels = torch.tensor([3, 5])
+    loss = criterion(HeadOutputs(classes, logits), labels, shown, torch.tensor([False, True]))
+    p = logits.sigmoid()
+    entropy = -(shown * p.log() + (1 - shown) * (1 - p).log())
+    kept = [i for i, name in enumerate(ATTRIBUTES) if not name.startswith("colour_") and name != "warm"]
+    told = torch.cat([entropy[0], entropy[1, kept]])
+    expected = -classes.log_softmax(dim=1)[0, 3] + 2 * told.mean()
+    torch.testing.assert_close(loss, expected)
 
 
 def test_a_batch_is_normalised_as_the_preprocessing_says():
@@ -87,7 +119,9 @@ def test_a_batch_is_normalised_as_the_preprocessing_says():
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"seed": -1}, {"recoloured": 1.0}]
+)
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(DataError, match=next(iter(bad))):
         PretrainConfig(**bad)
