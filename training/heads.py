@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from model.errors import DataError
 from model.head import Float32, logits
 from model.lda import LdaHead, class_means
 from model.noise import class_noise
@@ -51,6 +52,9 @@ def fit_head(
         shrinkage: of the covariance.
         samples: synthesised embeddings per unseen class.
         key: id of what the head belongs to.
+
+    Raises:
+        DataError: the embeddings of each class are all the same.
     """
     z, labels = embed(networks, task.features), task.labels.cpu().numpy()
     means = np.zeros((len(task.seen), z.shape[1]))
@@ -59,7 +63,10 @@ def fit_head(
     seen = task.seen.cpu().numpy()
     centre = means[seen].mean(axis=0).astype(np.float32)
     compact = (np.cumsum(seen) - 1)[labels]
-    head = LdaHead.fit(z - centre, compact, shrinkage=shrinkage)
+    try:
+        head = LdaHead.fit(z - centre, compact, shrinkage=shrinkage)
+    except ValueError as error:
+        raise DataError(f"no head can be fitted on the embeddings of the training images: {error}") from None
     for index in np.flatnonzero(~seen).tolist():
         means[index] = synthesise(networks, task.attributes[index], key, names[index], samples).mean(
             0, dtype=np.float64

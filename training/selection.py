@@ -28,6 +28,7 @@ from training.metrics import SeenUnseenCurve, auroc, seen_unseen_curve
 from training.scaler import Scaler
 from training.trainer import Networks, Task, train
 
+MIN_SEEN_CLASSES = 4  # two folds of two
 NEARLY_BEST = 0.005  # penalties within this much of the best mean H count as equally good
 STUDENT = "student"
 
@@ -77,12 +78,17 @@ def folds(dataset: Dataset, config: SelectionConfig, seed: int) -> Iterator[Fold
     """Deal the seen classes into folds; every seen class is hidden exactly once.
 
     Raises:
-        DataError: fewer than two seen classes a fold.
+        DataError: fewer than four seen classes, or fewer than two a fold.
     """
     seen = np.flatnonzero(dataset.seen)
+    if len(seen) < MIN_SEEN_CLASSES:
+        raise DataError(
+            f"selection hides some seen classes and trains on the others: expected at least {MIN_SEEN_CLASSES} seen "
+            f"classes, got {len(seen)}"
+        )
     if not 2 <= config.folds <= len(seen) // 2:
         raise DataError(
-            f"selection needs 2 to {len(seen) // 2} folds with {len(seen)} seen classes, got {config.folds}"
+            f"selection.folds: expected 2 to {len(seen) // 2} with {len(seen)} seen classes, got {config.folds}"
         )
     random = np.random.default_rng(seed)
     order = random.permutation(seen)
@@ -92,7 +98,8 @@ def folds(dataset: Dataset, config: SelectionConfig, seed: int) -> Iterator[Fold
         held = np.isin(labels, hidden)
         for index in np.setdiff1d(seen, hidden):
             rows = random.permutation(np.flatnonzero(labels == index))
-            held[rows[: max(1, round(config.seen_fraction * len(rows)))]] = True
+            count = round(config.seen_fraction * len(rows))
+            held[rows[: min(max(1, count), len(rows) - 1)]] = True  # at least one row to hold out, and one to train on
         yield Fold(train=dataset.trainval[~held], held=dataset.trainval[held], classes=np.sort(order), hidden=hidden)
 
 
