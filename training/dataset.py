@@ -74,8 +74,8 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
     """A data set of one's own images.
 
     In every seen class the images are ordered by SHA-256 of "split_seed/path", and the first `test_fraction` of them
-    (rounded) are for testing: the rule needs no random generator, and an added image moves no other across. Unseen
-    classes' images are all for testing.
+    (rounded) are for testing: the rule needs no random generator, and an added image moves at most one other across.
+    Unseen classes' images are all for testing.
 
     Args:
         store: features of the images.
