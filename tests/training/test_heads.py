@@ -1,0 +1,77 @@
+"""The served head of a training: real means for seen classes, keyed synthesis for unseen ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import DataError
+from model.lda import LdaHead
+from model.noise import class_noise
+from tests.training.tiny import config, task
+from training.heads import HeadFit, embed, fit_head, synthesise
+from training.trainer import Networks, Task, train
+
+NAMES = ["a", "b", "c", "d", "x", "y"]
+
+
+@pytest.fixture(scope="module")
+def small() -> Task:
+    return task(seen=4, unseen=2, rows=9, dim=6)
+
+
+@pytest.fixture(scope="module")
+def networks(small: Task) -> Networks:
+    return train(small, config(), epochs=2)
+
+
+def fitted(networks: Networks, small: Task, names: list[str] = NAMES, key: str = "k", samples: int = 7) -> HeadFit:
+    return fit_head(networks, small, names, shrinkage=0.4, samples=samples, key=key)
+
+
+def test_rows_are_those_of_the_means(networks: Networks, small: Task) -> None:
+    head = fitted(networks, small)
+    with torch.no_grad():
+        z = networks.student.embedding(small.features).numpy().astype(np.float64)
+    labels = small.labels.numpy()
+    means = [z[labels == index].mean(axis=0) for index in range(4)]
+    centre = np.mean(means, axis=0)
+    np.testing.assert_allclose(head.centre, centre, rtol=1e-5)
+    lda = LdaHead.fit(z - head.centre, labels, shrinkage=0.4)
+    for index, name in ((4, "x"), (5, "y")):
+        noise = torch.from_numpy(class_noise("k", name, 7, 3))
+        with torch.no_grad():
+            made = networks.student.embedding(networks.generator(noise, small.attributes[index].repeat(7, 1))).numpy()
+        np.testing.assert_array_equal(synthesise(networks, small.attributes[index], "k", name, 7), made)
+        means.append(made.astype(np.float64).mean(axis=0))
+    for index, mean in enumerate(means):
+        row = lda.row((mean - head.centre).astype(np.float32)[None])
+        np.testing.assert_allclose(head.weight[index], row.weight, rtol=2e-3, atol=1e-3)
+        assert head.bias[index] == pytest.approx(row.bias, rel=2e-3, abs=1e-3)
+    expected = (z - centre) @ head.weight.T.astype(np.float64) + head.bias
+    np.testing.assert_allclose(head.logits(embed(networks, small.features)), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_row_depends_on_its_id_and_key_and_not_on_its_place(networks: Networks, small: Task) -> None:
+    head = fitted(networks, small)
+    order = torch.tensor([0, 5, 2, 3, 4, 1])  # x and y among the seen classes
+    place = torch.argsort(order)
+    moved = dataclasses.replace(
+        small, labels=place[small.labels], attributes=small.attributes[order], seen=small.seen[order]
+    )
+    other = fitted(networks, moved, [NAMES[i] for i in order])
+    np.testing.assert_allclose(other.weight, head.weight[order], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(other.bias, head.bias[order], rtol=1e-4, atol=1e-4)
+    for changed in (fitted(networks, small, key="another"), fitted(networks, small, [*NAMES[:5], "z"])):
+        np.testing.assert_array_equal(changed.weight[:4], head.weight[:4])
+        assert not np.array_equal(changed.weight[5], head.weight[5])
+
+
+def test_embeddings_without_spread_make_no_head(networks: Networks, small: Task) -> None:
+    """The same photo over and over, say."""
+    flat = dataclasses.replace(small, features=torch.eye(6)[small.labels])
+    with pytest.raises(DataError, match=r"no head can be fitted on the embeddings of the training images: .*singular"):
+        fitted(networks, flat)

@@ -1,0 +1,320 @@
+"""Selection: folds of seen classes, test rows untouched, penalty, temperature and candidate against plain search."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from model.errors import DataError
+from tests.training.tiny import config, dataset
+from training.config import SelectionConfig, TrainConfig
+from training.dataset import Dataset
+from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
+from training.scaler import Scaler
+from training.selection import (
+    NEARLY_BEST,
+    STUDENT,
+    Candidate,
+    Scored,
+    best_penalty,
+    calibrate,
+    choose,
+    curve_of,
+    folds,
+    make_task,
+    measured_epochs,
+    select,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return dataset(seen=6, unseen=2, rows=10, dim=8)
+
+
+# --- folds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seen", "count"), [(4, 2), (6, 3), (7, 3), (9, 2)])
+def test_every_seen_class_is_hidden_once(seen: int, count: int) -> None:
+    made = dataset(seen=seen, unseen=2, rows=6)
+    dealt = list(folds(made, SelectionConfig(folds=count), seed=3))
+    assert len(dealt) == count
+    assert Counter(np.concatenate([fold.hidden for fold in dealt]).tolist()) == Counter(range(seen))
+    assert {len(fold.hidden) for fold in dealt} <= {seen // count, -(-seen // count)}
+    for fold in dealt:
+        assert fold.classes.tolist() == list(range(seen))  # unseen classes take no part
+
+
+def test_rows_of_a_fold(data: Dataset) -> None:
+    for fold in folds(data, SelectionConfig(folds=3, seen_fraction=0.25), seed=0):
+        assert sorted([*fold.train.tolist(), *fold.held.tolist()]) == data.trainval.tolist()
+        held, kept = Counter(data.labels[fold.held].tolist()), Counter(data.labels[fold.train].tolist())
+        for index in range(6):
+            hidden = index in fold.hidden
+            assert (held[index], kept[index]) == ((10, 0) if hidden else (2, 8))  # round(2.5) is 2
+
+
+@pytest.mark.parametrize(("fraction", "held"), [(0.01, 1), (0.5, 2), (0.99, 3)])
+def test_every_other_class_keeps_and_gives_at_least_one_row(fraction: float, held: int) -> None:
+    made = dataset(seen=4, rows=4)
+    for fold in folds(made, SelectionConfig(folds=2, seen_fraction=fraction), seed=0):
+        others = np.setdiff1d(np.arange(4), fold.hidden)
+        assert [int((made.labels[fold.held] == index).sum()) for index in others] == [held, held]
+
+
+def test_folds_come_from_the_seed(data: Dataset) -> None:
+    def dealt(seed: int) -> list[list[int]]:
+        return [
+            [*fold.held.tolist(), -1, *fold.hidden.tolist()] for fold in folds(data, SelectionConfig(folds=2), seed)
+        ]
+
+    assert dealt(1) == dealt(1)
+    assert dealt(1) != dealt(2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "count", "words"),
+    [
+        (3, 2, "expected at least 4 seen classes, got 3"),
+        (2, 4, "expected at least 4 seen classes, got 2"),
+        (5, 4, "selection.folds: expected 2 to 2 with 5 seen classes, got 4"),
+        (9, 5, "selection.folds: expected 2 to 4 with 9 seen classes, got 5"),
+    ],
+)
+def test_too_few_seen_classes(seen: int, count: int, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        select(dataset(seen=seen), config(f"selection.folds={count}"), CPU)
+
+
+def test_task_of_a_fold(data: Dataset) -> None:
+    fold = next(folds(data, SelectionConfig(folds=3), seed=0))
+    scaler = Scaler.fit(data.features[fold.train])
+    task = make_task(data, fold.train, fold.classes, scaler, CPU)
+    assert task.unseen_index.tolist() == fold.hidden.tolist()
+    assert task.features.min() == 0
+    assert task.features.max() == 1
+    np.testing.assert_array_equal(task.attributes.numpy(), data.attributes[:6])
+    some = make_task(data, np.flatnonzero(data.labels == 4)[:3], np.array([1, 4, 7]), scaler, CPU)
+    assert some.labels.tolist() == [1, 1, 1]  # positions among the given classes
+    np.testing.assert_array_equal(some.attributes.numpy(), data.attributes[[1, 4, 7]])
+
+
+# --- test rows ------------------------------------------------------------------------------------
+
+
+def test_test_rows_and_unseen_classes_are_never_touched(data: Dataset) -> None:
+    """With poison in them, selection chooses the same, number by number."""
+    features = data.features.copy()
+    features[data.test] = np.nan
+    labels = data.labels.copy()
+    labels[data.test] = -1
+    classes = tuple(
+        c if c.kind == "seen" else dataclasses.replace(c, attributes=tuple(1e9 for _ in c.attributes))
+        for c in data.classes
+    )
+    poisoned = dataclasses.replace(data, features=features, labels=labels, classes=classes)
+    clean = select(data, config(), CPU)
+    assert clean.validation["H"] > 0
+    assert dataclasses.asdict(select(poisoned, config(), CPU)) == dataclasses.asdict(clean)
+
+
+def test_select_measures_every_candidate_in_every_fold(data: Dataset) -> None:
+    settings = config("selection.evaluations=2", "selection.folds=3", epochs=4)
+    calls: list[tuple[int, int]] = []
+
+    def note(fold: int, epoch: int, losses: Any) -> None:
+        assert {"cls", "kl", "be", "od", "wasserstein"} == set(losses)
+        calls.append((fold, epoch))
+
+    selected = select(data, settings, CPU, on_epoch=note)
+    assert calls == [(fold, epoch) for fold in range(3) for epoch in (1, 2, 3, 4)]
+    candidates = selected.validation["candidates"]
+    assert [(c["epochs"], c["head"]) for c in candidates] == [
+        (epochs, head) for epochs in (2, 4) for head in ("lda/0.3", "lda/0.7", "student")
+    ]
+    assert selected.epochs in (2, 4)
+    assert selected.shrinkage in (0.3, 0.7)
+    best = max((c for c in candidates if c["head"] != "student"), key=lambda c: c["H"])
+    assert selected.validation["H"] == best["H"]
+    assert selected.head.seen_penalty * selected.head.temperature == pytest.approx(best["seen_penalty"])
+    assert selected.validation["folds"] == 3
+    assert 0 <= selected.validation["novelty_auroc"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "evaluations", "expected"),
+    [(60, 4, {15, 30, 45, 60}), (3, 8, {1, 2, 3}), (7, 2, {4, 7}), (1, 1, {1}), (10, 1, {10})],
+)
+def test_measured_epochs(epochs: int, evaluations: int, expected: set[int]) -> None:
+    assert measured_epochs(TrainConfig(epochs=epochs, selection=SelectionConfig(evaluations=evaluations))) == expected
+
+
+# --- the penalty ----------------------------------------------------------------------------------
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[Scored]:
+    """One to three folds with some scores of few values."""
+    made = []
+    for _ in range(draw(st.integers(1, 3))):
+        classes, rows = draw(st.integers(2, 4)), draw(st.integers(2, 7))
+        seen = np.array(draw(st.lists(st.booleans(), min_size=classes, max_size=classes)))
+        labels = np.array(draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows)))
+        assume(seen[labels].any() and not seen[labels].all())
+        values = draw(st.lists(st.integers(-8, 8), min_size=rows * classes, max_size=rows * classes))
+        logits = np.array(values, dtype=np.float32).reshape(rows, classes)
+        made.append(Scored(logits=logits, labels=labels, seen=seen))
+    return made
+
+
+def mean_h(scored: list[Scored], penalty: float) -> float:
+    """Mean H over folds by counting; `penalty` is between gaps, so that there are no ties of seen and unseen."""
+    values = []
+    for run in scored:
+        result = evaluate(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
+        values.append(harmonic_mean(result.U, result.S))
+    return sum(values) / len(values)
+
+
+@given(runs())
+def test_best_penalty_is_that_of_a_full_search(scored: list[Scored]) -> None:
+    curves = [curve_of(run) for run in scored]
+    penalty, h = best_penalty(curves)
+    gaps = sorted({gap for curve in curves for gap in curve.penalties.tolist()})
+    if len(gaps) == 1:
+        assert (penalty, h) == (gaps[0], 0)  # at the only gap all rows change sides together
+        return
+    tried = [(a + b) / 2 for a, b in pairwise(gaps)]
+    search = [mean_h(scored, p) for p in tried]
+    assert mean_h(scored, gaps[0] - 1) == mean_h(scored, gaps[-1] + 1) == 0  # nothing is lost beyond the gaps
+    assert penalty in tried
+    assert h == pytest.approx(mean_h(scored, penalty))
+    assert h >= max(search) - NEARLY_BEST - 1e-9
+    good = [p for p, value in zip(tried, search, strict=True) if value >= max(search) - NEARLY_BEST - 1e-9]
+    below, above = sum(p < penalty for p in good), sum(p > penalty for p in good)
+    assert abs(below - above) <= 1  # the one in the middle
+
+
+# --- the temperature ------------------------------------------------------------------------------
+
+
+def scored_rows(*, scale: float, seed: int = 0, rows: int = 60) -> Scored:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 4, rows) % random.integers(1, 5, rows)  # low labels are more frequent
+    logits = scale * (2 * np.eye(4)[labels] + random.standard_normal((rows, 4)))
+    return Scored(logits=logits.astype(np.float32), labels=labels, seen=np.array([True, True, True, False]))
+
+
+def balanced_loss(scored: list[Scored], penalty: float, temperature: float) -> float:
+    """Mean over folds of the mean over classes of the mean -log p, in loops."""
+    of_folds = []
+    for run in scored:
+        of_classes: dict[int, list[float]] = {}
+        for row, label in zip(run.logits.astype(float).tolist(), run.labels.tolist(), strict=True):
+            shifted = [(v - penalty * bool(s)) / temperature for v, s in zip(row, run.seen, strict=True)]
+            log_sum = max(shifted) + math.log(sum(math.exp(v - max(shifted)) for v in shifted))
+            of_classes.setdefault(label, []).append(log_sum - shifted[label])
+        of_folds.append(sum(sum(v) / len(v) for v in of_classes.values()) / len(of_classes))
+    return sum(of_folds) / len(of_folds)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 40.0])
+@pytest.mark.parametrize("penalty", [0.0, 0.7])
+def test_calibrate_finds_the_temperature(scale: float, penalty: float) -> None:
+    scored, penalty = [scored_rows(scale=scale), scored_rows(scale=scale, seed=1, rows=25)], penalty * scale
+    made = calibrate(scored, penalty)
+    assert made.seen_penalty == pytest.approx(penalty / made.temperature)
+    best = balanced_loss(scored, penalty, made.temperature)
+    for temperature in (1.0, *(made.temperature * f for f in (0.5, 0.8, 0.95, 0.99, 1.01, 1.05, 1.25, 2.0))):
+        assert best <= balanced_loss(scored, penalty, temperature) + 1e-6
+    if scale != 1.0:
+        assert best < balanced_loss(scored, penalty, 1.0) - 0.01
+
+
+def test_calibration_does_not_change_what_is_best() -> None:
+    run = scored_rows(scale=3)
+    made = calibrate([run], 1.5)
+    np.testing.assert_array_equal(
+        made.scores(run.logits, run.seen).argmax(axis=1), (run.logits - 1.5 * run.seen).argmax(axis=1)
+    )
+
+
+# --- the choice -----------------------------------------------------------------------------------
+
+
+def chosen(scored: dict[Candidate, list[Scored]]) -> Any:
+    return choose(scored, {5: [0.5, 0.7], 10: [0.9, 0.9], 15: [0.1, 0.1]}, TrainConfig())
+
+
+def with_noise(noise: float, folds: int = 2) -> list[Scored]:
+    """Held-out rows whose logits are right but for noise."""
+    made = []
+    for seed in range(folds):
+        random, labels = np.random.default_rng(seed), np.arange(80) % 4
+        logits = np.eye(4)[labels] + noise * random.standard_normal((80, 4))
+        seen = np.array([True, True, False, False])
+        made.append(Scored(logits=logits.astype(np.float32), labels=labels, seen=seen))
+    return made
+
+
+def test_the_best_mean_h_is_chosen() -> None:
+    good, bad = with_noise(0.4), with_noise(2)
+    selected = chosen(
+        {
+            (5, "lda/0.1"): bad,
+            (5, STUDENT): bad,
+            (10, "lda/0.1"): bad,
+            (10, "lda/0.3"): good,
+            (10, STUDENT): bad,
+            (15, "lda/0.1"): bad,
+            (15, STUDENT): good,  # the student is taken at the length of the served head
+        }
+    )
+    assert (selected.epochs, selected.shrinkage) == (10, 0.3)
+    penalty, h = best_penalty([seen_unseen_curve(r.logits, r.labels, r.seen) for r in good])
+    assert selected.validation["H"] == h
+    assert selected.head == calibrate(good, penalty)
+    assert selected.validation["H_student"] == best_penalty([curve_of(r) for r in bad])[1]
+    assert selected.student == calibrate(bad, best_penalty([curve_of(r) for r in bad])[0])
+    assert selected.validation["novelty_auroc"] == pytest.approx(0.9)
+
+
+def test_a_tie_goes_to_fewer_epochs() -> None:
+    equal = with_noise(0.5)
+    selected = chosen({(epochs, head): equal for epochs in (15, 10, 5) for head in ("lda/0.3", "lda/0.1", STUDENT)})
+    assert selected.epochs == 5
+
+
+def test_folds_count_the_same() -> None:
+    """The best mean over folds, not the best fold."""
+    uneven = [*with_noise(0.01, folds=1), *with_noise(3, folds=2)[1:]]
+    even = with_noise(0.6)
+    selected = chosen({(5, "lda/0.1"): uneven, (5, STUDENT): even, (10, "lda/0.1"): even, (10, STUDENT): even})
+    assert selected.epochs == 10
+
+
+def test_classes_without_held_out_rows_count_for_nothing() -> None:
+    run = with_noise(0.5, folds=1)[0]
+    wider = Scored(
+        logits=np.concatenate([run.logits, np.full((80, 1), -50, dtype=np.float32)], axis=1),
+        labels=run.labels,
+        seen=np.array([*run.seen, True]),
+    )
+    assert best_penalty([curve_of(wider)]) == best_penalty([curve_of(run)])
+    both: list[NDArray[np.float64]] = [
+        np.array([made.seen_penalty, made.temperature]) for made in (calibrate([wider], 0.3), calibrate([run], 0.3))
+    ]
+    np.testing.assert_allclose(both[0], both[1], rtol=1e-4)
