@@ -38,7 +38,7 @@ class GeneratorConfig:
         seen_classification: weight of the teacher's cross-entropy on synthetic seen features, as in f-CLSWGAN.
     """
 
-    hidden: int = 1024
+    hidden: int = 512
     noise_dim: int = 0
     linear_path: bool = True
     linear_path_ridge: float = 0.3
@@ -82,7 +82,7 @@ class D3Config:
     od_form: Form = "corrected"
     embedding_dim: int = 0
     embedding_init: EmbeddingInit = "identity"
-    embedding_lr_factor: float = 0.01
+    embedding_lr_factor: float = 0.002
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +99,8 @@ class SelectionConfig:
 
     folds: int = 4
     seen_fraction: float = 0.25
-    evaluations: int = 8
-    shrinkage: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)
+    evaluations: int = 4
+    shrinkage: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
     samples: int = 200
 
 
@@ -109,9 +109,9 @@ class TrainConfig:
     """Everything that decides a run besides its data."""
 
     seed: int = 0
-    epochs: int = 60
+    epochs: int = 24
     batch_size: int = 64
-    learning_rate: float = 1e-4
+    learning_rate: float = 4e-4
     adam_beta1: float = 0.5
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
