@@ -48,6 +48,7 @@ class DemoConfig:
         default_factory=lambda: TrainConfig(
             epochs=12,
             batch_size=128,
+            learning_rate=1e-4,
             generator=GeneratorConfig(hidden=512, linear_path_ridge=0.03),
             d3=D3Config(embedding_lr_factor=0.01),
             selection=SelectionConfig(folds=4, evaluations=6, shrinkage=(0.02, 0.1, 0.3)),
