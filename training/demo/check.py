@@ -21,7 +21,7 @@ from training.demo.world import EXTRA, SEEN, UNSEEN, VisualClass, attribute_matr
 Progress = Callable[[str, int, int], None]
 Matrix = NDArray[np.float64]
 
-_SHRINKAGE = 0.1
+_SHRINKAGES = (0.1, 0.5, 0.9)
 _RIDGE = 1.0
 _FOLDS = 4
 _BATCH = 128
@@ -37,7 +37,8 @@ class TrunkCheck:
         unseen: U, over seen and unseen classes.
         harmonic: H of the two.
         registered: the extra classes, with all others as competitors.
-        seen_penalty: what is taken from seen scores, chosen on seen classes that play unseen.
+        shrinkage: of the covariance, chosen on seen classes that play unseen.
+        seen_penalty: what is taken from seen scores, chosen likewise.
     """
 
     head_accuracy: float
@@ -45,6 +46,7 @@ class TrunkCheck:
     unseen: float
     harmonic: float
     registered: float
+    shrinkage: float
     seen_penalty: float
 
 
@@ -67,8 +69,8 @@ def check_trunk(
     fit_ND, test_ND = (trunk_features(network.trunk, drawings) for drawings in (fit, test))
     with torch.no_grad():
         logits = network.class_head(torch.from_numpy(test_ND[test.labels < len(SEEN)]).float()).numpy()
-    penalty = _seen_penalty(fit_ND, fit.labels)
-    head, means = LdaHead.fit(fit_ND, fit.labels, shrinkage=_SHRINKAGE), class_means(fit_ND, fit.labels)[0]
+    shrinkage, penalty = _select(fit_ND, fit.labels)
+    head, means = LdaHead.fit(fit_ND, fit.labels, shrinkage=shrinkage), class_means(fit_ND, fit.labels)[0]
     known = len(SEEN) + len(UNSEEN)
     scores = _scores(test_ND, head, np.concatenate([means, _describe(means, SEEN, everything[len(SEEN) :])]))
     scores[:, : len(SEEN)] -= penalty
@@ -81,6 +83,7 @@ def check_trunk(
         unseen=unseen,
         harmonic=2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0,
         registered=float(all_C[known:].mean()),
+        shrinkage=shrinkage,
         seen_penalty=penalty,
     )
 
@@ -116,25 +119,36 @@ def _hits(scores_NC: Matrix, labels_N: NDArray[np.int64]) -> Matrix:
     return np.array([right[labels_N == label].mean() for label in np.unique(labels_N)])
 
 
-def _seen_penalty(rows_ND: Matrix, labels_N: NDArray[np.int64]) -> float:
-    """The penalty with the best H where every fourth seen class in turn is described instead of seen."""
+def _select(rows_ND: Matrix, labels_N: NDArray[np.int64]) -> tuple[float, float]:
+    """The shrinkage and the penalty with the best H where every fourth seen class in turn is described, not seen."""
     grid = np.concatenate([-np.geomspace(1e4, 1, 60), np.geomspace(1, 1e4, 60)])
-    harmonic = np.zeros(len(grid))
+    best = (-1.0, 0.0, 0.0)
+    for shrinkage in _SHRINKAGES:
+        harmonic = np.zeros(len(grid))
+        for fold in range(_FOLDS):
+            hidden = np.arange(len(SEEN)) % _FOLDS == fold
+            harmonic += _fold(rows_ND, labels_N, hidden, shrinkage, grid) / _FOLDS
+        if harmonic.max() > best[0]:
+            best = (float(harmonic.max()), shrinkage, float(grid[harmonic.argmax()]))
+    return best[1:]
+
+
+def _fold(
+    rows_ND: Matrix, labels_N: NDArray[np.int64], hidden_C: NDArray[np.bool_], shrinkage: float, grid: Matrix
+) -> Matrix:
+    """H at each penalty of the grid, with some seen classes hidden."""
     odd = np.arange(len(rows_ND)) % 2 == 1  # one half of the rows fits, the other is scored
-    for fold in range(_FOLDS):
-        hidden = np.arange(len(SEEN)) % _FOLDS == fold
-        order = np.concatenate([np.flatnonzero(~hidden), np.flatnonzero(hidden)])
-        place = np.argsort(order)
-        kept = tuple(SEEN[i] for i in np.flatnonzero(~hidden))
-        new = tuple(SEEN[i] for i in np.flatnonzero(hidden))
-        fit = ~hidden[labels_N] & ~odd
-        head = LdaHead.fit(rows_ND[fit], place[labels_N[fit]], shrinkage=_SHRINKAGE)
-        means = class_means(rows_ND[fit], place[labels_N[fit]])[0]
-        scores = _scores(rows_ND[odd], head, np.concatenate([means, _describe(means, kept, new)]))
-        for i, penalty in enumerate(grid):
-            calibrated = scores.copy()
-            calibrated[:, : len(kept)] -= penalty
-            hit = _hits(calibrated, place[labels_N[odd]])
-            s, u = hit[: len(kept)].mean(), hit[len(kept) :].mean()
-            harmonic[i] += 2 * s * u / max(s + u, 1e-9)
-    return float(grid[harmonic.argmax()])
+    order = np.concatenate([np.flatnonzero(~hidden_C), np.flatnonzero(hidden_C)])
+    labels = np.argsort(order)[labels_N]
+    kinds = tuple(SEEN[i] for i in order)
+    known = int((~hidden_C).sum())
+    fit = (labels < known) & ~odd
+    head, means = LdaHead.fit(rows_ND[fit], labels[fit], shrinkage=shrinkage), class_means(rows_ND[fit], labels[fit])[0]
+    all_means = np.concatenate([means, _describe(means, kinds[:known], kinds[known:])])
+    scores = _scores(rows_ND[odd], head, all_means)
+    harmonic = []
+    for penalty in grid:
+        hit = _hits(scores - penalty * (np.arange(len(SEEN)) < known), labels[odd])
+        s, u = hit[:known].mean(), hit[known:].mean()
+        harmonic.append(2 * s * u / max(s + u, 1e-9))
+    return np.array(harmonic)
