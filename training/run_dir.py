@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from model import __version__
+from model.bundle import sha256_of
 from model.calibration import Calibration
 from model.errors import DataError
 from model.networks.d3gzsl import Student, Teacher
 from model.networks.generator import Critic, Generator
 from training.config import TrainConfig
+from training.features import move_into_place
 from training.scaler import Scaler
 from training.selection import Selected
 from training.trainer import Networks
@@ -83,10 +85,9 @@ class Trained:
             },
             "novelty_reference": torch.from_numpy(self.novelty_reference),
         }
-        beside = run_dir / f"{CHECKPOINT}.partial"
-        torch.save(checkpoint, beside)
-        beside.replace(run_dir / CHECKPOINT)
-        write_json(run_dir / CONFIG, self.resolved())
+        with _renamed(run_dir / CHECKPOINT) as beside:
+            torch.save(checkpoint, beside)
+        write_json(run_dir / CONFIG, {**self.resolved(), "checkpoint_sha256": sha256_of(run_dir / CHECKPOINT)})
 
     @classmethod
     def load(cls, run_dir: Path) -> Trained:
@@ -98,14 +99,10 @@ class Trained:
         fields = read_json(run_dir / CONFIG)
         if fields.get("schema") != SCHEMA:
             raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {fields.get('schema')!r}")
+        checkpoint = _read_checkpoint(run_dir / CHECKPOINT, sha256=fields.get("checkpoint_sha256"))
         try:
-            checkpoint = torch.load(run_dir / CHECKPOINT, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise DataError(f"{run_dir / CHECKPOINT}: no such file; the run has not finished") from None
-        except Exception as error:  # torch raises whatever the archive provokes
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{run_dir / CHECKPOINT}: not a checkpoint of this program: {reason}") from None
-        try:
+            if not isinstance(fields["data"], dict):
+                raise TypeError(f"data is no object but {fields['data']!r}")
             config, chosen = TrainConfig.from_json(fields["config"]), fields["selected"]
             networks = _networks(config, checkpoint["shapes"])
             for name, module in networks.modules():
@@ -126,8 +123,26 @@ class Trained:
                 networks=networks,
                 novelty_reference=checkpoint["novelty_reference"].numpy(),
             )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"{run_dir}: {CONFIG} and {CHECKPOINT} do not fit each other: {error}") from None
+        except DataError as error:
+            raise DataError(f"{run_dir / CONFIG}: {error.message}", error.problems) from None
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise DataError(f"{run_dir}: {CONFIG} and {CHECKPOINT} do not fit each other: {reason}") from None
+
+
+def _read_checkpoint(file: Path, *, sha256: Any) -> Any:
+    """The tensors of a checkpoint; its hash is compared first, since a zip archive may be damaged and still open."""
+    try:
+        found = sha256_of(file)
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; the run has not finished") from None
+    if found != sha256:
+        raise DataError(f"{file}: damaged, or of another run: {CONFIG} expects sha256 {sha256}, got {found}")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the archive provokes
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{file}: not a checkpoint of this program: {reason}") from None
 
 
 def _networks(config: TrainConfig, shapes: Mapping[str, int]) -> Networks:
@@ -167,23 +182,32 @@ def new_run_dir(out: Path, *, overwrite: bool) -> Iterator[Path]:
             raise DataError(f"--out {out}: exists and is not a run directory; choose another place")
         if not overwrite:
             raise DataError(f"--out {out}: exists already; choose another place or pass --overwrite")
+    out = out.resolve()  # a link stays a link, to the new run
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         beside.chmod(0o755)
         yield beside
-        if out.exists():
-            shutil.rmtree(out)
-        beside.replace(out)
+        move_into_place(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_json(file: Path, fields: Mapping[str, Any]) -> None:
     """Write JSON beside a file, then rename."""
+    with _renamed(file) as beside:
+        beside.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _renamed(file: Path) -> Iterator[Path]:
+    """A place beside a file to write to, renamed to it at the end; removed if anything fails."""
     beside = file.with_name(f"{file.name}.partial")
-    beside.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
-    beside.replace(file)
+    try:
+        yield beside
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_json(file: Path) -> dict[str, Any]:

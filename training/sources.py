@@ -45,6 +45,9 @@ def reopen(trained: Trained, *, moved_to: Path | None = None) -> Dataset:
         DataError: the data are gone or have changed since.
     """
     described: Mapping[str, Any] = trained.data
+    lacking = [name for name in ("path", "test_fraction", "split_seed", "data_hash") if name not in described]
+    if lacking:
+        raise DataError(f"the run does not say how to build its data set again: data lacks {', '.join(lacking)}")
     path = moved_to or Path(described["path"])
     dataset, _ = open_data(path, test_fraction=described["test_fraction"], split_seed=described["split_seed"])
     if dataset.data_hash != described["data_hash"]:
