@@ -156,3 +156,6 @@ def test_reopen_finds_the_data_and_refuses_changed_ones(run_dir: Path, store_dir
     assert str(error.value) == f"{store_dir}: the data have changed since the run: {expected}"
     with pytest.raises(DataError, match="no such folder"):
         reopen(trained, moved_to=tmp_path / "gone")
+    lost = dataclasses.replace(trained, data={"kind": "demo", "data_hash": "x"})
+    with pytest.raises(DataError, match="data lacks path, test_fraction, split_seed"):
+        reopen(lost)
