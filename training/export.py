@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.bundle import check_writable, sha256_bytes, write_bundle
+from model.bundle import check_writable, sha256_bytes, sha256_of, write_bundle
 from model.errors import DataError
 from model.head import Float32, HeadSpec, logits
 from model.manifest import Example, bundle_id
@@ -42,13 +42,18 @@ def export(
 
     Raises:
         BundleError: a graph differs from torch, or `out` exists.
-        DataError: the features have no backbone to serve with.
+        DataError: the features have no backbone to serve with, or it is another one now.
     """
     check_writable(out, overwrite=overwrite)
     source = dataset.backbone
     if source is None:
         raise DataError(
             "these features come without a backbone, so no image can be served; train on images of your own to export"
+        )
+    if (found := sha256_of(source.path)) != source.description.fingerprint:
+        raise DataError(
+            f"{source.path}: expected the backbone that made the features, sha256 {source.description.fingerprint}, "
+            f"got {found}"
         )
     networks, selected = trained.networks, trained.selected
     student, generator = networks.student, networks.generator

@@ -21,6 +21,7 @@ from model.errors import BundleError, DataError
 from model.networks.d3gzsl import Embedding, Teacher
 from model.networks.generator import Generator
 from model.threads import available_cpus
+from training.backbone import load_backbone
 from training.scaler import Scaler
 
 OPSET = 20
@@ -65,10 +66,11 @@ def trunk_graph(backbone: Path, tail: TrunkTail, *, feature_dim: int, side: int)
 
     Raises:
         BundleError: the graph's tail and torch differ by more than `TOLERANCE` of the largest value.
-        DataError: the backbone cannot be joined.
+        DataError: the backbone's JSON does not fit it, or it cannot be joined.
     """
+    source = load_backbone(backbone)
     head = to_onnx(tail, {"tail_features": torch.rand(2, feature_dim)}, ["embedding", "teacher_score"])
-    joined = _join(_load(backbone), head)
+    joined = _join(_load(backbone), head, image=source.input, features=source.output)
     graph: bytes = joined.SerializeToString()
     session = open_session(graph)
     images = np.random.default_rng(0).standard_normal((3, 3, side, side), dtype=np.float32)
@@ -77,8 +79,7 @@ def trunk_graph(backbone: Path, tail: TrunkTail, *, feature_dim: int, side: int)
         expected = tail(torch.from_numpy(features))
     check_parity("trunk.onnx embedding", embedding, expected[0].numpy())
     check_parity("trunk.onnx teacher_score", score, expected[1].numpy())
-    (alone,) = open_session(backbone.read_bytes()).run(None, {_load(backbone).graph.input[0].name: images})
-    check_parity("trunk.onnx features", features, alone)
+    check_parity("trunk.onnx features", features, source.run(source.session(), images))
     return graph
 
 
@@ -101,9 +102,11 @@ def synthesizer_graph(synthesizer: Synthesizer, *, noise_dim: int, attribute_dim
 
 def check_parity(what: str, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
     """Raise a BundleError where two results differ by more than `TOLERANCE` of the largest value."""
+    if actual.shape != expected.shape:
+        raise BundleError(f"{what} has shape {actual.shape}, torch gives {expected.shape}")
     largest = float(np.abs(expected).max(initial=0))
     difference = float(np.abs(actual - expected).max(initial=0))
-    if actual.shape != expected.shape or not difference <= TOLERANCE * max(largest, 1e-6):
+    if not difference <= TOLERANCE * max(largest, 1e-6):
         raise BundleError(
             f"{what} differs from torch by {difference:.3g}; at most {TOLERANCE:g} of the largest value "
             f"{largest:.3g} is allowed"
@@ -129,7 +132,9 @@ def to_onnx(module: nn.Module, example: dict[str, Tensor], outputs: list[str]) -
         )
     if program is None:
         raise BundleError("torch exported no ONNX program")
-    return program.model_proto
+    model = program.model_proto
+    _forget_origin(model)
+    return model
 
 
 def open_session(graph: bytes) -> ort.InferenceSession:
@@ -153,24 +158,36 @@ def _load(backbone: Path) -> onnx.ModelProto:
     return model
 
 
-def _join(backbone: onnx.ModelProto, tail: onnx.ModelProto) -> onnx.ModelProto:
-    image, features = backbone.graph.input[0].name, backbone.graph.output[0].name
+def _join(backbone: onnx.ModelProto, tail: onnx.ModelProto, *, image: str, features: str) -> onnx.ModelProto:
+    weights = {tensor.name for tensor in backbone.graph.initializer}
+    inputs = [value for value in backbone.graph.input if value.name not in weights]  # old files list weights there too
+    del backbone.graph.input[:]
+    backbone.graph.input.extend(inputs)
     for model in (backbone, tail):
         model.ir_version = IR_VERSION
-        del model.metadata_props[:]
-    prefixed = onnx.compose.add_prefix(backbone, "backbone/", rename_inputs=False, rename_outputs=False)
+    prefix = "backbone/"  # on every name, so that none can meet one of the tail's
+    prefixed = onnx.compose.add_prefix(backbone, prefix)
+    image, features = prefix + image, prefix + features
     joined = onnx.compose.merge_models(
         prefixed, tail, io_map=[(features, "tail_features")], outputs=["embedding", "teacher_score", features]
     )
     _rename(joined, {image: "image", features: "features"})
-    for node in joined.graph.node:  # exporter notes: source paths and stack traces
-        del node.metadata_props[:]
-        node.ClearField("doc_string")
+    _forget_origin(joined)
     for value in (*joined.graph.input, *joined.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        del value.metadata_props[:]
     onnx.checker.check_model(joined, full_check=True)
     return joined
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Remove what exporters note beside the network.
+
+    Their stack traces hold paths of the machine, and with them the bundle's id would depend on where the program lies.
+    """
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
