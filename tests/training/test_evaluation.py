@@ -1,0 +1,136 @@
+"""Results of a run, computed a second time by hand from the networks and the store."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import DataError
+from training import evaluation
+from training.dataset import Dataset
+from training.evaluation import TestRows, evaluate_run, fit_served_head, protocol, run_key
+from training.metrics import harmonic_mean
+from training.run_dir import Trained
+from training.sources import open_data, reopen
+
+
+@pytest.fixture(scope="module")
+def trained(run_dir: Path) -> Trained:
+    return Trained.load(run_dir)
+
+
+@pytest.fixture(scope="module")
+def data(trained: Trained) -> Dataset:
+    return reopen(trained)
+
+
+@pytest.fixture(scope="module")
+def results(data: Dataset, trained: Trained) -> dict[str, Any]:
+    return evaluate_run(data, trained)
+
+
+def by_hand(scores: np.ndarray, data: Dataset) -> dict[str, float]:
+    """Accuracy of each class, then U, S and H, row by row."""
+    hits: dict[int, list[bool]] = {}
+    for row, label in zip(scores, data.labels[data.test].tolist(), strict=True):
+        hits.setdefault(label, []).append(int(row.argmax()) == label)
+    accuracy = {label: sum(found) / len(found) for label, found in hits.items()}
+    unseen = float(np.mean([a for label, a in accuracy.items() if not data.seen[label]]))
+    seen = float(np.mean([a for label, a in accuracy.items() if data.seen[label]]))
+    per_class = {data.classes[label].id: value for label, value in accuracy.items()}
+    return {"U": unseen, "S": seen, "H": harmonic_mean(unseen, seen), "per_class": per_class}  # type: ignore[dict-item]
+
+
+def scaled_test_rows(data: Dataset, trained: Trained) -> torch.Tensor:
+    return torch.from_numpy((data.features[data.test] - trained.scaler.minimum) / trained.scaler.range)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("favour_unseen", [False, True])
+def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_unseen: bool) -> None:
+    z, logits = trained.networks.student(scaled_test_rows(data, trained))
+    head = fit_served_head(data, trained, key=run_key(trained))
+    served = ((z.numpy() - head.centre) @ head.weight.T + head.bias).astype(np.float64)
+    chosen = trained.selected
+    if favour_unseen:  # a penalty at which some unseen rows are right, whatever validation chose
+        gaps = served[:, data.seen].max(axis=1) - served[:, ~data.seen].max(axis=1)
+        penalty = float(np.median(gaps)) / chosen.head.temperature
+        chosen = dataclasses.replace(chosen, head=dataclasses.replace(chosen.head, seen_penalty=penalty))
+    results = evaluate_run(data, dataclasses.replace(trained, selected=chosen))
+    student = logits.double().numpy() / chosen.student.temperature - chosen.student.seen_penalty * data.seen
+    served = served / chosen.head.temperature - chosen.head.seen_penalty * data.seen
+    for name, scores in (("student", student), ("lda", served)):
+        expected = by_hand(scores, data)
+        assert {key: results[name][key] for key in expected} == expected, name
+        assert 0 <= results[name]["AUSUC"] <= 1
+        assert results[name]["T1"] >= results[name]["U"]
+    if favour_unseen:
+        assert results["lda"]["H"] > 0.5
+    assert set(results["lda"]["per_class"]) == {entry.id for entry in data.classes}
+
+
+@torch.no_grad()
+def test_novelty(data: Dataset, trained: Trained, results: dict[str, Any]) -> None:
+    scores = trained.networks.teacher.score(scaled_test_rows(data, trained)).numpy()
+    values = [float(np.mean(trained.novelty_reference > score)) for score in scores]
+    seen = data.seen[data.labels[data.test]]
+    pairs = [
+        (u > s) + (u == s) / 2
+        for u, is_seen in zip(values, seen, strict=True)
+        if not is_seen
+        for s, other in zip(values, seen, strict=True)
+        if other
+    ]
+    assert results["novelty"]["auroc"] == pytest.approx(np.mean(pairs))
+    assert (results["novelty"]["seen_rows"], results["novelty"]["unseen_rows"]) == (12, 16)
+
+
+def test_protocol_says_how_the_numbers_came_about(data: Dataset, trained: Trained, results: dict[str, Any]) -> None:
+    said = results["protocol"]
+    assert said == protocol(data, trained)
+    assert said["test_used_for_selection"] is False
+    assert said["classes"] == {"seen": 6, "unseen": 2}
+    assert said["rows"] == {"trainval": 36, "test_seen": 12, "test_unseen": 16}
+    assert said["data_hash"] == trained.data["data_hash"] == data.data_hash
+    assert (said["seed"], said["split"]["test_fraction"], said["split"]["split_seed"]) == (0, 0.25, 0)
+    assert "sha256" in said["split"]["rule"]
+    assert results["validation"]["H"] == trained.selected.validation["H"]
+    assert "candidates" not in results["validation"]
+
+
+def test_evaluating_again_gives_the_same(data: Dataset, trained: Trained, results: dict[str, Any]) -> None:
+    assert evaluate_run(data, trained) == results
+
+
+def test_the_noise_is_keyed_by_the_configuration(trained: Trained) -> None:
+    other = dataclasses.replace(trained, config=dataclasses.replace(trained.config, seed=1))
+    assert run_key(other) != run_key(trained)
+    assert run_key(dataclasses.replace(trained, data={})) == run_key(trained)
+
+
+def test_rows_of_training_are_not_tested(data: Dataset, trained: Trained, results: dict[str, Any]) -> None:
+    poisoned = data.features.copy()
+    poisoned[data.trainval] = np.nan
+    rows = TestRows.of(dataclasses.replace(data, features=poisoned), trained)
+    assert np.isfinite(rows.embeddings).all()
+    assert len(rows.labels) == 28
+
+
+def test_without_test_rows_of_both_kinds(data: Dataset, trained: Trained, store_dir: Path) -> None:
+    all_of_it, _ = open_data(store_dir, test_fraction=0, split_seed=0)
+    unseen_only = ~data.seen[data.labels[data.test]]
+    for made, counts in (
+        (all_of_it, "got 0 and 16"),
+        (dataclasses.replace(data, test=data.test[unseen_only]), "got 0 and 16"),
+        (dataclasses.replace(data, test=data.test[~unseen_only]), "got 12 and 0"),
+        (dataclasses.replace(data, test=data.test[:0]), "got 0 and 0"),
+    ):
+        assert not evaluation.testable(made)
+        with pytest.raises(DataError, match=f"test images of seen and of unseen classes, {counts}"):
+            evaluate_run(made, trained)
+    assert evaluation.testable(data)
