@@ -46,12 +46,12 @@ class DemoConfig:
     per_class: int = 60
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            epochs=12,
+            epochs=8,
             batch_size=128,
             learning_rate=1e-4,
             generator=GeneratorConfig(hidden=512, linear_path_ridge=0.03),
             d3=D3Config(embedding_lr_factor=0.01),
-            selection=SelectionConfig(folds=4, evaluations=6, shrinkage=(0.02, 0.1, 0.3)),
+            selection=SelectionConfig(folds=4, evaluations=4, shrinkage=(0.1, 0.3, 0.5, 0.7, 0.9)),
         )
     )
     examples_per_kind: int = 6
