@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from tests.training.tiny import write_run, write_store
+from training.export import export
+from training.run_dir import Trained
+from training.sources import reopen
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +31,11 @@ def store_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_dir(store_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on `store_dir`; not to be changed."""
     return write_run(store_dir, tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="session")
+def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `run_dir`; not to be changed."""
+    trained, out = Trained.load(run_dir), tmp_path_factory.mktemp("bundle") / "bundle"
+    export(reopen(trained), trained, out)
+    return out
