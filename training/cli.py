@@ -14,6 +14,7 @@ from training.commands.evaluate import evaluate
 from training.commands.export import export
 from training.commands.extract import extract
 from training.commands.fit import fit
+from training.commands.report import report
 
 USER_ERROR = 2  # exit status, the same as for a wrong option
 
@@ -28,6 +29,7 @@ app.command()(extract)
 app.command()(backbone)
 app.command()(fit)
 app.command()(evaluate)
+app.command()(report)
 app.command()(export)
 app.command()(demo)
 

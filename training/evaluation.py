@@ -95,6 +95,7 @@ def evaluate_run(dataset: Dataset, trained: Trained) -> dict[str, Any]:
     selected = trained.selected
     return {
         "protocol": protocol(dataset, trained),
+        "unseen_classes": [c.id for c in dataset.classes if c.kind == "unseen"],
         "lda": results(dataset, rows, selected.head.scores(head.logits(rows.embeddings), dataset.seen)),
         "student": results(dataset, rows, selected.student.scores(rows.student_logits, dataset.seen)),
         "novelty": novelty_results(dataset, trained, rows),

@@ -9,14 +9,16 @@ from training.commands.options import AsJson, Data, RunDir
 
 
 def evaluate(run_dir: RunDir, data: Data = None, as_json: AsJson = False) -> None:
-    """Measure U, S, H, T1, AUSUC and the AUROC of novelty, and write them with their protocol to metrics.json."""
+    """Measure U, S, H, T1, AUSUC and the AUROC of novelty; write metrics.json and report.html."""
     from training.evaluation import evaluate_run
+    from training.report import write_report
     from training.run_dir import METRICS, Trained, write_json
     from training.sources import reopen
 
     trained = Trained.load(run_dir)
     metrics = evaluate_run(reopen(trained, moved_to=data), trained)
     write_json(run_dir / METRICS, metrics)
+    write_report(run_dir)
     console.result(metrics, table(metrics), as_json=as_json)
 
 

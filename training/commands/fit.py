@@ -32,7 +32,7 @@ def fit(
 ) -> None:
     """Train D3GZSL; length and calibration are chosen on pseudo-unseen validation classes, never on test images.
 
-    RUN_DIR then holds config.json, checkpoint.pt, log.jsonl and metrics.json.
+    RUN_DIR then holds config.json, checkpoint.pt, log.jsonl, metrics.json and report.html.
     """
     import dataclasses
 
@@ -43,6 +43,7 @@ def fit(
     from training.fit import choose_device, without_d3
     from training.fit import fit as run
     from training.overrides import configured
+    from training.report import write_report
     from training.run_dir import METRICS, new_run_dir, write_json
     from training.sources import open_data
 
@@ -65,6 +66,7 @@ def fit(
         metrics = evaluate_run(dataset, trained) if testable(dataset) else None
         if metrics is not None:
             write_json(folder / METRICS, metrics)
+    write_report(out)
     selected = trained.selected
     chosen = {"epochs": selected.epochs, "shrinkage": selected.shrinkage, "validation_H": selected.validation["H"]}
     fields = {"out": str(out), "selected": chosen, "metrics": metrics}

@@ -1,0 +1,185 @@
+"""`report.html` of a run: what it reached and under which protocol, what validation chose, and how training went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from model.errors import DataError
+from training.report_curves import gradients, losses, validation
+from training.report_page import beside, charts, definitions, page, paragraph, section, table
+from training.run_dir import CONFIG, LOG, METRICS, REPORT, SCHEMA, read_json
+from training.svg import Bar, bar_chart
+
+SCORES = ("U", "S", "H", "T1", "AUSUC")
+HEADS = {"lda": "lda on E_s (served)", "student": "C_s (the paper's student)"}
+Fields = Mapping[str, Any]
+
+
+def report(run_dir: Path) -> str:
+    """The report of a run as one HTML document that needs no other file.
+
+    Args:
+        run_dir: with `config.json` and `log.jsonl`; without `metrics.json` the report says that there are no results.
+
+    Raises:
+        DataError: a file is missing, damaged or of another form; names it.
+    """
+    resolved = read_json(run_dir / CONFIG)
+    if resolved.get("schema") != SCHEMA:
+        raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {resolved.get('schema')!r}")
+    metrics = read_json(run_dir / METRICS) if (run_dir / METRICS).exists() else None
+    log = _read_log(run_dir / LOG)
+    try:
+        data, selected = resolved["data"], resolved["selected"]
+        final = [line for line in log if line["stage"] == "final"]
+        name = Path(str(data["path"])).name if "path" in data else str(data.get("kind", "a run"))
+        subtitle = (
+            f"D3GZSL training, seed {resolved['config']['seed']}, {_plural(selected['epochs'], 'epoch')}, "
+            f"{_duration(log[-1]['seconds']) if log else 'no time'} of computing; d3gzsl {resolved['code_version']}, "
+            f"commit {data.get('commit') or 'unknown'}"
+        )
+        sections = [
+            _results(metrics, selected),
+            validation(selected, int(resolved["config"]["epochs"])),
+            losses(final),
+            gradients(final, resolved["config"]["d3"]),
+            *([_classes(metrics)] if metrics is not None else []),
+            _settings(resolved),
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(
+            f"{run_dir}: {CONFIG}, {METRICS} or {LOG} lacks what a report needs or has another form: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return page(f"Training report: {name}", subtitle, sections)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run directory, beside and then renamed.
+
+    Raises:
+        DataError: as :func:`report`.
+    """
+    beside_it = run_dir / f"{REPORT}.partial"
+    beside_it.write_text(report(run_dir), encoding="utf-8")
+    return beside_it.replace(run_dir / REPORT)
+
+
+def _read_log(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; expected a run directory made by `d3gzsl-train fit`") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+    entries = []
+    for place, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{file} line {place}: expected a JSON object: {error}") from None
+        if not isinstance(entry, dict) or "stage" not in entry:
+            raise DataError(f"{file} line {place}: expected a JSON object with a field 'stage'")
+        entries.append(entry)
+    return entries
+
+
+def _results(metrics: Fields | None, selected: Fields) -> str:
+    if metrics is None:
+        return section(
+            "Results on test images",
+            paragraph(f"There are no test results: this run has no {METRICS}.", "warn"),
+            paragraph(
+                "`d3gzsl-train evaluate RUN_DIR` measures them where the data hold test images of seen and of unseen "
+                f"classes. On validation the served head reached H {selected['validation']['H']:.3f}."
+            ),
+        )
+    rows = [(title, *(f"{metrics[key][score]:.3f}" for score in SCORES)) for key, title in HEADS.items()]
+    novelty = metrics["novelty"]
+    return section(
+        "Results on test images",
+        beside(
+            table(("head", *SCORES), rows, lead=True)
+            + paragraph(
+                f"Novelty: AUROC {novelty['auroc']:.3f} for {novelty['unseen_rows']} unseen against "
+                f"{novelty['seen_rows']} seen test images."
+            )
+            + paragraph(
+                "U and S: mean per-class top-1 of unseen and of seen classes among all classes; H = 2US/(U+S). T1: of "
+                "unseen images among unseen classes only. AUSUC: area under the seen/unseen accuracy curve over all "
+                "penalties.",
+                "note",
+            ),
+            definitions(_protocol(metrics["protocol"])),
+        ),
+    )
+
+
+def _protocol(protocol: Fields) -> Iterator[tuple[str, str]]:
+    rows, classes = protocol["rows"], protocol["classes"]
+    yield "selection", str(protocol["selection"])
+    yield "test images used for selection", "yes" if protocol["test_used_for_selection"] else "no"
+    yield "metric", str(protocol["metric"])
+    yield "training rows", str(rows["trainval"])
+    yield (
+        "test rows",
+        f"{rows['test_seen']} of {classes['seen']} seen, {rows['test_unseen']} of {classes['unseen']} unseen",
+    )
+    yield from ((f"split: {name}", str(value)) for name, value in protocol["split"].items())
+    yield from (
+        (name.replace("_", " "), str(protocol[name])) for name in ("seed", "commit", "data_hash", "config_hash")
+    )
+
+
+def _classes(metrics: Fields) -> str:
+    served, student = metrics["lda"]["per_class"], metrics["student"]["per_class"]
+    unseen = metrics.get("unseen_classes")
+    bars = [
+        Bar(label=name, value=served[name], other=student.get(name)) for name in sorted(served, key=served.__getitem__)
+    ]
+    text = "Top-1 among all classes, worst first. Bar: served head; black or white stroke: C_s."
+    if unseen is None:  # written before metrics.json told the kinds of its classes
+        note = paragraph(f"{METRICS} does not say which classes are unseen; evaluate the run again to see it.", "note")
+        return section(
+            "Accuracy per class",
+            paragraph(text),
+            note,
+            charts(bar_chart("All classes", bars, style="unknown", mean=None)),
+        )
+    groups = (
+        ("Unseen classes", "unseen", metrics["lda"]["U"], [bar for bar in bars if bar.label in set(unseen)]),
+        ("Seen classes", "seen", metrics["lda"]["S"], [bar for bar in bars if bar.label not in set(unseen)]),
+    )
+    drawn = [bar_chart(title, group, style=style, mean=mean) for title, style, mean, group in groups if group]
+    return section("Accuracy per class", paragraph(f"{text} Dashed line: mean of the served head."), charts(*drawn))
+
+
+def _settings(resolved: Fields) -> str:
+    rows = list(_flat(resolved["config"], "")) + list(_flat(resolved["data"], "data."))
+    return section(
+        "Settings",
+        "<details><summary>All settings, resolved, and the data</summary>",
+        table(("setting", "value"), rows, style="text"),
+        "</details>",
+    )
+
+
+def _flat(fields: Fields, prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,129 @@
+"""The parts of a report that draw epochs: the selection's candidates, losses, gradients of the D3 terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from training.gradients import INERT
+from training.report_page import charts, definitions, paragraph, section, table
+from training.selection import STUDENT
+from training.svg import Line, line_chart, number
+
+TERMS = {  # of the log: what it is, and the setting that holds its weight
+    "cls": ("L_cls, classification", "classification"),
+    "kl": ("L_kl, label distillation", "label_distillation"),
+    "be": ("L_be, embedding distillation", "embedding_distillation"),
+    "od": ("L_od, out-of-distribution", "ood_distillation"),
+    "wasserstein": ("Critic: Wasserstein distance", ""),
+}
+Fields = Mapping[str, Any]
+
+
+def validation(selected: Fields, longest: int) -> str:
+    """What the selection chose, and pseudo-H of every candidate.
+
+    Args:
+        selected: of `config.json`.
+        longest: epochs of the longest training considered.
+    """
+    found, served = selected["validation"], f"lda/{selected['shrinkage']}"
+    by_head = groupby(sorted(found["candidates"], key=lambda c: (c["head"], c["epochs"])), key=lambda c: c["head"])
+    lines = {head: [(c["epochs"], c["H"]) for c in candidates] for head, candidates in by_head}
+    student = {"C_s": lines.pop(STUDENT)} if STUDENT in lines else {}
+    drawn = [
+        line_chart(
+            title,
+            [Line(label=label, points=points, strong=label in (served, "C_s")) for label, points in group.items()],
+            x_label="epochs of training",
+            y_label="mean pseudo-H over folds",
+            marked_x=selected["epochs"],
+        )
+        for title, group in (("Served head, by shrinkage", lines), ("Student's own classifier", student))
+        if group
+    ]
+    chosen = [
+        ("training length", f"{selected['epochs']} of at most {longest} epochs (dashed line)"),
+        ("served head", served),
+        ("its seen penalty, temperature", _calibration(selected["head"])),
+        ("C_s: seen penalty, temperature", _calibration(selected["student"])),
+        ("mean pseudo-H, served head", f"{found['H']:.3f}"),
+        ("mean pseudo-H, C_s", f"{found['H_student']:.3f}"),
+        ("novelty AUROC", f"{found['novelty_auroc']:.3f}"),
+        ("folds", f"{found['folds']}, seed {found['seed']}"),
+    ]
+    hint = (
+        [paragraph("The longest training was the best one considered; a longer one may do better.", "note")]
+        if selected["epochs"] == longest
+        else []
+    )
+    return section(
+        "What validation chose",
+        paragraph(f"Chosen on {found['protocol']}."),
+        definitions(chosen),
+        *hint,
+        charts(*drawn),
+    )
+
+
+def _calibration(fields: Fields) -> str:
+    return f"{number(fields['seen_penalty'])}, {number(fields['temperature'])}"
+
+
+def losses(final: Sequence[Fields]) -> str:
+    """A chart for each loss; `final` are the log's lines of the final training."""
+    names = dict.fromkeys(name for line in final for name in line["losses"])
+    drawn = [
+        line_chart(
+            _title(name),
+            [Line(label="", points=[(e["epoch"], e["losses"][name]) for e in final if name in e["losses"]])],
+            x_label="epoch",
+            y_label="mean over the epoch",
+            width=320,
+            height=190,
+        )
+        for name in names
+    ]
+    text = "Unweighted, of the final training on all training rows. A term that is switched off has no chart."
+    return section("Losses", paragraph(text), charts(*drawn))
+
+
+def _title(name: str) -> str:
+    return TERMS[name][0] if name in TERMS else name
+
+
+def gradients(final: Sequence[Fields], d3: Fields) -> str:
+    """How much each term of the D3 losses pulls, and which are inert.
+
+    Args:
+        final: the log's lines of the final training.
+        d3: its settings.
+    """
+    measured = [(line["epoch"], line["gradient_shares"]) for line in final if "gradient_shares" in line]
+    names = [n for n in dict.fromkeys(name for _, shares in measured for name in shares) if n != "cls"]
+    series = {name: [(epoch, shares[name]) for epoch, shares in measured if name in shares] for name in names}
+    heading = "Gradients of the D3 terms on the student"
+    if not series:
+        return section(heading, paragraph("Not measured: L_cls or every other term is switched off."))
+    rows = []
+    for name, points in series.items():
+        values = [value for _, value in points]
+        low = sum(value < INERT for value in values)
+        said = "" if not low else f"below {INERT:.0%} at {low} of {len(values)} measured epochs"
+        if low == len(values):
+            said = f"below {INERT:.0%} of L_cls throughout: the term is inert"
+        weight = number(d3[TERMS[name][1]]) if name in TERMS else ""
+        rows.append((_title(name), weight, *(number(v) for v in (values[0], min(values), values[-1])), said))
+    chart = line_chart(
+        "Share of each term",
+        [Line(label=_title(name).split(",")[0], points=points) for name, points in series.items()],
+        x_label="epoch",
+        y_label="gradient norm over that of L_cls (log scale)",
+        width=520,
+        log=True,
+        marked_y=(INERT, f"{INERT:.0%}: inert below"),
+    )
+    text = "Norm of each weighted term's gradient on the student's parameters, relative to that of L_cls, on one batch."
+    head = ("term", "weight", "first", "smallest", "last", "note")
+    return section(heading, paragraph(text), charts(chart), table(head, rows, style="notes"))
