@@ -25,7 +25,7 @@ def fit(
         float, typer.Option(min=0, max=0.9, help="Share of each seen class's images kept for testing.")
     ] = 0.3,
     split_seed: Annotated[int, typer.Option(help="Which split into training and test images.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training; short for --set seed=.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -34,7 +34,6 @@ def fit(
 
     RUN_DIR then holds config.json, checkpoint.pt, log.jsonl, metrics.json and report.html.
     """
-    import dataclasses
 
     import torch
 
@@ -47,7 +46,7 @@ def fit(
     from training.run_dir import METRICS, new_run_dir, write_json
     from training.sources import open_data
 
-    config = dataclasses.replace(configured(settings or []), seed=seed)
+    config = configured([*(settings or []), *([] if seed is None else [f"seed={seed}"])])
     if not d3:
         config = without_d3(config)
     target = choose_device(device)
