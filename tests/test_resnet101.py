@@ -1,0 +1,123 @@
+"""The whole way with a full-size ResNet-101: weights, backbone, features, training, bundle, service, new class."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import resnet101
+
+from model.bundle import Bundle
+from model.preprocess import preprocess
+from model.threads import available_cpus
+from service.settings import Settings
+from tests.service.conftest import Client, running_app
+from tests.training.photos import save_random_resnet101, write_table
+from training import cli
+from training.features import FeatureStore
+
+CLASSES = {
+    "rust": ("seen", (80, 30, 10)),
+    "fern": ("seen", (10, 70, 20)),
+    "deep": ("seen", (5, 20, 90)),
+    "snow": ("seen", (95, 95, 95)),
+    "plum": ("unseen", (60, 10, 60)),
+    "corn": ("unseen", (90, 80, 10)),
+}
+PER_CLASS = 6
+TINY = ["epochs=1", "batch_size=8", "teacher.epochs=1", "generator.hidden=8", "generator.critic_steps=1"]
+TINY += ["selection.folds=2", "selection.evaluations=1", "selection.shrinkage=[0.5]", "selection.samples=5"]
+LEMON = {"id": "lemon", "name": "Lemon", "attributes": {"red": 95, "green": 90, "blue": 20}}
+
+
+def photo(name: str, number: int) -> bytes:
+    """A JPEG of coarse noise around the colour of a class."""
+    random = np.random.default_rng([number, *name.encode()])
+    pixels = 2.55 * np.array(CLASSES[name][1]) + random.normal(0, 40, (6, 8, 3))
+    stream = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((320, 240)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code in (0, None)
+
+
+@pytest.mark.timeout(1200)
+def test_resnet101_from_weights_to_a_new_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, backbone, bundle = tmp_path / "weights.pth", tmp_path / "resnet101.onnx", tmp_path / "bundle"
+    save_random_resnet101(weights)
+    data = tmp_path / "data"
+    for name in CLASSES:
+        (data / "images" / name).mkdir(parents=True)
+        for number in range(PER_CLASS):
+            (data / "images" / name / f"{number}.jpg").write_bytes(photo(name, number))
+    write_table(data, CLASSES, ("red", "green", "blue"))
+
+    command(monkeypatch, "backbone", "--arch", "resnet101", "--weights", weights, "--out", backbone)
+    command(monkeypatch, "extract", data, "--backbone", backbone, "--out", tmp_path / "features", "--batch-size", 8)
+    features_are_torchvisions(FeatureStore.load(tmp_path / "features"), weights)
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    command(monkeypatch, "fit", tmp_path / "features", "--out", tmp_path / "run", *settings)
+    command(monkeypatch, "export", tmp_path / "run", "--out", bundle)
+
+    loaded = Bundle.load(bundle)
+    assert (loaded.manifest.backbone.feature_dim, loaded.manifest.head.dimension) == (2048, 2048)
+    asyncio.run(serve_and_register(loaded, tmp_path))
+
+
+@torch.inference_mode()
+def features_are_torchvisions(store: FeatureStore, weights: Path) -> None:
+    assert store.features.shape == (PER_CLASS * len(CLASSES), 2048)
+    network = resnet101(weights=None)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.fc = torch.nn.Identity()
+    network.eval()
+    rows = [0, 17, 35]
+    pixels = [preprocess((Path(store.data_root) / store.images[row].path).read_bytes(), store.spec) for row in rows]
+    expected = network(torch.from_numpy(np.stack(pixels))).numpy()
+    np.testing.assert_allclose(store.features[rows], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+async def serve_and_register(bundle: Bundle, folder: Path) -> None:
+    settings = Settings(bundle=bundle.path, data_dir=folder / "registry", threads=available_cpus())
+    async with running_app(settings) as client:
+        before = await classify(client, photo("plum", 99))
+        assert before["registry_version"] == 0
+        assert set(probabilities(before)) == set(CLASSES)
+        registered = await client.post("/classes", json=LEMON)
+        assert registered.status_code == 201, registered.text
+        after = await classify(client, photo("plum", 99))
+        assert after["registry_version"] == registered.json()["registry_version"] == 1
+        assert set(probabilities(after)) == {*CLASSES, "lemon"}
+        alone = await classify(client, photo("plum", 99), classes="lemon")
+        assert probabilities(alone) == {"lemon": 1.0}
+    # A class more only takes its share: among the others the ratios stay.
+    share = 1 - probabilities(after)["lemon"]
+    for name, probability in probabilities(before).items():
+        assert probabilities(after)[name] == pytest.approx(share * probability, abs=1e-4)
+
+
+async def classify(client: Client, image: bytes, **query: Any) -> dict[str, Any]:
+    query = {"top_k": 10, **query}
+    answer = await client.post("/classify", content=image, headers={"content-type": "image/jpeg"}, params=query)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def probabilities(answer: dict[str, Any]) -> dict[str, float]:
+    (result,) = answer["results"]
+    found = {prediction["class_id"]: prediction["probability"] for prediction in result["predictions"]}
+    assert sum(found.values()) == pytest.approx(1)
+    return found
