@@ -34,7 +34,6 @@ def fit(
 
     RUN_DIR then holds config.json, checkpoint.pt, log.jsonl, metrics.json and report.html.
     """
-
     import torch
 
     from model.threads import available_cpus
