@@ -1,0 +1,339 @@
+"""`fit`, `evaluate` and `export` as a user meets them: messages, exit status, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model import threads
+from model.bundle import Bundle
+from tests.training.photos import write_backbone
+from tests.training.tiny import SETTINGS, write_images
+from training import cli, selection
+from training.backbone import load_backbone
+from training.evaluation import evaluate_run
+from training.extraction import extract
+from training.own_data import read_own_data
+from training.run_dir import CHECKPOINT, CONFIG, METRICS, Trained, read_json
+from training.sources import reopen
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = [word for setting in SETTINGS for word in ("--set", setting)]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`run("fit", ...)`: exit status, standard output, standard error."""
+    monkeypatch.setattr(threads, "available_cpus", lambda: 1)  # as in conftest.py
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    return command
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- the path -------------------------------------------------------------------------------------
+
+
+def test_from_features_to_a_bundle(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    out, bundle = tmp_path / "run", tmp_path / "bundle"
+    status, printed, errors = run("fit", store_dir, "--out", out, "--test-fraction", 0.25, *TINY)
+    assert status == 0, errors
+    assert printed.startswith(f"{out}: trained for ")
+    assert printed.endswith(f"next: d3gzsl-train evaluate {out}\n")
+    assert {"selection", "training"} <= set(errors.split())  # the bars
+    assert {CONFIG, CHECKPOINT, METRICS, "log.jsonl"} <= set(names(out))
+    first = read_json(out / METRICS)
+
+    (out / METRICS).unlink()
+    status, printed, _ = run("evaluate", out)
+    assert status == 0
+    assert read_json(out / METRICS) == first
+    assert f"{first['lda']['H']:.3f}" in printed
+    assert "test images used for selection: no" in printed
+    assert "sha256(split_seed/path)" in printed
+
+    status, printed, _ = run("export", out, "--out", bundle)
+    assert status == 0
+    identity = Bundle.load(bundle).manifest.bundle_id
+    assert printed == f"{bundle}: bundle {identity}; next: d3gzsl serve --bundle {bundle}\n"
+    assert names(tmp_path) == ["bundle", "run"]
+
+
+def test_json(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    out, bundle = tmp_path / "run", tmp_path / "bundle"
+    status, printed, errors = run("fit", store_dir, "--out", out, "--json", *TINY)
+    fields = json.loads(printed)
+    assert (status, errors) == (0, "")
+    trained = Trained.load(out)
+    assert fields["out"] == str(out)
+    assert fields["selected"] == {
+        "epochs": trained.selected.epochs,
+        "shrinkage": trained.selected.shrinkage,
+        "validation_H": trained.selected.validation["H"],
+    }
+    assert fields["metrics"] == read_json(out / METRICS)
+    status, printed, errors = run("evaluate", out, "--json")
+    assert (status, json.loads(printed), errors) == (0, fields["metrics"], "")
+    status, printed, errors = run("export", out, "--out", bundle, "--json")
+    exported = json.loads(printed)
+    assert (status, errors, exported["out"]) == (0, "", str(bundle))
+    assert exported["bundle_id"] == Bundle.load(bundle).manifest.bundle_id
+    assert exported["metrics"]["lda"]["AUSUC"] == Bundle.load(bundle).manifest.metrics["lda"]["AUSUC"]
+
+
+def test_options_reach_the_training(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    arguments = ["--split-seed", 5, "--test-fraction", 0.4, "--seed", 3, "--no-d3", "--device", "cpu", *TINY]
+    assert run("fit", store_dir, "--out", tmp_path / "run", *arguments)[0] == 0
+    trained = Trained.load(tmp_path / "run")
+    d3 = trained.config.d3
+    assert (d3.label_distillation, d3.embedding_distillation, d3.ood_distillation, d3.classification) == (0, 0, 0, 1)
+    assert (trained.config.seed, trained.config.epochs) == (3, 2)
+    assert (trained.data["split_seed"], trained.data["test_fraction"]) == (5, 0.4)
+    assert trained.data["path"] == str(store_dir.resolve())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed"), [([], 0), (["--set", "seed=7"], 7), (["--seed", "4", "--set", "seed=7"], 4)]
+)
+def test_a_seed_given_as_a_setting_is_not_lost(
+    run: Command, store_dir: Path, tmp_path: Path, arguments: list[str], seed: int
+) -> None:
+    assert run("fit", store_dir, "--out", tmp_path / "run", *TINY, *arguments)[0] == 0
+    assert Trained.load(tmp_path / "run").config.seed == seed
+
+
+def test_without_test_images_there_are_no_metrics(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    status, printed, _ = run("fit", store_dir, "--out", out, "--test-fraction", 0, "--json", *TINY)
+    assert status == 0
+    assert json.loads(printed)["metrics"] is None
+    assert METRICS not in names(out)
+    status, printed, errors = run("evaluate", out)
+    assert (status, printed) == (2, "")
+    assert errors.startswith("error: evaluation needs test images of seen and of unseen classes, got 0 and 16; keep a")
+
+
+def test_overwrite(run: Command, store_dir: Path, run_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run_dir, out)
+    before = (out / CHECKPOINT).read_bytes()
+    status, _, errors = run("fit", store_dir, "--out", out, *TINY, "--seed", 1)
+    assert (status, errors) == (2, f"error: --out {out}: exists already; choose another place or pass --overwrite\n")
+    assert (out / CHECKPOINT).read_bytes() == before
+    assert run("fit", store_dir, "--out", out, *TINY, "--seed", 1, "--overwrite")[0] == 0
+    assert Trained.load(out).config.seed == 1
+    assert names(tmp_path) == ["run"]
+
+
+def test_data_that_were_moved(run: Command, store_dir: Path, run_dir: Path, tmp_path: Path) -> None:
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(run_dir, out)
+    fields = read_json(out / CONFIG)
+    fields["data"]["path"] = str(tmp_path / "gone")
+    (out / CONFIG).write_text(json.dumps(fields))
+    for command in (["evaluate", out], ["export", out, "--out", tmp_path / "b"]):
+        status, _, errors = run(*command)
+        assert status == 2
+        assert errors.startswith(f"error: DATA {tmp_path / 'gone'}: expected features made by `d3gzsl-train extract`")
+    shutil.copytree(store_dir, moved)
+    status, printed, _ = run("evaluate", out, "--data", moved, "--json")
+    assert status == 0
+    trained = Trained.load(out)
+    assert json.loads(printed) == evaluate_run(reopen(trained, moved_to=moved), trained)
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Status 2, nothing on standard output, and one error, whose further lines name single problems."""
+    status, printed, errors = result
+    assert (status, printed) == (2, ""), errors
+    first, *others = errors.splitlines()
+    assert first.startswith("error: "), errors
+    assert all(line.startswith("  ") for line in others), errors
+    for word in words:
+        assert word in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "speed=3"], ["the configuration is not valid\n  speed: no such setting; known here: seed, epochs"]),
+        (["--set", "epochs=0", "--set", "d3.kl_form=x"], ["  epochs: expected at least 1, got 0", "  d3.kl_form: "]),
+        (["--set", "epochs"], ["  --set epochs: expected NAME=VALUE"]),
+        (["--set", "seed=-1"], ["seed: expected 0 up to 2^63 - 1, got -1"]),
+        (["--device", "gpu"], ["--device: expected auto, cpu or cuda, got 'gpu'"]),
+        (["--device", "cuda"], ["--device cuda: torch finds no CUDA device here; use --device cpu"]),
+        (["--test-fraction", "0.8"], ["too few images of seen classes\n  class brick: expected at least 4 images"]),
+        (["--set", "selection.folds=4"], ["selection.folds: expected 2 to 3 with 6 seen classes, got 4"]),
+        (["--set", "learning_rate=1e30", "--set", "epochs=20"], ["the training diverged"]),
+    ],
+)
+def test_fit_with_bad_options(
+    run: Command,
+    store_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, printed, errors = run("fit", store_dir, "--out", tmp_path / "run", "--json", *TINY, *arguments)
+    refused((status, printed, errors), *words)
+    assert names(tmp_path) == []
+
+
+def test_fit_on_what_is_no_data(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "file").touch()
+    for name, found in (("nowhere", "no such folder"), ("images", "a folder without features"), ("file", "no such")):
+        refused(run("fit", tmp_path / name, "--out", tmp_path / "run", *TINY), f"DATA {tmp_path / name}: ", found)
+    assert names(tmp_path) == ["file", "images"]
+
+
+def test_fit_on_a_damaged_store(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(store_dir, store)
+    (store / "features.npy").write_bytes(b"x")
+    refused(run("fit", store, "--out", tmp_path / "run", *TINY), "features.npy: not readable as an array")
+    assert names(tmp_path) == ["store"]
+
+
+def test_fit_where_nothing_can_be_written(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused(run("fit", store_dir, "--out", tmp_path / "file", *TINY), "exists and is not a run directory")
+    refused(run("fit", store_dir, "--out", tmp_path / "file" / "run", *TINY), str(tmp_path / "file"))
+    assert names(tmp_path) == ["file"]
+
+
+def test_two_seen_classes_are_too_few(run: Command, tmp_path: Path) -> None:
+    table = "class,split,red\nbrick,seen,1\nmoss,seen,2\nviolet,unseen,3\n"
+    root = write_images(tmp_path / "data")
+    (root / "classes.csv").write_text(table)
+    for name in ("sea", "chalk", "coal", "sand", "lime"):
+        shutil.rmtree(root / "images" / name)
+    extract(read_own_data(root), load_backbone(write_backbone(tmp_path / "b.onnx")), tmp_path / "features")
+    out = tmp_path / "run"
+    refused(run("fit", tmp_path / "features", "--out", out, "--json", *TINY), "at least 4 seen classes, got 2")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["export", "--out", "BUNDLE"]])
+def test_run_dir_that_is_none(run: Command, run_dir: Path, tmp_path: Path, command: list[str]) -> None:
+    def on(run_dir: Path) -> tuple[int, str, str]:
+        return run(*[str(tmp_path / "bundle") if word == "BUNDLE" else word for word in command], run_dir)
+
+    refused(on(tmp_path / "nowhere"), "config.json: no such file; expected a run directory made by `d3gzsl-train fit`")
+    broken = tmp_path / "broken"
+    shutil.copytree(run_dir, broken)
+    (broken / CHECKPOINT).write_bytes(b"x")
+    refused(on(broken), f"{broken / CHECKPOINT}: damaged, or of another run")
+    (broken / CHECKPOINT).unlink()
+    refused(on(broken), f"{broken / CHECKPOINT}: no such file; the run has not finished")
+    assert names(tmp_path) == ["broken"]
+
+
+def test_export_onto_something_else(run: Command, run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    refused(run("export", run_dir, "--out", tmp_path / "mine", "--overwrite"), "exists and is not a bundle")
+    assert names(tmp_path / "mine") == ["file"]
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "export"])
+def test_missing_arguments(run: Command, command: str) -> None:
+    status, printed, errors = run(command)
+    assert (status, printed) == (2, "")
+    assert "Missing" in errors
+
+
+# --- crashes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_nothing_half_written_is_left_of_a_crash_in_training(
+    run: Command,
+    store_dir: Path,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    existing: bool,
+) -> None:
+    out = tmp_path / "run"
+    if existing:
+        shutil.copytree(run_dir, out)
+    train, calls = selection.train, []
+
+    def crashing(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("out of memory")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(selection, "train", crashing)
+    monkeypatch.setattr(sys, "argv", ["d3gzsl-train", "fit", str(store_dir), "--out", str(out), "--overwrite", *TINY])
+    with pytest.raises(MemoryError):
+        cli.main()
+    assert len(calls) == 2
+    assert names(tmp_path) == (["run"] if existing else [])
+    if existing:
+        assert (out / CHECKPOINT).read_bytes() == (run_dir / CHECKPOINT).read_bytes()
+        Trained.load(out)
+
+
+def test_interrupt(run: Command, store_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(selection, "train", interrupted)
+    status, printed, errors = run("fit", store_dir, "--out", tmp_path / "run", *TINY)
+    assert (status, printed) == (130, "")
+    assert "Traceback" not in errors
+    assert names(tmp_path) == []
+
+
+def test_a_killed_training_leaves_no_run(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "training.cli", "fit", str(store_dir), "--out", str(out), *TINY]
+    endless = [*command, "--set", "epochs=1000000"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(endless, cwd=REPOSITORY, stderr=subprocess.DEVNULL, env=one_thread)
+    try:
+        for _ in range(2400):  # until it is in the middle of training
+            logs = list(tmp_path.glob(".run.*.partial/log.jsonl"))
+            if process.poll() is not None or (logs and logs[0].stat().st_size):
+                break
+            time.sleep(0.1)
+        assert logs
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert not out.exists()
+    assert all(name.startswith(".run.") and name.endswith(".partial") for name in names(tmp_path))
+    assert run("fit", store_dir, "--out", out, *TINY)[0] == 0
+    Trained.load(out)
