@@ -49,9 +49,10 @@ def d3gzsl(*arguments: object, **variables: str) -> subprocess.CompletedProcess[
 
 
 @contextmanager
-def serving(bundle: Path, data_dir: Path, *flags: str, **variables: str) -> Iterator[Server]:
-    """`d3gzsl serve` on a free port, until the block is left."""
-    where = ["--bundle", str(bundle), "--data-dir", str(data_dir), "--port", "0"]
+def serving(bundle: Path | None, data_dir: Path, *flags: str, **variables: str) -> Iterator[Server]:
+    """`d3gzsl serve` on a free port, until the block is left; with the embedded bundle where none is given."""
+    chosen = [] if bundle is None else ["--bundle", str(bundle)]
+    where = [*chosen, "--data-dir", str(data_dir), "--port", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "serve", *where, *flags],
         env=environment(**variables),
