@@ -181,6 +181,7 @@ def test_every_term_pulls(small: Task) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_term_pulls_on_real_photos(tmp_path: Path) -> None:
     if not (ANIMALS.is_dir() and MOBILENET.is_file()):
         pytest.skip(f"needs {ANIMALS} and {MOBILENET}")
