@@ -21,8 +21,9 @@ from training.gradients import gradient_shares
 from training.run_dir import LOG, Trained
 from training.scaler import Scaler
 from training.selection import make_task, measured_epochs, select
+from training.task import Task
 from training.teacher import fit_teacher
-from training.trainer import Networks, Task, train
+from training.trainer import Networks, train
 
 NOVELTY_FOLDS = 5
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from training.config import TrainConfig
+from training.task import Task
 from training.teacher import TeacherOutputs
-from training.trainer import Batch, Networks, Task, student_losses, weights
+from training.trainer import Batch, Networks, student_losses, weights
 
 INERT = 0.01  # a term whose gradient is below this share of L_cls's does nothing
 

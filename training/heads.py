@@ -16,7 +16,8 @@ from model.errors import DataError
 from model.head import Float32, logits
 from model.lda import LdaHead, class_means
 from model.noise import class_noise
-from training.trainer import Networks, Task
+from training.task import Task
+from training.trainer import Networks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

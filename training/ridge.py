@@ -5,13 +5,10 @@ A: attributes, D: features, C: classes.
 
 from __future__ import annotations
 
-import typing
-
 import torch
 from torch import Tensor
 
-if typing.TYPE_CHECKING:
-    from training.trainer import Task
+from training.task import Task
 
 
 def class_mean_ridge(task: Task, strength: float) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,8 @@ from training.dataset import Dataset
 from training.heads import HeadFit, fit_head
 from training.metrics import SeenUnseenCurve, auroc, seen_unseen_curve
 from training.scaler import Scaler
-from training.trainer import Networks, Task, train
+from training.task import Task
+from training.trainer import Networks, train
 
 MIN_SEEN_CLASSES = 4  # two folds of two
 NEARLY_BEST = 0.005  # penalties within this much of the best mean H count as equally good

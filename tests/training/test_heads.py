@@ -13,7 +13,8 @@ from model.lda import LdaHead
 from model.noise import class_noise
 from tests.training.tiny import config, task
 from training.heads import HeadFit, embed, fit_head, synthesise
-from training.trainer import Networks, Task, train
+from training.task import Task
+from training.trainer import Networks, train
 
 NAMES = ["a", "b", "c", "d", "x", "y"]
 

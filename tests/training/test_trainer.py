@@ -24,8 +24,9 @@ from training.gradients import INERT, gradient_shares
 from training.ridge import class_mean_ridge
 from training.scaler import Scaler
 from training.selection import make_task
+from training.task import Task
 from training.teacher import TeacherOutputs, fit_teacher
-from training.trainer import Batch, Networks, Task, scale_gradient, train
+from training.trainer import Batch, Networks, scale_gradient, train
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ANIMALS, MOBILENET = SHARED / "animals", SHARED / "backbones" / "mobilenet_v1_224.onnx"

@@ -25,7 +25,8 @@ from training.own_data import read_own_data
 from training.scaler import Scaler
 from training.selection import make_task
 from training.sources import open_data
-from training.trainer import Networks, Task
+from training.task import Task
+from training.trainer import Networks
 
 SETTINGS = (
     "epochs=2",
@@ -41,15 +42,15 @@ SETTINGS = (
     "selection.shrinkage=[0.3, 0.7]",
     "selection.samples=10",
 )
-COLOURS = {  # split, and the attributes of a class: its colour in percent
+COLOURS = {  # split, and the attributes of a class: its colour in percent; ids are the names in lower case
     "brick": ("seen", (80, 20, 10)),
     "moss": ("seen", (20, 70, 15)),
+    "Violet": ("unseen", (60, 20, 80)),
     "sea": ("seen", (10, 30, 85)),
     "chalk": ("seen", (90, 90, 85)),
     "coal": ("seen", (8, 8, 10)),
+    "Lime": ("unseen", (60, 90, 10)),
     "sand": ("seen", (85, 70, 40)),
-    "violet": ("unseen", (60, 20, 80)),
-    "lime": ("unseen", (60, 90, 10)),
 }
 
 
