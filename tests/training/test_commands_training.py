@@ -231,10 +231,10 @@ def test_fit_where_nothing_can_be_written(run: Command, store_dir: Path, tmp_pat
 
 
 def test_two_seen_classes_are_too_few(run: Command, tmp_path: Path) -> None:
-    table = "class,split,red\nbrick,seen,1\nmoss,seen,2\nviolet,unseen,3\n"
+    table = "class,split,red\nbrick,seen,1\nmoss,seen,2\nViolet,unseen,3\n"
     root = write_images(tmp_path / "data")
     (root / "classes.csv").write_text(table)
-    for name in ("sea", "chalk", "coal", "sand", "lime"):
+    for name in ("sea", "chalk", "coal", "sand", "Lime"):
         shutil.rmtree(root / "images" / name)
     extract(read_own_data(root), load_backbone(write_backbone(tmp_path / "b.onnx")), tmp_path / "features")
     out = tmp_path / "run"

@@ -119,8 +119,8 @@ def test_every_class_that_is_too_small_is_named() -> None:
 def test_attributes_are_centred_on_seen_classes_and_of_length_one(store_dir: Path) -> None:
     made, described = open_data(store_dir, test_fraction=0.25, split_seed=3)
     values = np.array([colour for _, colour in COLOURS.values()], dtype=np.float64)
-    order = [list(COLOURS).index(entry.id) for entry in made.classes]
-    centred = values[order] - values[:6].mean(axis=0)
+    assert [entry.name for entry in made.classes] == list(COLOURS)
+    centred = values - values[made.seen].mean(axis=0)
     np.testing.assert_allclose(made.attributes, centred / np.linalg.norm(centred, axis=1)[:, None], rtol=1e-6)
     assert [attribute.max for attribute in made.vocabulary.attributes] == values.max(axis=0).tolist()
     assert made.backbone is not None
