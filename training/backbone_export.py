@@ -18,6 +18,7 @@ import torch
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
 from training.backbone import Backbone, card_path, load_backbone
+from training.onnx_origin import forget_origin
 
 OPSET = 20
 TOLERANCE = 1e-4  # of the largest feature
@@ -110,10 +111,9 @@ def _write_graph(network: torch.nn.Module, spec: PreprocessSpec, path: Path) -> 
     example = torch.zeros(_TRACED, 3, spec.size, spec.size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own libraries; the comparison decides
-        torch.onnx.export(
+        program = torch.onnx.export(
             network,
             (example,),
-            path,
             dynamo=True,
             opset_version=OPSET,
             input_names=["image"],
@@ -122,3 +122,8 @@ def _write_graph(network: torch.nn.Module, spec: PreprocessSpec, path: Path) -> 
             external_data=False,
             verbose=False,
         )
+    if program is None:
+        raise DataError(f"{path}: torch exported no ONNX program")
+    model = program.model_proto  # made anew at every access
+    forget_origin(model)
+    path.write_bytes(model.SerializeToString())

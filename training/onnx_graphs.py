@@ -22,6 +22,7 @@ from model.networks.d3gzsl import Embedding, Teacher
 from model.networks.generator import Generator
 from model.threads import available_cpus
 from training.backbone import load_backbone
+from training.onnx_origin import forget_origin
 from training.scaler import Scaler
 
 OPSET = 20
@@ -133,7 +134,7 @@ def to_onnx(module: nn.Module, example: dict[str, Tensor], outputs: list[str]) -
     if program is None:
         raise BundleError("torch exported no ONNX program")
     model = program.model_proto
-    _forget_origin(model)
+    forget_origin(model)
     return model
 
 
@@ -172,22 +173,11 @@ def _join(backbone: onnx.ModelProto, tail: onnx.ModelProto, *, image: str, featu
         prefixed, tail, io_map=[(features, "tail_features")], outputs=["embedding", "teacher_score", features]
     )
     _rename(joined, {image: "image", features: "features"})
-    _forget_origin(joined)
+    forget_origin(joined)
     for value in (*joined.graph.input, *joined.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.checker.check_model(joined, full_check=True)
     return joined
-
-
-def _forget_origin(model: onnx.ModelProto) -> None:
-    """Remove what exporters note beside the network.
-
-    Their stack traces hold paths of the machine, and with them the bundle's id would depend on where the program lies.
-    """
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
-        part.ClearField("doc_string")
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:

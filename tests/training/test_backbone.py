@@ -192,6 +192,14 @@ def test_export_writes_one_file_and_its_json(tmp_path: Path) -> None:
     assert (card["feature_dim"], card["trained_on"], card["licence"]) == (6, "nothing", "CC0")
 
 
+def test_exported_file_tells_nothing_of_the_machine(tmp_path: Path) -> None:
+    """Its hash keys the features; it must not depend on where the program lies."""
+    export(Tiny(), tmp_path / "tiny.onnx")
+    data = (tmp_path / "tiny.onnx").read_bytes()
+    assert str(Path(backbone_export.__file__).parents[1]).encode() not in data
+    assert b".py" not in data
+
+
 def test_export_that_differs_from_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(Tiny(), tmp_path / "tiny.onnx")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
