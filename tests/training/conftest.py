@@ -12,7 +12,7 @@ from training.run_dir import Trained
 from training.sources import reopen
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     """Networks this small are slower on two threads, and sums on the CPU depend on how they are shared out."""
     before = torch.get_num_threads()
