@@ -77,8 +77,13 @@ def testable(dataset: Dataset) -> bool:
     return bool(kinds.any() and not kinds.all())
 
 
-def evaluate_run(dataset: Dataset, trained: Trained) -> dict[str, Any]:
+def evaluate_run(dataset: Dataset, trained: Trained, *, head: HeadFit | None = None) -> dict[str, Any]:
     """Every result of a run as JSON values.
+
+    Args:
+        dataset: the data the run was trained on.
+        trained: the run.
+        head: the very head to measure, as a bundle holds it; without it one is fitted, its noise keyed by the run.
 
     Raises:
         DataError: there are no test rows of seen or of unseen classes.
@@ -90,8 +95,7 @@ def evaluate_run(dataset: Dataset, trained: Trained) -> dict[str, Any]:
             f"{int((~kinds).sum())}; keep a test fraction above 0 and give unseen classes images"
         )
     rows = TestRows.of(dataset, trained)
-    key = run_key(trained)
-    head = fit_served_head(dataset, trained, key=key)
+    head = head or fit_served_head(dataset, trained, key=run_key(trained))
     selected = trained.selected
     return {
         "protocol": protocol(dataset, trained),

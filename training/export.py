@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 
 from model.bundle import check_writable, sha256_bytes, sha256_of, write_bundle
 from model.errors import DataError
-from model.head import Float32, HeadSpec, logits
+from model.head import Float32, HeadSpec
 from model.manifest import Example, bundle_id
 from model.synthesis import class_embeddings
 from training.dataset import Dataset
-from training.evaluation import TestRows, evaluate_run, fit_served_head, results, testable
+from training.evaluation import evaluate_run, fit_served_head, testable
+from training.heads import HeadFit
 from training.onnx_graphs import Synthesizer, TrunkTail, open_session, synthesizer_graph, trunk_graph
 from training.run_dir import Trained
 
@@ -96,7 +98,7 @@ def export(
         )
         row = fitted.head.row(z)
         weight[index], bias[index] = row.weight, row.bias
-    metrics = _metrics(dataset, trained, fitted.centre, weight, bias)
+    metrics = _metrics(dataset, trained, replace(fitted, weight=weight, bias=bias))
     order = np.argsort(~dataset.seen, kind="stable")  # seen classes first
     written = write_bundle(
         out,
@@ -120,14 +122,11 @@ def export(
     return {"bundle_id": written, "metrics": metrics}
 
 
-def _metrics(dataset: Dataset, trained: Trained, centre: Float32, weight: Float32, bias: Float32) -> dict[str, Any]:
+def _metrics(dataset: Dataset, trained: Trained, head: HeadFit) -> dict[str, Any]:
     """The run's results, those of the served head measured with the very rows that the bundle holds."""
     if not testable(dataset):
         return {"validation": {k: v for k, v in trained.selected.validation.items() if k != "candidates"}}
-    rows = TestRows.of(dataset, trained)
-    scores = trained.selected.head.scores(logits(rows.embeddings - centre, weight, bias), dataset.seen)
-    served = results(dataset, rows, scores)
-    return {**evaluate_run(dataset, trained), "lda": served}
+    return evaluate_run(dataset, trained, head=head)
 
 
 def _public(resolved: dict[str, Any]) -> dict[str, Any]:
