@@ -88,9 +88,15 @@ def synthesise(
     networks: Networks, attributes_A: torch.Tensor, key: str, class_id: str, samples: int
 ) -> NDArray[np.float32]:
     """Embeddings of a class from its normalised attributes, float32 [samples, Z]."""
+    return embed(networks, synthesise_features(networks, attributes_A, key, class_id, samples))
+
+
+@torch.no_grad()
+def synthesise_features(
+    networks: Networks, attributes_A: torch.Tensor, key: str, class_id: str, samples: int
+) -> torch.Tensor:
+    """Scaled features of a class from its normalised attributes, on their device, float32 [samples, D]."""
     generator = networks.generator
     noise = torch.from_numpy(class_noise(key, class_id, samples, generator.noise_dim)).to(attributes_A.device)
-    z: NDArray[np.float32] = (
-        networks.student.embedding(generator(noise, attributes_A.expand(samples, -1))).cpu().numpy()
-    )
-    return z
+    features: torch.Tensor = generator(noise, attributes_A.expand(samples, -1))
+    return features

@@ -26,7 +26,8 @@ from training.scaler import Scaler
 from training.selection import Selected
 from training.trainer import Networks
 
-CONFIG, CHECKPOINT, METRICS, LOG, REPORT = "config.json", "checkpoint.pt", "metrics.json", "log.jsonl", "report.html"
+CONFIG, CHECKPOINT, LOG = "config.json", "checkpoint.pt", "log.jsonl"
+METRICS, CURVES, REPORT = "metrics.json", "curves.json", "report.html"  # of the test rows, where there are any
 SCHEMA = "d3gzsl-run/1"
 
 
