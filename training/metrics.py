@@ -1,4 +1,4 @@
-"""GZSL metrics: per-class top-1, U, S, H, T1, AUSUC and AUROC.
+"""GZSL metrics: per-class top-1, U, S, H, T1, AUSUC, AUROC and calibration error.
 
 N: rows, C: classes.
 """
@@ -144,6 +144,42 @@ def auroc(positive: Scores, negative: Scores) -> float:
     ordered = np.sort(negative)
     below = np.searchsorted(ordered, positive, side="left") + np.searchsorted(ordered, positive, side="right")
     return float(below.mean() / (2 * len(negative)))
+
+
+def class_weights(labels_N: Labels) -> NDArray[np.float64]:
+    """Weight of each row with which every class that has rows counts the same, float64 [N], sum 1."""
+    counts = np.bincount(labels_N)
+    weights: NDArray[np.float64] = 1 / (counts[labels_N] * np.count_nonzero(counts))
+    return weights
+
+
+def expected_calibration_error(
+    probabilities_NC: Scores,
+    labels_N: Labels,
+    *,
+    bins: int = 15,
+    weights_N: NDArray[np.float64] | None = None,
+) -> float:
+    """How far confidence is from accuracy, 0..1 (Guo et al., ICML 2017, arXiv 1706.04599).
+
+    ECE = sum_m |B_m|/N |acc(B_m) - conf(B_m)|; B_m holds the rows whose largest probability lies in ((m-1)/M, m/M].
+
+    Args:
+        probabilities_NC: rows sum to 1.
+        labels_N: class index of each row.
+        bins: M, equally wide.
+        weights_N: counts rows by these weights, such as :func:`class_weights`; without them every row counts the same.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if len(labels_N) == 0:
+        raise ValueError("the calibration error needs at least one row")
+    confidence = probabilities_NC.max(axis=1).astype(np.float64)
+    over = confidence - (probabilities_NC.argmax(axis=1) == labels_N)
+    weights = np.ones(len(labels_N)) if weights_N is None else weights_N
+    place = np.searchsorted(np.arange(1, bins) / bins, confidence, side="left")
+    return float(np.abs(np.bincount(place, weights * over, minlength=bins)).sum() / weights.sum())
 
 
 def _require_both(labels_N: Labels, seen_C: Mask) -> None:

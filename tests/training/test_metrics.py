@@ -12,7 +12,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.metrics import SeenUnseenCurve, auroc, evaluate, harmonic_mean, per_class_accuracy, seen_unseen_curve
+from training.metrics import (
+    SeenUnseenCurve,
+    auroc,
+    class_weights,
+    evaluate,
+    expected_calibration_error,
+    harmonic_mean,
+    per_class_accuracy,
+    seen_unseen_curve,
+)
 
 SEEN = np.array([True, False, True, False, True])
 
@@ -184,3 +193,60 @@ def test_auroc_needs_both_kinds(positive: list[float], negative: list[float]) ->
 
 def test_auroc_takes_infinities() -> None:
     assert auroc(np.array([math.inf, 0]), np.array([-math.inf, 0])) == pytest.approx((3 + 0.5) / 4)
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def slow_calibration_error(probabilities: Any, labels: Any, weights: list[float], bins: int) -> float:
+    """Bin by bin, row by row."""
+    error = 0.0
+    for place in range(bins):
+        weight = hits = confidences = 0.0
+        for row, label, counted in zip(probabilities.tolist(), labels.tolist(), weights, strict=True):
+            if place / bins < max(row) <= (place + 1) / bins:
+                weight += counted
+                hits += counted * (row.index(max(row)) == label)
+                confidences += counted * max(row)
+        if weight:
+            error += weight / sum(weights) * abs(hits / weight - confidences / weight)
+    return error
+
+
+@pytest.mark.parametrize("bins", [1, 2, 15])
+@pytest.mark.parametrize(("rows", "classes", "sharpness"), [(1, 2, 1.0), (40, 3, 0.1), (200, 7, 3.0), (200, 7, 30.0)])
+def test_calibration_error_is_counting(rows: int, classes: int, sharpness: float, bins: int) -> None:
+    random = np.random.default_rng(rows)
+    logits = sharpness * random.standard_normal((rows, classes))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = random.integers(0, classes, rows)
+    plain = expected_calibration_error(probabilities, labels, bins=bins)
+    assert plain == pytest.approx(slow_calibration_error(probabilities, labels, [1.0] * rows, bins), abs=1e-12)
+    counts = {label: labels.tolist().count(label) for label in labels.tolist()}
+    weights = [1 / counts[label] / len(counts) for label in labels.tolist()]
+    np.testing.assert_allclose(class_weights(labels), weights)
+    balanced = expected_calibration_error(probabilities, labels, bins=bins, weights_N=class_weights(labels))
+    assert balanced == pytest.approx(slow_calibration_error(probabilities, labels, weights, bins), abs=1e-12)
+
+
+def test_calibration_error_by_hand() -> None:
+    sure, unsure = [1.0, 0.0], [0.6, 0.4]
+    probabilities = np.array([sure, sure, sure, unsure, unsure])
+    # |3/3 - 1| in the bin of 1, |1/2 - 0.6| in that of 0.6
+    assert expected_calibration_error(probabilities, np.array([0, 0, 0, 0, 1])) == pytest.approx(2 / 5 * 0.1)
+    # one row of class 1 now weighs as much as the four of class 0: accuracy in the bin of 0.6 is 1/5
+    labels = np.array([0, 0, 0, 0, 1])
+    balanced = expected_calibration_error(probabilities, labels, weights_N=class_weights(labels))
+    assert balanced == pytest.approx(5 / 8 * abs(1 / 5 - 0.6))
+
+
+def test_an_edge_belongs_to_the_bin_below_it() -> None:
+    """At 0.5 with two bins: 0.5 is in the lower one, so right and wrong rows do not cancel."""
+    probabilities = np.array([[0.5, 0.5], [0.75, 0.25]])
+    assert expected_calibration_error(probabilities, np.array([0, 1]), bins=2) == pytest.approx((0.5 + 0.75) / 2)
+    assert expected_calibration_error(probabilities, np.array([0, 1]), bins=1) == pytest.approx(abs(0.5 - 1.25 / 2))
+
+
+def test_calibration_error_needs_rows() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        expected_calibration_error(np.zeros((0, 3)), np.array([], dtype=np.int64))
