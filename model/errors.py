@@ -2,7 +2,9 @@
 
 D3GZSLError
 ├── InvalidInputError            a value is wrong; `problems` says where, what was expected, what came
-│   ├── AttributesError
+│   ├── AttributesError          attributes that do not fit the vocabulary, of whatever kind
+│   │   ├── AttributeCountError
+│   │   └── UnknownAttributeError
 │   └── DataError                a data set, features or a training command's arguments
 ├── ImageError
 │   ├── UnsupportedImageError    not a format that is read here
@@ -34,6 +36,11 @@ class Problem:
         return f"{self.pointer}: {self.detail}" if self.pointer else self.detail
 
 
+def pointer_part(key: object) -> str:
+    """A key as it stands in a JSON pointer (RFC 6901)."""
+    return str(key).replace("~", "~0").replace("/", "~1")
+
+
 class D3GZSLError(Exception):
     """Base of every error that is reported to a user without a traceback."""
 
@@ -54,6 +61,14 @@ class InvalidInputError(D3GZSLError):
 
 class AttributesError(InvalidInputError):
     """An attribute vector that does not fit the vocabulary."""
+
+
+class AttributeCountError(AttributesError):
+    """More or fewer numbers than the vocabulary has attributes."""
+
+
+class UnknownAttributeError(AttributesError):
+    """Names that the vocabulary does not have, and nothing else wrong."""
 
 
 class DataError(InvalidInputError):

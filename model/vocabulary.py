@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.errors import AttributesError, BundleError, Problem
+from model.errors import AttributeCountError, AttributesError, BundleError, Problem, UnknownAttributeError, pointer_part
 
 _EPSILON = 1e-12
 _LARGEST = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
@@ -112,8 +112,9 @@ class Vocabulary:
             float64 [A] on the users' scale, and the names that were filled with their mean.
 
         Raises:
-            AttributesError: wrong length, unknown names, or values that are no numbers, not finite or beyond 1e12;
-                names every one.
+            AttributeCountError: wrong length.
+            UnknownAttributeError: unknown names only.
+            AttributesError: values that are no numbers, not finite or beyond 1e12; names every one.
         """
         if isinstance(given, Mapping):
             return self._resolve_named(given, pointer)
@@ -123,7 +124,7 @@ class Vocabulary:
                 [Problem(pointer=pointer, detail=f"expected a list or an object, got {type(given).__name__}")],
             )
         if len(given) != len(self):
-            raise AttributesError(
+            raise AttributeCountError(
                 "wrong number of attributes",
                 [
                     Problem(
@@ -138,10 +139,12 @@ class Vocabulary:
 
     def _resolve_named(self, given: Mapping[str, float], pointer: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         problems: list[Problem] = []
+        unknown = 0
         values = np.array([a.mean for a in self.attributes], dtype=np.float64)
         for name, value in given.items():
-            where = f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}"
+            where = f"{pointer}/{pointer_part(name)}"
             if name not in self._position:
+                unknown += 1
                 close = difflib.get_close_matches(str(name), self.names, n=3)
                 hint = f"; did you mean {', '.join(close)}?" if close else ""
                 problems.append(Problem(pointer=where, detail=f"no such attribute in the vocabulary{hint}"))
@@ -152,7 +155,8 @@ class Vocabulary:
         if not given:
             problems.append(Problem(pointer=pointer, detail="expected at least one named attribute, got none"))
         if problems:
-            raise AttributesError("the attributes do not fit the vocabulary", problems)
+            kind = UnknownAttributeError if unknown == len(problems) else AttributesError
+            raise kind("the attributes do not fit the vocabulary", problems)
         return values, tuple(name for name in self.names if name not in given)
 
     def out_of_range(self, values_A: NDArray[np.float64]) -> tuple[str, ...]:

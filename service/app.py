@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from model import __version__
 from service import problems
-from service.middleware import BodyLimit, RequestId
+from service.middleware import BodyLimit, HeadAsGet, RequestId
 from service.routes import about, classes, classify, docs
 from service.service import Service
 
@@ -37,6 +37,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     problems.install(app)
     app.add_middleware(BodyLimit, limit=service.settings.max_request_bytes)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestId)
     for router in (classify.router, classes.router, about.router):
         app.include_router(router)

@@ -4,9 +4,16 @@ D3GZSLError                         (model.errors)
 ├── InvalidInputError               (model.errors)
 │   ├── SettingsError               the service cannot start like this
 │   ├── MalformedBodyError          the body cannot be read at all
+│   │   └── NotFiniteError          a number in it that no float can hold
 │   └── InvalidRequestError         a field or parameter is wrong
+│       ├── InvalidClassIdError
+│       ├── InvalidClassNameError
+│       ├── MetadataTooLargeError
+│       ├── InvalidBatchError       some classes of a batch are not valid by themselves
+│       └── BatchConflictError      some classes of a batch do not fit the class table as it is
 ├── MediaTypeError                  the body has a type that is not taken here
 ├── TooLargeError                   more bytes, images or elements than allowed
+│   └── BatchTooLargeError
 ├── AccessError
 │   ├── UnauthorizedError           no valid key
 │   ├── ForbiddenError              a valid key without the role
@@ -38,11 +45,35 @@ class SettingsError(InvalidInputError):
 
 
 class MalformedBodyError(InvalidInputError):
-    """A body that cannot be read: broken JSON or multipart, numbers that are not finite, text that is no UTF-8."""
+    """A body that cannot be read: broken JSON or multipart, text that is no UTF-8."""
+
+
+class NotFiniteError(MalformedBodyError):
+    """A body with NaN, an infinity, or a number beyond the largest float."""
 
 
 class InvalidRequestError(InvalidInputError):
     """A field of the body or a parameter that breaks a rule."""
+
+
+class InvalidClassIdError(InvalidRequestError):
+    """An id that is not a slug, and nothing else wrong."""
+
+
+class InvalidClassNameError(InvalidRequestError):
+    """A name that is empty, too long or not printable, and nothing else wrong."""
+
+
+class MetadataTooLargeError(InvalidRequestError):
+    """Metadata beyond its size, and nothing else wrong."""
+
+
+class InvalidBatchError(InvalidRequestError):
+    """A batch with classes that are not valid by themselves."""
+
+
+class BatchConflictError(InvalidRequestError):
+    """A batch with classes that exist, were seen in training, or come twice."""
 
 
 class MediaTypeError(D3GZSLError):
@@ -51,6 +82,10 @@ class MediaTypeError(D3GZSLError):
 
 class TooLargeError(D3GZSLError):
     """A request beyond a limit."""
+
+
+class BatchTooLargeError(TooLargeError):
+    """A batch with more classes than allowed."""
 
 
 class AccessError(D3GZSLError):

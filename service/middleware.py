@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: its id, and the cap on its body."""
+"""What surrounds every request, as plain ASGI: its id, HEAD, and the cap on its body."""
 
 from __future__ import annotations
 
@@ -36,6 +36,27 @@ class RequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class HeadAsGet:
+    """Answers HEAD as GET without the body, wherever GET is answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # A copy, since the server looks at its own to know that no body will follow.
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class BodyLimit:

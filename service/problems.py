@@ -13,9 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from model import errors as base
-from model.errors import D3GZSLError, InvalidInputError, Problem
+from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
 from service import errors as own
 from service.errors import UnavailableError
 
@@ -50,19 +51,28 @@ class Kind:
 
 KINDS: Mapping[type[Exception], Kind] = {
     own.MalformedBodyError: Kind(400, "malformed-body", "The body cannot be read"),
+    own.NotFiniteError: Kind(400, "number-not-finite", "A number is not finite"),
     own.UnauthorizedError: Kind(401, "key-needed", "A valid key is needed"),
     own.ForbiddenError: Kind(403, "role-needed", "The key's role does not allow this"),
     own.OriginError: Kind(403, "other-origin", "Changes from pages of other origins are not allowed"),
     own.UnknownClassError: Kind(404, "no-such-class", "The class does not exist"),
+    own.BatchConflictError: Kind(409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"),
     own.ClassExistsError: Kind(409, "class-exists", "The class exists already"),
     own.SeenClassError: Kind(409, "seen-class", "Seen classes cannot be changed"),
     own.PreconditionError: Kind(412, "precondition-failed", "The class is not in the expected state"),
     base.ImageTooLargeError: Kind(413, "image-too-large", "The image is too large"),
+    own.BatchTooLargeError: Kind(413, "batch-too-large", "The batch has too many classes"),
     own.TooLargeError: Kind(413, "request-too-large", "The request is too large"),
     base.UnsupportedImageError: Kind(415, "unsupported-image", "The image has no format that is read here"),
     own.MediaTypeError: Kind(415, "unsupported-media-type", "The body has a type that is not taken here"),
     own.HostError: Kind(421, "host-not-allowed", "Changes under this host name are not allowed"),
     base.AttributesError: Kind(422, "invalid-attributes", "The attributes do not fit the vocabulary"),
+    base.AttributeCountError: Kind(422, "wrong-attribute-count", "The number of attributes is wrong"),
+    base.UnknownAttributeError: Kind(422, "unknown-attribute", "The vocabulary has no such attribute"),
+    own.InvalidClassIdError: Kind(422, "invalid-class-id", "The id of the class is not valid"),
+    own.InvalidClassNameError: Kind(422, "invalid-class-name", "The name of the class is not valid"),
+    own.MetadataTooLargeError: Kind(422, "metadata-too-large", "The metadata of the class is too large"),
+    own.InvalidBatchError: Kind(422, "invalid-batch", "The batch has classes that are not valid; nothing was stored"),
     base.InvalidInputError: Kind(422, "invalid-request", "The request is not valid"),
     base.UnreadableImageError: Kind(422, "unreadable-image", "The image is damaged"),
     own.InferenceError: Kind(500, "inference-failed", "The model failed on this image"),
@@ -174,12 +184,9 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
 def validation_problems(errors: Iterable[Mapping[str, Any]], *, prefix: str = "") -> list[Problem]:
     """Pydantic's errors as problems with JSON pointers."""
     return [
-        Problem(pointer=prefix + "".join(f"/{_escaped(part)}" for part in e["loc"]), detail=_words(e)) for e in errors
+        Problem(pointer=prefix + "".join(f"/{pointer_part(part)}" for part in e["loc"]), detail=_words(e))
+        for e in errors
     ]
-
-
-def _escaped(part: object) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")
 
 
 def _words(error: Mapping[str, Any]) -> str:
@@ -195,7 +202,21 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     phrase = HTTPStatus(error.status_code).phrase
     kind = _BY_STATUS.get(error.status_code) or Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
     detail = f"{request.method} {request.url.path}" if error.detail == phrase else str(error.detail)
-    return response(request, kind, detail, headers=error.headers)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(_allowed_methods(request))
+    return response(request, kind, detail, headers=headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Every method of a path; the router knows only those of the first route that has it."""
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    allowed = [method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if taken(method)]
+    return [*(["HEAD"] if "GET" in allowed else []), *allowed]
 
 
 def _unexpected_error(request: Request, error: Exception) -> JSONResponse:

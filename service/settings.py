@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, description="Largest image, width times height.")
     max_batch_images: int = Field(64, ge=1, description="Most images in one request.")
     max_request_bytes: int = Field(100_000_000, ge=1, description="Largest request body, in bytes.")
+    max_batch_classes: int = Field(1000, ge=1, description="Most classes in one batch.")
+    max_explained: int = Field(5, ge=0, le=100, description="Most classes that are explained for one image.")
     batch_size: int = Field(16, ge=1, le=1024, description="Most images the model sees at once.")
     queue_size: int = Field(256, ge=1, description="Most images waiting or at work; more are answered with 503.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of the model and of decoding; 0 takes every CPU.")

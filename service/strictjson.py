@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
-from service.errors import MalformedBodyError, TooLargeError
+from model.errors import Problem, pointer_part
+from service.errors import MalformedBodyError, NotFiniteError, TooLargeError
 
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
+_MOST_NAMED = 100
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, *, max_values: int = MAX_VALUES) -> Any:
     """Parse a JSON document.
+
+    Args:
+        data: the document.
+        max_values: most values in it.
 
     Raises:
         MalformedBodyError: not JSON as RFC 8259 has it, or beyond what can be stored and answered as text.
-        TooLargeError: more than `MAX_VALUES` values.
+        NotFiniteError: numbers that no float can hold; each with its pointer.
+        TooLargeError: more than `max_values` values.
     """
     # Each value follows one of these bytes, so counting them bounds the memory before any is spent.
-    if sum(map(data.count, (b",", b"[", b"{", b":"))) > MAX_VALUES:
-        raise TooLargeError(f"the JSON document has more than {MAX_VALUES} values")
+    if sum(map(data.count, (b",", b"[", b"{", b":"))) > max_values:
+        raise TooLargeError(f"the JSON document has more than {max_values} values")
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            object_pairs_hook=_object,
-        )
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise MalformedBodyError(f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -45,8 +50,9 @@ def loads(data: bytes) -> Any:
 
 
 def _check(document: Any) -> None:
-    """Walk the document without recursion; refuse depth and text that neither UTF-8 nor a database can hold."""
+    """Walk the document without recursion; refuse depth, infinite numbers and text that no database can hold."""
     level = [document]
+    finite = True
     for _ in range(MAX_DEPTH):
         following: list[Any] = []
         for value in level:
@@ -56,10 +62,40 @@ def _check(document: Any) -> None:
                 following += value
             elif isinstance(value, str):
                 _check_text(value)
+            elif isinstance(value, int | float):
+                finite = finite and _is_finite(value)
         if not following:
-            return
+            break
         level = following
-    raise MalformedBodyError(f"the JSON document is nested deeper than {MAX_DEPTH} levels")
+    else:
+        raise MalformedBodyError(f"the JSON document is nested deeper than {MAX_DEPTH} levels")
+    if not finite:
+        raise NotFiniteError(
+            "numbers must be finite",
+            [
+                Problem(pointer=pointer, detail=f"expected a finite number, got {_shown(value)}")
+                for pointer, value in islice(_not_finite(document, ""), _MOST_NAMED)
+            ],
+        )
+
+
+def _is_finite(number: float) -> bool:
+    return abs(number) <= sys.float_info.max  # false for NaN, and for integers that no float can hold
+
+
+def _not_finite(value: Any, pointer: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _not_finite(inner, f"{pointer}/{pointer_part(key)}")
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _not_finite(inner, f"{pointer}/{i}")
+    elif isinstance(value, int | float) and not _is_finite(value):
+        yield pointer, value
+
+
+def _shown(number: float) -> str:
+    return "NaN" if isinstance(number, float) and math.isnan(number) else "one beyond the largest float"
 
 
 def _check_text(text: str) -> None:
@@ -77,14 +113,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise MalformedBodyError(f"the JSON document has the key {twice!r} twice in one object")
     return result
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise MalformedBodyError(f"the JSON document holds a number that is not finite: {digits[:40]}")
-    return number
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise MalformedBodyError(f"{name} is not JSON; numbers must be finite")

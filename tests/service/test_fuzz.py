@@ -53,7 +53,8 @@ def check(answer: httpx.Response) -> None:
     """The answer is a success or a 4xx problem of a known type, and the OpenAPI document promises its status."""
     method, path = answer.request.method, answer.request.url.path
     if method == "HEAD":
-        assert answer.status_code == 405
+        assert answer.content == b""
+        assert answer.status_code < 500
         return
     if answer.status_code >= 400:
         assert answer.headers["content-type"] == "application/problem+json", answer.text

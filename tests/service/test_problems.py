@@ -72,6 +72,32 @@ async def test_unknown_paths_and_methods(client: Client) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_method_that_is_not_there_is_told_which_are(client: Client) -> None:
+    for path, allowed in {
+        "/classes": {"GET", "HEAD", "POST"},
+        "/classes/bluish": {"GET", "HEAD", "PUT", "PATCH", "DELETE"},
+        "/registry": {"GET", "HEAD"},
+        "/docs": {"GET", "HEAD"},
+        "/classify": {"POST"},
+    }.items():
+        answer = await client.request("PURGE", path)
+        assert (answer.status_code, answer.json()["type"]) == (405, "urn:d3gzsl:problem:method-not-allowed")
+        assert set(answer.headers["allow"].split(", ")) == allowed, path
+
+
+@pytest.mark.anyio
+async def test_head_is_get_without_the_body(client: Client) -> None:
+    pages = ("/classes", "/classes/bluish", "/attributes", "/registry", "/healthz", "/readyz", "/version", "/docs", "/")
+    for path in (*pages, "/openapi.json", "/classes/nobody", "/nope", "/classify"):
+        head, get = await client.head(path), await client.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        kept = ("content-type", "content-length", "etag", "location", "allow", "registry-version")
+        assert [head.headers.get(name) for name in kept] == [get.headers.get(name) for name in kept], path
+    tag = (await client.head("/classes/bluish")).headers["etag"]
+    assert (await client.head("/classes/bluish", headers={"if-none-match": tag})).status_code == 304
+
+
+@pytest.mark.anyio
 async def test_requests_have_ids(client: Client) -> None:
     assert (await client.get("/nope", headers={"x-request-id": "abc-1"})).json()["request_id"] == "abc-1"
     assert (await client.get("/healthz", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
