@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.calibration import novelty
+from model.calibration import Calibration, novelty, softmax
 from model.errors import DataError
 from model.head import Float32
 from training.dataset import Dataset
 from training.heads import HeadFit, embed, fit_head
-from training.metrics import auroc, evaluate, per_class_accuracy
+from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
 from training.run_dir import Trained
 from training.selection import make_task
 
@@ -77,13 +77,8 @@ def testable(dataset: Dataset) -> bool:
     return bool(kinds.any() and not kinds.all())
 
 
-def evaluate_run(dataset: Dataset, trained: Trained, *, head: HeadFit | None = None) -> dict[str, Any]:
-    """Every result of a run as JSON values.
-
-    Args:
-        dataset: the data the run was trained on.
-        trained: the run.
-        head: the very head to measure, as a bundle holds it; without it one is fitted, its noise keyed by the run.
+def require_testable(dataset: Dataset) -> None:
+    """Refuse a data set without test rows of both kinds.
 
     Raises:
         DataError: there are no test rows of seen or of unseen classes.
@@ -94,24 +89,50 @@ def evaluate_run(dataset: Dataset, trained: Trained, *, head: HeadFit | None = N
             f"evaluation needs test images of seen and of unseen classes, got {int(kinds.sum())} and "
             f"{int((~kinds).sum())}; keep a test fraction above 0 and give unseen classes images"
         )
-    rows = TestRows.of(dataset, trained)
+
+
+def evaluate_run(
+    dataset: Dataset, trained: Trained, *, head: HeadFit | None = None, rows: TestRows | None = None
+) -> dict[str, Any]:
+    """Every result of a run as JSON values.
+
+    Args:
+        dataset: the data the run was trained on.
+        trained: the run.
+        head: the very head to measure, as a bundle holds it; without it one is fitted, its noise keyed by the run.
+        rows: what the networks say of the test rows; without it they are run.
+
+    Raises:
+        DataError: there are no test rows of seen or of unseen classes.
+    """
+    require_testable(dataset)
+    rows = rows or TestRows.of(dataset, trained)
     head = head or fit_served_head(dataset, trained, key=run_key(trained))
     selected = trained.selected
     return {
         "protocol": protocol(dataset, trained),
         "unseen_classes": [c.id for c in dataset.classes if c.kind == "unseen"],
-        "lda": results(dataset, rows, selected.head.scores(head.logits(rows.embeddings), dataset.seen)),
-        "student": results(dataset, rows, selected.student.scores(rows.student_logits, dataset.seen)),
+        "lda": results(dataset, rows, head.logits(rows.embeddings), selected.head),
+        "student": results(dataset, rows, rows.student_logits, selected.student),
         "novelty": novelty_results(dataset, trained, rows),
         "validation": {k: v for k, v in selected.validation.items() if k != "candidates"},
     }
 
 
-def results(dataset: Dataset, rows: TestRows, scores_NC: NDArray[np.float64]) -> dict[str, Any]:
-    """U, S, H, T1, AUSUC and the accuracy of each class that has test rows."""
-    accuracy = per_class_accuracy(scores_NC.argmax(axis=1), rows.labels, len(dataset.classes))
+def results(dataset: Dataset, rows: TestRows, logits_NC: Float32, calibration: Calibration) -> dict[str, Any]:
+    """U, S, H, T1, AUSUC, calibration and the accuracy of each class that has test rows.
+
+    `ece` counts every row the same, as published; `ece_balanced` every class, as U and S do and as the temperature was
+    fitted.
+    """
+    scores = calibration.scores(logits_NC, dataset.seen)
+    probabilities = softmax(scores)
+    accuracy = per_class_accuracy(scores.argmax(axis=1), rows.labels, len(dataset.classes))
     return {
-        **evaluate(scores_NC, rows.labels, dataset.seen).to_json(),
+        **evaluate(scores, rows.labels, dataset.seen).to_json(),
+        "ece": expected_calibration_error(probabilities, rows.labels),
+        "ece_balanced": expected_calibration_error(probabilities, rows.labels, weights_N=class_weights(rows.labels)),
+        **calibration.to_json(),
         "per_class": {
             entry.id: float(value) for entry, value in zip(dataset.classes, accuracy, strict=True) if np.isfinite(value)
         },
@@ -132,9 +153,12 @@ def novelty_results(dataset: Dataset, trained: Trained, rows: TestRows) -> dict[
 def protocol(dataset: Dataset, trained: Trained) -> dict[str, Any]:
     """How the numbers came about."""
     test_seen = dataset.seen[dataset.labels[dataset.test]]
+    selection = trained.selected.validation["protocol"]
+    name = selection.partition(":")[0]
     return {
-        "selection": trained.selected.validation["protocol"],
-        "test_used_for_selection": False,
+        "name": name,
+        "selection": selection,
+        "test_used_for_selection": name != "validation",
         "metric": "mean per-class top-1 over all classes; H = 2US/(U+S); seen penalty from validation",
         "split": dataset.split,
         "seed": trained.config.seed,

@@ -9,30 +9,33 @@ from training.commands.options import AsJson, Data, RunDir
 
 
 def evaluate(run_dir: RunDir, data: Data = None, as_json: AsJson = False) -> None:
-    """Measure U, S, H, T1, AUSUC and the AUROC of novelty; write metrics.json and report.html."""
-    from training.evaluation import evaluate_run
+    """Measure U, S, H, T1, AUSUC, calibration and the AUROC of novelty.
+
+    Writes metrics.json, curves.json and report.html into RUN_DIR.
+    """
     from training.report import write_report
-    from training.run_dir import METRICS, Trained, write_json
+    from training.results import write_results
+    from training.run_dir import Trained
     from training.sources import reopen
 
     trained = Trained.load(run_dir)
-    metrics = evaluate_run(reopen(trained, moved_to=data), trained)
-    write_json(run_dir / METRICS, metrics)
+    metrics = write_results(run_dir, reopen(trained, moved_to=data), trained)
     write_report(run_dir)
     console.result(metrics, table(metrics), as_json=as_json)
 
 
 def table(metrics: dict[str, Any]) -> str:
     """The results as lines for people, the protocol below the numbers."""
-    columns = ("U", "S", "H", "T1", "AUSUC")
-    lines = ["".join(["head".ljust(28), *(c.rjust(8) for c in columns)])]
+    columns = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
+    lines = ["".join(["head".ljust(28), *(c.rjust(8) for c in columns.values())])]
     for key, title in (("lda", "lda on E_s (served)"), ("student", "C_s (the paper's student)")):
         lines.append("".join([title.ljust(28), *(f"{metrics[key][c]:8.3f}" for c in columns)]))
     protocol = metrics["protocol"]
     rows, split = protocol["rows"], protocol["split"]
     lines += [
         f"novelty: AUROC {metrics['novelty']['auroc']:.3f} for unseen against seen test images",
-        f"protocol: {protocol['selection']}; test images used for selection: no",
+        f"protocol: {protocol['selection']}; test images used for selection: "
+        f"{'YES' if protocol['test_used_for_selection'] else 'no'}",
         f"  {protocol['metric']}",
         f"  {rows['trainval']} training rows, {rows['test_seen']} test rows of {protocol['classes']['seen']} seen and "
         f"{rows['test_unseen']} of {protocol['classes']['unseen']} unseen classes; seed {protocol['seed']}",

@@ -32,17 +32,19 @@ def fit(
 ) -> None:
     """Train D3GZSL; length and calibration are chosen on pseudo-unseen validation classes, never on test images.
 
-    RUN_DIR then holds config.json, checkpoint.pt, log.jsonl, metrics.json and report.html.
+    RUN_DIR then holds config.json, checkpoint.pt, log.jsonl, report.html and, with test images, metrics.json and
+    curves.json.
     """
     import torch
 
     from model.threads import available_cpus
-    from training.evaluation import evaluate_run, testable
+    from training.evaluation import testable
     from training.fit import choose_device, without_d3
     from training.fit import fit as run
     from training.overrides import configured
     from training.report import write_report
-    from training.run_dir import METRICS, new_run_dir, write_json
+    from training.results import write_results
+    from training.run_dir import new_run_dir
     from training.sources import open_data
 
     config = configured([*(settings or []), *([] if seed is None else [f"seed={seed}"])])
@@ -61,9 +63,7 @@ def fit(
             device=target,
             progress=lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
         )
-        metrics = evaluate_run(dataset, trained) if testable(dataset) else None
-        if metrics is not None:
-            write_json(folder / METRICS, metrics)
+        metrics = write_results(folder, dataset, trained) if testable(dataset) else None
     write_report(out)
     selected = trained.selected
     chosen = {"epochs": selected.epochs, "shrinkage": selected.shrinkage, "validation_H": selected.validation["H"]}
