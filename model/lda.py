@@ -39,7 +39,7 @@ class LdaHead:
     def fit(cls, z_NZ: ArrayLike, labels_N: ArrayLike, *, shrinkage: float) -> LdaHead:
         """Freeze the covariance of real seen embeddings.
 
-        S = (1 - a) S_w + a tr(S_w)/Z I, with S_w the within-class covariance in which every class weighs the same.
+        S = (1 - a) S_w + a tr(S_w)/Z I, with S_w as in :func:`within_class_covariance`.
 
         Args:
             z_NZ: centred embeddings of real seen rows.
@@ -49,12 +49,7 @@ class LdaHead:
         Raises:
             ValueError: the shrunk covariance is not positive definite.
         """
-        z = np.asarray(z_NZ, dtype=np.float64)
-        means, counts = class_means(z, labels_N)
-        labels = np.asarray(labels_N)
-        residual = (z - means[labels]) / np.sqrt(counts[labels] * np.count_nonzero(counts))[:, None]
-        covariance = residual.T @ residual
-        return cls(shrunk_cholesky(covariance, shrinkage))
+        return cls(shrunk_cholesky(within_class_covariance(z_NZ, labels_N), shrinkage))
 
     @classmethod
     def from_bank(cls, bank: Mapping[str, NDArray[Any]]) -> LdaHead:
@@ -76,6 +71,15 @@ class LdaHead:
         weights = cho_solve((self._factor, True), means.T, check_finite=False).T
         biases = -0.5 * np.einsum("cz,cz->c", weights, means)
         return np.ascontiguousarray(weights, dtype=np.float32), biases.astype(np.float32)
+
+
+def within_class_covariance(z_NZ: ArrayLike, labels_N: ArrayLike) -> NDArray[np.float64]:
+    """Covariance of rows around their class's mean in which every class weighs the same, float64 [Z, Z]."""
+    z = np.asarray(z_NZ, dtype=np.float64)
+    means, counts = class_means(z, labels_N)
+    labels = np.asarray(labels_N)
+    residual = (z - means[labels]) / np.sqrt(counts[labels] * np.count_nonzero(counts))[:, None]
+    return residual.T @ residual
 
 
 def shrunk_cholesky(covariance_ZZ: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:

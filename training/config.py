@@ -7,11 +7,15 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from model.errors import DataError, Problem
 from model.networks.d3gzsl import EmbeddingInit
 from training.losses import Form, Target
+from training.precision import Precision
+
+MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
+Schedule = Literal["constant", "cosine", "published"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +29,21 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """The WGAN-GP base generator.
+    """The base generator; what only one method has is in a section of its own.
 
     Attributes:
-        hidden: hidden units of generator and critic.
-        noise_dim: K; 0 takes the number of attributes.
+        method: `wgan`, `cegzsl`, `tfvaegan` or `diffusion`.
+        hidden: hidden units of generator, critic, encoder, decoder and denoiser.
+        noise_dim: K; 0 takes the number of attributes. A `diffusion` generator has one per feature.
         linear_path: a linear map from attributes beside the hidden layer (ours).
         linear_path_ridge: relative ridge strength its weights start from; 0 starts at zero weights.
-        critic_steps: critic updates per generator update.
+        critic_steps: steps of critic and student per step of the generator.
         gp_weight: of the gradient penalty.
         averaging: decay per outer step of the generator's moving average, which is what is kept; 0 keeps the last.
         seen_classification: weight of the teacher's cross-entropy on synthetic seen features, as in f-CLSWGAN.
     """
 
+    method: MethodName = "wgan"
     hidden: int = 512
     noise_dim: int = 0
     linear_path: bool = True
@@ -46,6 +52,55 @@ class GeneratorConfig:
     gp_weight: float = 10.0
     seen_classification: float = 0.01
     averaging: float = 0.98
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """What `cegzsl` adds to `wgan`.
+
+    Attributes:
+        projection: P, output of the projector.
+        comparator_hidden: hidden units of the comparator.
+        instance_weight: of the instance-level contrast of fake rows in the generator's loss.
+        class_weight: of their class-level contrast.
+        instance_temperature: of the instance-level contrast.
+        class_temperature: of the class-level contrast.
+    """
+
+    projection: int = 512
+    comparator_hidden: int = 2048
+    instance_weight: float = 0.001
+    class_weight: float = 0.001
+    instance_temperature: float = 0.1
+    class_temperature: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """What `tfvaegan` adds to `wgan`.
+
+    Attributes:
+        weight: of reconstruction and divergence, per feature.
+        semantic_weight: of the semantic decoder's error.
+        feedback: strength of the feedback; 0 is f-VAEGAN-D2.
+    """
+
+    weight: float = 1.0
+    semantic_weight: float = 0.01
+    feedback: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """What `diffusion` needs.
+
+    Attributes:
+        steps: T, steps from noise to features.
+        batches: noisy copies of the real batch in each step.
+    """
+
+    steps: int = 4
+    batches: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +139,29 @@ class D3Config:
     embedding_init: EmbeddingInit = "identity"
     embedding_lr_factor: float = 0.002
 
+    def embedding_size(self, feature_dim: int) -> int:
+        """Z for D features.
+
+        Raises:
+            DataError: `identity` with Z other than D.
+        """
+        size = self.embedding_dim or feature_dim
+        if self.embedding_init == "identity" and size != feature_dim:
+            raise DataError(
+                f"d3.embedding_dim: expected {feature_dim} (or 0), the number of features, as d3.embedding_init is "
+                f"identity, got {size}; embeddings of another size need d3.embedding_init=normal"
+            )
+        return size
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each student term by its short name."""
+        return {
+            "cls": self.classification,
+            "kl": self.label_distillation,
+            "be": self.embedding_distillation,
+            "od": self.ood_distillation,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
@@ -95,6 +173,7 @@ class SelectionConfig:
         evaluations: how often in the longest training the candidates are measured.
         shrinkage: candidates for the `lda` head.
         samples: synthesised embeddings per unseen class, 1 to 200.
+        novelty_folds: teachers whose scores of rows they did not see `novelty` is measured against.
     """
 
     folds: int = 4
@@ -102,19 +181,45 @@ class SelectionConfig:
     evaluations: int = 4
     shrinkage: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
     samples: int = 200
+    novelty_folds: int = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a run besides its data."""
+    """Everything that decides a run besides its data.
+
+    Attributes:
+        seed: of weights, batches, noise and folds.
+        epochs: the longest training that selection considers.
+        steps: outer steps per epoch; 0 takes one pass over the rows.
+        batch_size: real rows per step.
+        learning_rate: of all optimisers.
+        schedule: `constant`, `cosine` down to 0 at `epochs`, or `published`: every 20 epochs critic and generator
+            x 1.09, student x 0.98, confidence x 0.99, which ends in divergence.
+        adam_beta1: of all optimisers.
+        precision: `fp32`, `tf32` products, or `bf16` networks with float32 losses.
+        teacher: its pre-training.
+        generator: the base generator.
+        contrastive: of `cegzsl`.
+        vae: of `tfvaegan`.
+        diffusion: of `diffusion`.
+        d3: the student's losses.
+        selection: of length, head and calibration.
+    """
 
     seed: int = 0
     epochs: int = 24
+    steps: int = 0
     batch_size: int = 64
     learning_rate: float = 4e-4
+    schedule: Schedule = "constant"
     adam_beta1: float = 0.5
+    precision: Precision = "fp32"
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     d3: D3Config = field(default_factory=D3Config)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
 
@@ -136,6 +241,10 @@ class TrainConfig:
             "generator.hidden": self.generator.hidden,
             "generator.critic_steps": self.generator.critic_steps,
             "d3.synthetic_per_class": self.d3.synthetic_per_class,
+            "contrastive.projection": self.contrastive.projection,
+            "contrastive.comparator_hidden": self.contrastive.comparator_hidden,
+            "diffusion.steps": self.diffusion.steps,
+            "diffusion.batches": self.diffusion.batches,
             "selection.evaluations": self.selection.evaluations,
         }
         for name, value in positive.items():
@@ -144,6 +253,8 @@ class TrainConfig:
             ("learning_rate", self.learning_rate),
             ("teacher.learning_rate", self.teacher.learning_rate),
             ("d3.embedding_lr_factor", self.d3.embedding_lr_factor),
+            ("contrastive.instance_temperature", self.contrastive.instance_temperature),
+            ("contrastive.class_temperature", self.contrastive.class_temperature),
         ):
             yield name, rate, "a number above 0", 0 < rate < math.inf
         for name, weight in (
@@ -155,6 +266,11 @@ class TrainConfig:
             ("generator.gp_weight", self.generator.gp_weight),
             ("generator.seen_classification", self.generator.seen_classification),
             ("generator.linear_path_ridge", self.generator.linear_path_ridge),
+            ("contrastive.instance_weight", self.contrastive.instance_weight),
+            ("contrastive.class_weight", self.contrastive.class_weight),
+            ("vae.weight", self.vae.weight),
+            ("vae.semantic_weight", self.vae.semantic_weight),
+            ("vae.feedback", self.vae.feedback),
         ):
             yield name, weight, "a number of at least 0", 0 <= weight < math.inf
         shrinkage, samples = self.selection.shrinkage, self.selection.samples
@@ -165,7 +281,11 @@ class TrainConfig:
             bool(shrinkage) and all(0 < s <= 1 for s in shrinkage),
         )
         yield "selection.samples", samples, "1 to 200", 1 <= samples <= 200
-        yield "selection.folds", self.selection.folds, "at least 2", self.selection.folds >= 2
+        for name, count in (
+            ("selection.folds", self.selection.folds),
+            ("selection.novelty_folds", self.selection.novelty_folds),
+        ):
+            yield name, count, "at least 2", count >= 2
         yield (
             "selection.seen_fraction",
             self.selection.seen_fraction,
@@ -175,6 +295,7 @@ class TrainConfig:
         for name, size in (
             ("generator.noise_dim", self.generator.noise_dim),
             ("d3.embedding_dim", self.d3.embedding_dim),
+            ("steps", self.steps),
         ):
             yield name, size, "at least 0", size >= 0
         yield "seed", self.seed, "0 up to 2^63 - 1", 0 <= self.seed < 2**63

@@ -25,8 +25,6 @@ from training.task import Task
 from training.teacher import fit_teacher
 from training.trainer import Networks, train
 
-NOVELTY_FOLDS = 5
-
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, epochs done and epochs in all."""
 
@@ -88,6 +86,7 @@ def fit(
         scaler=scaler,
         networks=networks,
         novelty_reference=reference,
+        attribute_dim=len(dataset.vocabulary),
     )
     trained.save(run_dir)
     return trained
@@ -112,9 +111,9 @@ def held_out_scores(task: Task, config: TrainConfig) -> NDArray[np.float32]:
     labels = task.teacher_labels
     order = torch.argsort(labels, stable=True)
     fold = torch.empty_like(labels)
-    fold[order] = torch.arange(len(labels), device=labels.device) % NOVELTY_FOLDS
+    fold[order] = torch.arange(len(labels), device=labels.device) % config.selection.novelty_folds
     scores = []
-    for number in range(NOVELTY_FOLDS):
+    for number in range(config.selection.novelty_folds):
         torch.manual_seed(config.seed)
         rest, held = fold != number, fold == number
         teacher = fit_teacher(task.features[rest], labels[rest], len(task.seen_index), config)

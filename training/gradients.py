@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from training.config import TrainConfig
+from training.student import StudentBatch, student_terms
 from training.task import Task
 from training.teacher import TeacherOutputs
-from training.trainer import Batch, Networks, student_losses, weights
+from training.trainer import Networks
 
 INERT = 0.01  # a term whose gradient is below this share of L_cls's does nothing
 
@@ -25,7 +26,7 @@ def gradient_shares(networks: Networks, task: Task, config: TrainConfig) -> dict
     noise = torch.randn(len(labels), networks.generator.noise_dim, generator=random, device=device)
     with torch.no_grad():
         synthetic = networks.generator(noise, task.attributes[labels])
-    batch = Batch(
+    batch = StudentBatch(
         synthetic=synthetic,
         synthetic_labels=labels,
         real=task.features[rows],
@@ -33,11 +34,9 @@ def gradient_shares(networks: Networks, task: Task, config: TrainConfig) -> dict
         teacher=TeacherOutputs.of(networks.teacher, task.features[rows]),
     )
     parameters = list(networks.student.parameters())
-    norms = {}
-    for name, value in student_losses(networks, batch, task.seen_index, config.d3).items():
-        gradients = torch.autograd.grad(
-            weights(config.d3)[name] * value, parameters, retain_graph=True, allow_unused=True
-        )
+    weights, norms = config.d3.weights(), {}
+    for name, value in student_terms(networks.student, networks.teacher, batch, task.seen_index, config.d3).items():
+        gradients = torch.autograd.grad(weights[name] * value, parameters, retain_graph=True, allow_unused=True)
         norms[name] = float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
     reference = norms.get("cls", 0.0)
     return {name: norm / reference for name, norm in norms.items()} if reference > 0 else {}

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from model.errors import DataError
 from model.head import Float32, logits
-from model.lda import LdaHead, class_means
+from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from model.noise import class_noise
 from training.task import Task
 from training.trainer import Networks
@@ -44,15 +44,23 @@ class HeadFit:
 def fit_head(
     networks: Networks, task: Task, names: Sequence[str], *, shrinkage: float, samples: int, key: str
 ) -> HeadFit:
-    """Fit the `lda` head on a task's real rows and the generator's unseen classes.
+    """Fit the `lda` head on a task's real rows and the generator's unseen classes; see :func:`fit_heads`."""
+    (head,) = fit_heads(networks, task, names, shrinkages=(shrinkage,), samples=samples, key=key)
+    return head
+
+
+def fit_heads(
+    networks: Networks, task: Task, names: Sequence[str], *, shrinkages: Sequence[float], samples: int, key: str
+) -> list[HeadFit]:
+    """Fit a head for each shrinkage; embeddings, means and covariance are computed once.
 
     Args:
         networks: trained.
         task: the rows and classes it was trained on.
         names: id of each class; with `key` it decides the noise.
-        shrinkage: of the covariance.
+        shrinkages: of the covariance.
         samples: synthesised embeddings per unseen class.
-        key: id of what the head belongs to.
+        key: id of what the heads belong to.
 
     Raises:
         DataError: the embeddings of each class are all the same.
@@ -63,17 +71,20 @@ def fit_head(
     means[: len(real)] = real
     seen = task.seen.cpu().numpy()
     centre = means[seen].mean(axis=0).astype(np.float32)
-    compact = (np.cumsum(seen) - 1)[labels]
-    try:
-        head = LdaHead.fit(z - centre, compact, shrinkage=shrinkage)
-    except ValueError as error:
-        raise DataError(f"no head can be fitted on the embeddings of the training images: {error}") from None
+    covariance = within_class_covariance(z - centre, (np.cumsum(seen) - 1)[labels])
     for index in np.flatnonzero(~seen).tolist():
         means[index] = synthesise(networks, task.attributes[index], key, names[index], samples).mean(
             0, dtype=np.float64
         )
-    weight, bias = head.rows(means - centre)
-    return HeadFit(head=head, centre=centre, weight=weight, bias=bias)
+    fits = []
+    for shrinkage in shrinkages:
+        try:
+            head = LdaHead(shrunk_cholesky(covariance, shrinkage))
+        except ValueError as error:
+            raise DataError(f"no head can be fitted on the embeddings of the training images: {error}") from None
+        weight, bias = head.rows(means - centre)
+        fits.append(HeadFit(head=head, centre=centre, weight=weight, bias=bias))
+    return fits
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.errors import BundleError, DataError
 from model.networks.d3gzsl import Embedding, Teacher
-from model.networks.generator import Generator
+from model.networks.sampler import Sampler
 from model.threads import available_cpus
 from training.backbone import load_backbone
 from training.onnx_origin import forget_origin
@@ -50,7 +50,7 @@ class TrunkTail(nn.Module):
 class Synthesizer(nn.Module):
     """Noise and normalised attributes to centred embeddings; the generator makes scaled features."""
 
-    def __init__(self, *, generator: Generator, embedding: Embedding, centre: NDArray[np.float32]) -> None:
+    def __init__(self, *, generator: Sampler, embedding: Embedding, centre: NDArray[np.float32]) -> None:
         super().__init__()
         self.generator = generator
         self.embedding = embedding

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.networks.generator import Generator
+from training.config import TrainConfig
 from training.task import Task
 
 
@@ -35,3 +37,12 @@ def class_mean_ridge(task: Task, strength: float) -> tuple[Tensor, Tensor]:
     gram += strength * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.linalg.solve(gram, means - mean).T @ centred
     return weight.float(), (mean - weight @ centre).float()
+
+
+@torch.no_grad()
+def start_from_ridge(generator: Generator, task: Task, config: TrainConfig) -> None:
+    """Set a generator's linear path to the ridge map and its output bias to the intercept, where it has the path."""
+    if generator.linear_path is not None and config.generator.linear_path_ridge:
+        slope, intercept = class_mean_ridge(task, config.generator.linear_path_ridge)
+        generator.linear_path.weight.copy_(slope)
+        generator.output.bias.copy_(intercept)

@@ -19,16 +19,16 @@ from model.bundle import sha256_of
 from model.calibration import Calibration
 from model.errors import DataError
 from model.networks.d3gzsl import Student, Teacher
-from model.networks.generator import Critic, Generator
 from training.config import TrainConfig
 from training.features import move_into_place
+from training.generators import new_sampler
 from training.scaler import Scaler
 from training.selection import Selected
 from training.trainer import Networks
 
 CONFIG, CHECKPOINT, LOG = "config.json", "checkpoint.pt", "log.jsonl"
 METRICS, CURVES, REPORT = "metrics.json", "curves.json", "report.html"  # of the test rows, where there are any
-SCHEMA = "d3gzsl-run/1"
+SCHEMA = "d3gzsl-run/2"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +42,7 @@ class Trained:
         scaler: of the final training.
         networks: of the final training.
         novelty_reference: teacher scores of held-out seen rows, ascending.
+        attribute_dim: A.
     """
 
     config: TrainConfig
@@ -50,6 +51,7 @@ class Trained:
     scaler: Scaler
     networks: Networks
     novelty_reference: np.ndarray[Any, np.dtype[np.float32]]
+    attribute_dim: int
 
     def resolved(self) -> dict[str, Any]:
         """The resolved configuration, as `config.json` holds it."""
@@ -69,7 +71,7 @@ class Trained:
 
     def save(self, run_dir: Path) -> None:
         """Write `config.json` and `checkpoint.pt` into an existing folder, each beside and then renamed."""
-        student, generator = self.networks.student, self.networks.generator
+        student = self.networks.student
         checkpoint = {
             "modules": {name: module.state_dict() for name, module in self.networks.modules()},
             "shapes": {
@@ -77,8 +79,7 @@ class Trained:
                 "embedding_dim": student.embedding.linear.out_features,
                 "classes": student.classifier.out_features,
                 "seen_classes": self.networks.teacher.classifier.out_features,
-                "noise_dim": generator.noise_dim,
-                "attribute_dim": generator.hidden_attributes.in_features,
+                "attribute_dim": self.attribute_dim,
             },
             "scaler": {
                 "minimum": torch.from_numpy(self.scaler.minimum),
@@ -123,6 +124,7 @@ class Trained:
                 ),
                 networks=networks,
                 novelty_reference=checkpoint["novelty_reference"].numpy(),
+                attribute_dim=int(checkpoint["shapes"]["attribute_dim"]),
             )
         except DataError as error:
             raise DataError(f"{run_dir / CONFIG}: {error.message}", error.problems) from None
@@ -147,18 +149,10 @@ def _read_checkpoint(file: Path, *, sha256: Any) -> Any:
 
 
 def _networks(config: TrainConfig, shapes: Mapping[str, int]) -> Networks:
-    settings = config.generator
-    feature_dim, attribute_dim = shapes["feature_dim"], shapes["attribute_dim"]
+    feature_dim = shapes["feature_dim"]
     dim, init = shapes["embedding_dim"], config.d3.embedding_init
     return Networks(
-        generator=Generator(
-            noise_dim=shapes["noise_dim"],
-            attribute_dim=attribute_dim,
-            feature_dim=feature_dim,
-            hidden=settings.hidden,
-            linear_path=settings.linear_path,
-        ),
-        critic=Critic(attribute_dim=attribute_dim, feature_dim=feature_dim, hidden=settings.hidden),
+        generator=new_sampler(config, feature_dim=feature_dim, attribute_dim=shapes["attribute_dim"]),
         teacher=Teacher(feature_dim=feature_dim, dim=dim, seen_classes=shapes["seen_classes"], init=init),
         student=Student(
             feature_dim=feature_dim,

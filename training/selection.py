@@ -23,7 +23,7 @@ from model.calibration import Calibration
 from model.errors import DataError
 from training.config import SelectionConfig, TrainConfig
 from training.dataset import Dataset
-from training.heads import HeadFit, fit_head
+from training.heads import fit_heads
 from training.metrics import SeenUnseenCurve, auroc, seen_unseen_curve
 from training.scaler import Scaler
 from training.task import Task
@@ -184,8 +184,9 @@ def candidate_logits(
         z, logits = networks.student(held)
     yield STUDENT, logits.cpu().numpy()
     rows = z.cpu().numpy()
-    for shrinkage in config.selection.shrinkage:
-        head: HeadFit = fit_head(networks, task, names, shrinkage=shrinkage, samples=config.selection.samples, key="")
+    shrinkages = config.selection.shrinkage
+    heads = fit_heads(networks, task, names, shrinkages=shrinkages, samples=config.selection.samples, key="")
+    for shrinkage, head in zip(shrinkages, heads, strict=True):
         yield f"lda/{shrinkage}", head.logits(rows)
 
 

@@ -31,7 +31,7 @@ def fit_teacher(features_ND: Tensor, labels_N: Tensor, seen_classes: int, config
     settings = config.teacher
     teacher = Teacher(
         feature_dim=dimension,
-        dim=config.d3.embedding_dim or dimension,
+        dim=config.d3.embedding_size(dimension),
         seen_classes=seen_classes,
         init=config.d3.embedding_init,
     ).to(features_ND.device)

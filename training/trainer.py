@@ -1,4 +1,4 @@
-"""Training of D3GZSL on a WGAN-GP generator: reads top to bottom.
+"""Training of D3GZSL on a base generator: reads top to bottom.
 
 N: real rows, B: batch, M: synthetic unseen rows, D: scaled features, A: attributes, C: classes of this training.
 """
@@ -7,131 +7,229 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from model.errors import DataError
 from model.networks.d3gzsl import Student, Teacher
-from model.networks.generator import Critic, Generator
-from training import losses
-from training.config import D3Config, TrainConfig
-from training.ridge import class_mean_ridge
+from model.networks.sampler import Sampler
+from training.config import TrainConfig
+from training.generators import new_method
+from training.generators.base import RealBatch, Terms
+from training.meter import LIMIT, Meter
+from training.precision import allow_tf32, autocast
+from training.student import StudentBatch, student_terms
 from training.task import Task
 from training.teacher import TeacherOutputs, fit_teacher
+
+MIN_SPREAD = 1e-3  # of the teacher's scores, below which the confidence starts no steeper
 
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """Everything that is trained."""
+    """What a training gives."""
 
-    generator: Generator
-    critic: Critic
+    generator: Sampler
     teacher: Teacher
     student: Student
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Names and modules, for checkpoints."""
-        yield from (
-            ("generator", self.generator),
-            ("critic", self.critic),
-            ("teacher", self.teacher),
-            ("student", self.student),
+        yield from (("generator", self.generator), ("teacher", self.teacher), ("student", self.student))
+
+
+class Trainer:
+    """A training that can be stopped after any epoch and continued bit for bit on a CPU.
+
+    The generator that it gives is the moving average over its training: a GAN's weights circle around what they would
+    converge to, and so does what they synthesise.
+
+    Args:
+        task: data on the device to train on.
+        config: hyper-parameters.
+        state: of :meth:`state`, to continue; without it the teacher is pre-trained and a training begins.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, state: dict[str, Any] | None = None) -> None:
+        torch.manual_seed(config.seed)
+        allow_tf32(config.precision)
+        self._task, self._config, self._device = task, config, task.features.device
+        self.epoch = 0
+        teacher = new_teacher(task, config, state)
+        self._teacher_outputs = TeacherOutputs.of(teacher, task.features)
+        student = new_student(task, self._teacher_outputs.scores, config)
+        self._method = new_method(task, teacher, student, config)
+        averaged = copy.deepcopy(self._method.sampler).requires_grad_(False)
+        self.networks = Networks(generator=averaged, teacher=teacher, student=student)
+        self._optimisers = self._new_optimisers()
+        self._random = torch.Generator(self._device).manual_seed(config.seed)
+        self._synthetic_labels = task.unseen_index.repeat_interleave(config.d3.synthetic_per_class)
+        self._synthetic_attributes = task.attributes[self._synthetic_labels]
+        self._teacher_labels, self._seen_index = task.teacher_labels, task.seen_index
+        self.steps = config.steps or math.ceil(len(task.features) / self._size)
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def _size(self) -> int:
+        return min(self._config.batch_size, len(self._task.features))
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for one epoch; returns mean losses.
+
+        Per outer step, as published: `critic_steps` times the critic's loss plus the student losses with the generator
+        frozen, then once the generator's loss plus the student losses on fresh synthetic rows.
+
+        Raises:
+            DataError: a loss is not finite or beyond all bounds; names the first such step and loss.
+        """
+        self._set_learning_rates()
+        meter = Meter(self._device)
+        method, critic, generator, student = self._method, *self._optimisers
+        for step in range(self.steps):
+            real, teacher = self._draw()
+            for place in range(method.critic_steps):
+                if place:
+                    real, teacher = self._draw()
+                with autocast(self._device, self._config.precision):
+                    terms = method.critic_loss(real, self._random)
+                    with torch.no_grad():
+                        synthetic = self._synthesise()
+                    student_loss, unweighted = self._student_loss(real, teacher, synthetic)
+                self._step(terms, student_loss, [*critic, student])
+                meter.add(terms, step)
+                meter.add(unweighted, step)
+            with autocast(self._device, self._config.precision):
+                terms = method.generator_loss(real, self._random)
+                synthetic = scale_gradient(self._synthesise(), self._config.d3.generator_share)
+                student_loss, unweighted = self._student_loss(real, teacher, synthetic)
+            self._step(terms, student_loss, [*generator, student])
+            meter.add(terms, step)
+            meter.add(unweighted, step)
+            average_into(self.networks.generator, method.sampler, self._config.generator.averaging)
+        self._refuse_divergence(meter)
+        self.epoch += 1
+        return meter.means()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how the training goes on: tensors and plain values only, not copied."""
+        return {
+            "epoch": self.epoch,
+            "modules": {name: module.state_dict() for name, module in self._modules()},
+            "optimisers": [optimiser.state_dict() for optimiser in self._all_optimisers()],
+            "random": self._random.get_state(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.epoch = int(state["epoch"])
+        for name, module in self._modules():
+            module.load_state_dict(state["modules"][name])
+        for optimiser, saved in zip(self._all_optimisers(), state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self._random.set_state(state["random"].cpu())
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from self.networks.modules()
+        yield "method", self._method
+
+    def _all_optimisers(self) -> Iterator[torch.optim.Optimizer]:
+        critic, generator, student = self._optimisers
+        yield from (*critic, *generator, student)
+
+    def _new_optimisers(
+        self,
+    ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.Optimizer], torch.optim.Optimizer]:
+        """Adam for the critic's side and for the generator's, each absent where it trains nothing, and the student."""
+        config, student = self._config, self.networks.student
+        named = dict(student.named_parameters())
+        confidence = [named.pop("log_w"), named.pop("b")]
+        embedding = [named.pop(name) for name in list(named) if name.startswith("embedding.")]
+
+        def adam(*groups: tuple[str, list[nn.Parameter], float]) -> torch.optim.Optimizer:
+            return torch.optim.Adam(
+                [
+                    {"params": parameters, "lr": config.learning_rate * factor, "role": role, "factor": factor}
+                    for role, parameters, factor in groups
+                ],
+                betas=(config.adam_beta1, 0.999),
+                fused=True,
+            )
+
+        sides = (
+            ("critic", list(self._method.critic_side())),
+            ("generator", [p for p in self._method.generator_side() if p.requires_grad]),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Rows that the student losses see: synthetic unseen, and real seen with the teacher's view of them."""
-
-    synthetic: Tensor
-    synthetic_labels: Tensor
-    real: Tensor
-    real_labels: Tensor
-    teacher: TeacherOutputs
-
-
-def student_losses(networks: Networks, batch: Batch, seen_index: Tensor, config: D3Config) -> dict[str, Tensor]:
-    """The unweighted D3GZSL terms of one batch; a term with weight 0 is not computed."""
-    student = networks.student
-    x = torch.cat([batch.synthetic, batch.real])
-    z, logits = student(x)
-    labels = torch.cat([batch.synthetic_labels, batch.real_labels])
-    count = len(batch.synthetic)
-    terms: dict[str, Tensor] = {}
-    if config.classification:
-        terms["cls"] = losses.classification(logits, labels, config.cls_form)
-    if config.label_distillation:
-        terms["kl"] = losses.label_distillation(logits[count:, seen_index], batch.teacher.log_probs, config.kl_form)
-    if config.embedding_distillation:
-        terms["be"] = losses.embedding_distillation(
-            batch.teacher.embeddings, z[count:], batch.real_labels, config.be_form
+        critic, generator = ([adam((role, side, 1.0))] if side else [] for role, side in sides)
+        of_student = adam(
+            ("embedding", embedding, config.d3.embedding_lr_factor),
+            ("student", list(named.values()), 1.0),
+            ("confidence", confidence, 1.0),
         )
-    if config.ood_distillation:
-        scores = torch.cat([networks.teacher.score(batch.synthetic), batch.teacher.scores])
-        groups = labels if config.ood_target == "class" else (torch.arange(len(labels), device=labels.device) < count)
-        terms["od"] = losses.ood_distillation(
-            logits, student.ood_head, student.confidence(scores), groups, config.od_form
+        return critic, generator, of_student
+
+    def _set_learning_rates(self) -> None:
+        for optimiser in self._all_optimisers():
+            for group in optimiser.param_groups:
+                scheduled = schedule(self._config, group["role"], self.epoch)
+                group["lr"] = self._config.learning_rate * group["factor"] * scheduled
+
+    def _draw(self) -> tuple[RealBatch, TeacherOutputs]:
+        """Random real rows with the teacher's view of them."""
+        task = self._task
+        rows = torch.randint(len(task.features), (self._size,), generator=self._random, device=self._device)
+        labels = task.labels[rows]
+        real = RealBatch(
+            features=task.features[rows],
+            attributes=task.attributes[labels],
+            labels=labels,
+            teacher_labels=self._teacher_labels[rows],
         )
-    return terms
+        return real, self._teacher_outputs.take(rows)
+
+    def _synthesise(self) -> Tensor:
+        noise = self._method.noise(len(self._synthetic_labels), self._random)
+        features: Tensor = self._method.sampler(noise, self._synthetic_attributes)
+        return features
+
+    def _student_loss(self, real: RealBatch, teacher: TeacherOutputs, synthetic: Tensor) -> tuple[Tensor, Terms]:
+        """Weighted sum of the student losses, and each of them without its weight."""
+        batch = StudentBatch(
+            synthetic=synthetic,
+            synthetic_labels=self._synthetic_labels,
+            real=real.features,
+            real_labels=real.labels,
+            teacher=teacher,
+        )
+        weights = self._config.d3.weights()
+        terms = student_terms(self.networks.student, self.networks.teacher, batch, self._seen_index, self._config.d3)
+        total = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=self._device))
+        return total, terms
+
+    @staticmethod
+    def _step(terms: Terms, student_loss: Tensor, optimisers: list[torch.optim.Optimizer]) -> None:
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        loss = sum(terms.values(), student_loss)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimiser in optimisers:
+                optimiser.step()
+
+    def _refuse_divergence(self, meter: Meter) -> None:
+        if (found := meter.first_bad()) is not None:
+            step, names = found
+            raise DivergedError(
+                f"the training diverged in epoch {self.epoch + 1}, outer step {step + 1} of {self.steps}: "
+                f"{' and '.join(names)} not finite or beyond {LIMIT:g}; use a lower learning_rate"
+            )
 
 
-def weights(config: D3Config) -> dict[str, float]:
-    """Weight of each student term."""
-    return {
-        "cls": config.classification,
-        "kl": config.label_distillation,
-        "be": config.embedding_distillation,
-        "od": config.ood_distillation,
-    }
-
-
-def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """The same values, their gradient multiplied by a factor."""
-    return x * factor + (x * (1 - factor)).detach()
-
-
-@torch.no_grad()
-def average_into(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters: average = decay * average + (1 - decay) * module."""
-    for kept, new in zip(average.parameters(), module.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
-
-
-def build(task: Task, teacher: Teacher, scores_N: Tensor, config: TrainConfig) -> Networks:
-    """Fresh generator, critic and student for a task; the confidence starts at w = 1/std(e), b = -median(e)."""
-    attribute_dim, dimension = task.attributes.shape[1], task.features.shape[1]
-    generator = Generator(
-        noise_dim=config.generator.noise_dim or attribute_dim,
-        attribute_dim=attribute_dim,
-        feature_dim=dimension,
-        hidden=config.generator.hidden,
-        linear_path=config.generator.linear_path,
-    )
-    critic = Critic(attribute_dim=attribute_dim, feature_dim=dimension, hidden=config.generator.hidden)
-    student = Student(
-        feature_dim=dimension,
-        dim=config.d3.embedding_dim or dimension,
-        classes=len(task.seen),
-        init=config.d3.embedding_init,
-        confidence_w=1 / max(float(scores_N.std()), 1e-3),
-        confidence_b=-float(scores_N.median()),
-    )
-    device = task.features.device
-    networks = Networks(
-        generator=generator.to(device), critic=critic.to(device), teacher=teacher, student=student.to(device)
-    )
-    if config.generator.linear_path and config.generator.linear_path_ridge:
-        slope, intercept = class_mean_ridge(task, config.generator.linear_path_ridge)
-        with torch.no_grad():
-            assert generator.linear_path is not None
-            generator.linear_path.weight.copy_(slope)
-            generator.output.bias.copy_(intercept)
-    return networks
+class DivergedError(DataError):
+    """A loss stopped being a number, or left all bounds."""
 
 
 def train(
@@ -143,9 +241,6 @@ def train(
 ) -> Networks:
     """Pre-train the teacher, then train generator, critic and student together.
 
-    Per outer step, as published: `critic_steps` times the critic's loss plus the student losses with the generator
-    frozen, then once the generator's loss plus the student losses on fresh synthetic rows.
-
     Args:
         task: data on the device to train on.
         config: hyper-parameters.
@@ -153,100 +248,61 @@ def train(
         on_epoch: called after each epoch with its number from 1, the networks and mean losses.
 
     Raises:
-        DataError: the training diverged.
-
-    Returns:
-        The networks, the generator being the moving average over its training: a GAN's weights circle around what they
-        would converge to, and so does what they synthesise.
+        DivergedError: the training diverged.
     """
-    torch.manual_seed(config.seed)
-    device = task.features.device
-    teacher = fit_teacher(task.features, task.teacher_labels, len(task.seen_index), config)
-    teacher_outputs = TeacherOutputs.of(teacher, task.features)
-    networks = build(task, teacher, teacher_outputs.scores, config)
-    generator, critic, student = networks.generator, networks.critic, networks.student
-    rows, size = len(task.features), min(config.batch_size, len(task.features))
-    seen_index, teacher_labels = task.seen_index, task.teacher_labels
-    synthetic_labels = task.unseen_index.repeat_interleave(config.d3.synthetic_per_class)
-    synthetic_attributes = task.attributes[synthetic_labels]
-    term_weights = weights(config.d3)
-
-    def adam(parameters: Iterable[nn.Parameter] | list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=config.learning_rate, betas=(config.adam_beta1, 0.999), fused=True)
-
-    critic_optimiser, generator_optimiser = adam(critic.parameters()), adam(generator.parameters())
-    embedding = list(student.embedding.parameters())
-    rest = [p for name, p in student.named_parameters() if not name.startswith("embedding.")]
-    slow: dict[str, Any] = {"params": embedding, "lr": config.learning_rate * config.d3.embedding_lr_factor}
-    student_optimiser = adam([slow, {"params": rest}])
-
-    def noise(count: int) -> Tensor:
-        return torch.randn(count, generator.noise_dim, device=device)
-
-    def d3_loss(batch_rows: Tensor, synthetic: Tensor, total: dict[str, Tensor]) -> Tensor:
-        batch = Batch(
-            synthetic=synthetic,
-            synthetic_labels=synthetic_labels,
-            real=task.features[batch_rows],
-            real_labels=task.labels[batch_rows],
-            teacher=teacher_outputs.take(batch_rows),
-        )
-        terms = student_losses(networks, batch, seen_index, config.d3)
-        for name, value in terms.items():
-            total[name] = total.get(name, torch.zeros((), device=device)) + value.detach()
-        return sum((term_weights[name] * value for name, value in terms.items()), torch.zeros((), device=device))
-
-    averaged = copy.deepcopy(generator).requires_grad_(False)
-    result = replace(networks, generator=averaged)
-    outer_steps = -(-rows // size)
-    for epoch in range(1, epochs + 1):
-        total: dict[str, Tensor] = {}
-        for _ in range(outer_steps):
-            for _ in range(config.generator.critic_steps):
-                batch_rows = torch.randint(rows, (size,), device=device)
-                real, attributes = task.features[batch_rows], task.attributes[task.labels[batch_rows]]
-                with torch.no_grad():
-                    fake = generator(noise(size), attributes)
-                    synthetic = generator(noise(len(synthetic_labels)), synthetic_attributes)
-                    mix = torch.rand(size, 1, device=device)
-                    between = mix * real + (1 - mix) * fake
-                penalty = losses.gradient_penalty(critic.input_gradient(between, attributes))
-                scores = critic(torch.cat([fake, real]), attributes.repeat(2, 1))
-                distance = scores[size:].mean() - scores[:size].mean()
-                loss = config.generator.gp_weight * penalty - distance + d3_loss(batch_rows, synthetic, total)
-                critic_optimiser.zero_grad()
-                student_optimiser.zero_grad()
-                loss.backward()
-                critic_optimiser.step()
-                student_optimiser.step()
-                total["wasserstein"] = total.get("wasserstein", torch.zeros((), device=device)) + distance.detach()
-            critic.requires_grad_(False)
-            fake = generator(noise(size), attributes)
-            loss = -critic(fake, attributes).mean()
-            if config.generator.seen_classification:
-                log_probs = networks.teacher(fake)[1]
-                loss = loss + config.generator.seen_classification * F.nll_loss(log_probs, teacher_labels[batch_rows])
-            synthetic = generator(noise(len(synthetic_labels)), synthetic_attributes)
-            loss = loss + d3_loss(batch_rows, scale_gradient(synthetic, config.d3.generator_share), total)
-            generator_optimiser.zero_grad()
-            student_optimiser.zero_grad()
-            loss.backward()
-            generator_optimiser.step()
-            student_optimiser.step()
-            critic.requires_grad_(True)
-            average_into(averaged, generator, config.generator.averaging)
-        counts = {"wasserstein": outer_steps * config.generator.critic_steps}  # the student steps once more
-        student_steps = outer_steps * (config.generator.critic_steps + 1)
-        means = {name: float(value) / counts.get(name, student_steps) for name, value in total.items()}
-        _refuse_divergence(epoch, means)
-        on_epoch(epoch, result, means)
-    return result
+    trainer = Trainer(task, config)
+    while trainer.epoch < epochs:
+        losses = trainer.run_epoch()
+        on_epoch(trainer.epoch, trainer.networks, losses)
+    return trainer.networks
 
 
-def _refuse_divergence(epoch: int, means: dict[str, float]) -> None:
-    infinite = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
-    if infinite:
-        raise DataError(
-            f"the training diverged: mean losses of epoch {epoch} are not finite ({', '.join(infinite)}); "
-            "use a lower learning_rate"
-        )
+def new_teacher(task: Task, config: TrainConfig, state: dict[str, Any] | None) -> Teacher:
+    """The teacher of a task, pre-trained; with the state of a training, that training's teacher."""
+    if state is None:
+        return fit_teacher(task.features, task.teacher_labels, len(task.seen_index), config)
+    dimension = task.features.shape[1]
+    teacher = Teacher(
+        feature_dim=dimension,
+        dim=config.d3.embedding_size(dimension),
+        seen_classes=len(task.seen_index),
+        init=config.d3.embedding_init,
+    ).to(task.features.device)
+    teacher.load_state_dict(state["modules"]["teacher"])
+    return teacher.requires_grad_(False).eval()
+
+
+def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
+    """A fresh student; its confidence starts at w = 1/std(e), b = -median(e) of the teacher's scores on real rows."""
+    dimension = task.features.shape[1]
+    return Student(
+        feature_dim=dimension,
+        dim=config.d3.embedding_size(dimension),
+        classes=len(task.seen),
+        init=config.d3.embedding_init,
+        confidence_w=1 / max(float(scores_N.std()), MIN_SPREAD),
+        confidence_b=-float(scores_N.median()),
+    ).to(task.features.device)
+
+
+def schedule(config: TrainConfig, role: str, epoch: int) -> float:
+    """Factor on the learning rate of critic, generator, embedding, student or confidence in an epoch, from 0."""
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    if config.schedule == "published":
+        growth = {"critic": 1.09, "generator": 1.09, "embedding": 0.98, "student": 0.98, "confidence": 0.99}
+        return float(growth[role] ** (epoch // 20))
+    return 1.0
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """The same values, their gradient multiplied by a factor."""
+    return x * factor + (x * (1 - factor)).detach()
+
+
+@torch.no_grad()
+def average_into(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Exponential moving average of parameters: average = decay * average + (1 - decay) * module."""
+    kept: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = list(module.parameters())
+    torch._foreach_lerp_(kept, new, 1 - decay)

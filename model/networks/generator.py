@@ -8,10 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.networks.sampler import Sampler
+
 SLOPE = 0.2
 
 
-class Generator(nn.Module):
+class Generator(Sampler):
     """Noise and attributes to scaled features: ReLU(W2 LeakyReLU(W1 [noise, a] + b1) + b2 + L a).
 
     The published generator (Xian et al., CVPR 2018, arXiv 1712.00981) has no L; the linear path is ours, since with few
@@ -32,7 +34,10 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, attributes: Tensor) -> Tensor:
         """Noise [B, K] and attributes [B, A] to features [B, D], at least 0."""
-        hidden = self.hidden_noise(noise) + self.hidden_attributes(attributes)
+        return self.decode(self.hidden_noise(noise) + self.hidden_attributes(attributes), attributes)
+
+    def decode(self, hidden: Tensor, attributes: Tensor) -> Tensor:
+        """Pre-activations of the hidden layer [B, H] and attributes [B, A] to features [B, D]."""
         features = self.output(nn.functional.leaky_relu(hidden, SLOPE))
         if self.linear_path is not None:
             features = features + self.linear_path(attributes)
@@ -52,19 +57,20 @@ class Critic(nn.Module):
 
     def forward(self, features: Tensor, attributes: Tensor) -> Tensor:
         """Features [B, D] and attributes [B, A] to scores [B]."""
-        hidden = self.hidden_features(features) + self.hidden_attributes(attributes)
+        return self.scores(self.hidden_features(features) + self.hidden_attributes(attributes))
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Pre-activations of the hidden layer [B, H] to scores [B]."""
         scores: Tensor = self.output(nn.functional.leaky_relu(hidden, SLOPE)).squeeze(1)
         return scores
 
-    def input_gradient(self, features: Tensor, attributes: Tensor) -> Tensor:
+    def input_gradient(self, hidden: Tensor) -> Tensor:
         """Gradient of the score with respect to the features, [B, D], written out.
 
-        With h the pre-activation: W1x^T (LeakyReLU'(h) * w2). LeakyReLU' is piecewise constant, so differentiating
-        this expression once gives what autograd's double backward gives.
+        With h the pre-activations, [B, H]: W1x^T (LeakyReLU'(h) * w2). LeakyReLU' is piecewise constant, so
+        differentiating this expression once gives what autograd's double backward gives.
         """
-        with torch.no_grad():
-            hidden = self.hidden_features(features) + self.hidden_attributes(attributes)
-            slope = torch.where(hidden > 0, 1.0, SLOPE)
+        slope = torch.where(hidden.detach() > 0, 1.0, SLOPE)
         return (slope * self.output.weight) @ self.hidden_features.weight
 
 

@@ -1,0 +1,62 @@
+"""A diffusion model over features, conditioned on attributes (Ho et al., NeurIPS 2020, arXiv 2006.11239).
+
+B: batch, D: scaled features, A: attributes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from model.networks.d3gzsl import Student, Teacher
+from model.networks.denoiser import DiffusionSampler
+from training.config import TrainConfig
+from training.generators.base import Method, RealBatch, Terms
+from training.precision import at_least_float32, full_precision
+from training.ridge import class_mean_ridge
+from training.spread import within_class_spread
+from training.task import Task
+
+
+class Diffusion(Method):
+    """A denoiser of the features' residual around the ridge map; it has no critic, but the student keeps its steps."""
+
+    sampler: DiffusionSampler
+
+    def __init__(self, task: Task, teacher: Teacher, student: Student, config: TrainConfig) -> None:
+        super().__init__(task, teacher, student, config)
+        self.sampler = sampler(config, feature_dim=task.features.shape[1], attribute_dim=task.attributes.shape[1])
+        if config.generator.linear_path and config.generator.linear_path_ridge:
+            slope, intercept = class_mean_ridge(task, config.generator.linear_path_ridge)
+        else:
+            slope, intercept = torch.zeros_like(self.sampler.linear_path.weight), task.features.mean(dim=0)
+        with torch.no_grad():
+            self.sampler.linear_path.weight.copy_(slope)
+            self.sampler.linear_path.bias.copy_(intercept)
+            self.sampler.spread.copy_(within_class_spread(task))
+
+    def generator_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
+        """Mean squared error of the clean residual predicted from a random level of noise."""
+        device, count = real.features.device, self.config.diffusion.batches * len(real.labels)
+        attributes = real.attributes.repeat(self.config.diffusion.batches, 1)
+        residual = self.sampler.residual(real.features, real.attributes).repeat(self.config.diffusion.batches, 1)
+        level = torch.rand(count, 1, generator=random, device=device)
+        noisy = self.sampler.noisy(residual, self.noise(count, random), level)
+        clean = self.sampler.denoiser(noisy, attributes, level)
+        with full_precision(device):
+            terms = {"denoising": F.mse_loss(at_least_float32(clean), at_least_float32(residual))}
+        if weight := self.config.generator.seen_classification:
+            fake = self.sampler(self.noise(len(real.labels), random), real.attributes)
+            log_probs = at_least_float32(self.teacher(fake)[1])
+            terms["seen"] = weight * F.nll_loss(log_probs, real.teacher_labels)
+        return terms
+
+
+def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int) -> DiffusionSampler:
+    """The untrained sampler of a configuration."""
+    return DiffusionSampler(
+        attribute_dim=attribute_dim,
+        feature_dim=feature_dim,
+        hidden=config.generator.hidden,
+        steps=config.diffusion.steps,
+    )

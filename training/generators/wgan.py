@@ -1,0 +1,90 @@
+"""f-CLSWGAN: a conditional WGAN-GP over features with a seen-class loss (Xian et al., CVPR 2018, arXiv 1712.00981).
+
+B: batch, D: scaled features, A: attributes, H: hidden units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from model.networks.d3gzsl import Student, Teacher
+from model.networks.generator import Critic, Generator
+from training import losses
+from training.config import TrainConfig
+from training.generators.base import Method, RealBatch, Terms, frozen
+from training.precision import at_least_float32, full_precision
+from training.ridge import start_from_ridge
+from training.task import Task
+
+
+class Wgan(Method):
+    """Generator against critic; the teacher plays the published pre-classifier of seen classes."""
+
+    sampler: Generator
+
+    def __init__(self, task: Task, teacher: Teacher, student: Student, config: TrainConfig) -> None:
+        super().__init__(task, teacher, student, config)
+        feature_dim, attribute_dim = task.features.shape[1], task.attributes.shape[1]
+        self.sampler = self.new_sampler(feature_dim=feature_dim, attribute_dim=attribute_dim)
+        self.critic = Critic(attribute_dim=attribute_dim, feature_dim=feature_dim, hidden=config.generator.hidden)
+        start_from_ridge(self.sampler, task, config)
+
+    def new_sampler(self, *, feature_dim: int, attribute_dim: int) -> Generator:
+        """The generator that this method trains."""
+        return sampler(self.config, feature_dim=feature_dim, attribute_dim=attribute_dim)
+
+    def critic_side(self) -> Iterator[nn.Parameter]:
+        """The critic."""
+        return self.critic.parameters()
+
+    def critic_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
+        """E[D(fake)] - E[D(real)] + gp_weight * penalty."""
+        with torch.no_grad():
+            fake = self.sampler(self.noise(len(real.labels), random), real.attributes)
+        return critic_terms(self.critic, real, fake, random, gp_weight=self.config.generator.gp_weight)
+
+    def generator_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
+        """-E[D(fake)] + seen_classification * cross-entropy of the teacher on the fake rows."""
+        fake = self.sampler(self.noise(len(real.labels), random), real.attributes)
+        return generator_terms(self, fake, real)
+
+
+def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int) -> Generator:
+    """The untrained sampler of a configuration."""
+    return Generator(
+        noise_dim=config.generator.noise_dim or attribute_dim,
+        attribute_dim=attribute_dim,
+        feature_dim=feature_dim,
+        hidden=config.generator.hidden,
+        linear_path=config.generator.linear_path,
+    )
+
+
+def critic_terms(critic: Critic, real: RealBatch, fake: Tensor, random: torch.Generator, *, gp_weight: float) -> Terms:
+    """The critic's loss on real and fake rows of the same classes, `wasserstein` being E[D(fake)] - E[D(real)].
+
+    The first layer is linear, so pre-activations between real and fake rows are those of the rows between them: the
+    penalty needs no forward pass of its own.
+    """
+    conditioned = critic.hidden_attributes(real.attributes)
+    hidden_real = critic.hidden_features(real.features) + conditioned
+    hidden_fake = critic.hidden_features(fake) + conditioned
+    distance = critic.scores(hidden_fake).mean() - critic.scores(hidden_real).mean()
+    with full_precision(real.features.device):
+        mix = torch.rand(len(fake), 1, generator=random, device=fake.device)
+        between = mix * at_least_float32(hidden_real) + (1 - mix) * at_least_float32(hidden_fake)
+        penalty = losses.gradient_penalty(critic.input_gradient(between))
+    return {"wasserstein": at_least_float32(distance), "penalty": gp_weight * penalty}
+
+
+def generator_terms(method: Wgan, fake: Tensor, real: RealBatch) -> Terms:
+    """The generator's loss on fake rows of the classes of a real batch."""
+    terms = {"adversarial": -at_least_float32(frozen(method.critic, fake, real.attributes)).mean()}
+    if weight := method.config.generator.seen_classification:
+        log_probs = at_least_float32(method.teacher(fake)[1])
+        terms["seen"] = weight * F.nll_loss(log_probs, real.teacher_labels)
+    return terms
