@@ -1,4 +1,4 @@
-"""Generator of TF-VAEGAN: a semantic decoder reads attributes off a feature, and its hidden layer corrects the generator.
+"""Generator of TF-VAEGAN: a decoder reads attributes off a feature, and its hidden layer corrects the generator.
 
 B: rows, K: noise, A: attributes, D: features, H: hidden units.
 """
@@ -32,8 +32,8 @@ class SemanticDecoder(nn.Module):
 class FeedbackGenerator(Generator):
     """A generator that looks at its own first draft once (Narayan et al., ECCV 2020, arXiv 2003.07833).
 
-    x0 = G(e, a); h' = h + strength * F(decoder hidden layer of x0); x = the rest of G on h', with h the pre-activations of
-    G's hidden layer and F two linear layers. Without feedback (strength 0) it is f-VAEGAN-D2's generator.
+    x0 = G(e, a); h' = h + strength * F(decoder hidden layer of x0); x = the rest of G on h', with h the pre-activations
+    of G's hidden layer and F two linear layers. Without feedback (strength 0) it is f-VAEGAN-D2's generator.
     """
 
     def __init__(
