@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from training import console
-from training.commands.options import AsJson, Overwrite
+from training.commands.options import AsJson, Overwrite, Splits
 
 
 def fit(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Features made by `d3gzsl-train extract`.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Features made by `d3gzsl-train extract`, or a benchmark folder.")
+    ],
     out: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder the run is written to.")],
     settings: Annotated[
         list[str] | None,
@@ -22,9 +24,13 @@ def fit(
         bool, typer.Option("--d3/--no-d3", help="Distil the student from the teacher, or train it on L_cls only.")
     ] = True,
     test_fraction: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of each seen class's images kept for testing.")
+        float,
+        typer.Option(
+            min=0, max=0.9, help="Share of each seen class's images kept for testing; a benchmark has its own."
+        ),
     ] = 0.3,
     split_seed: Annotated[int, typer.Option(help="Which split into training and test images.")] = 0,
+    splits: Splits = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training; short for --set seed=.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Overwrite = False,
@@ -52,7 +58,9 @@ def fit(
         config = without_d3(config)
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
-    dataset, described = open_data(data, test_fraction=test_fraction, split_seed=split_seed)
+    dataset, described = open_data(data, test_fraction=test_fraction, split_seed=split_seed, splits=splits)
+    for note in dataset.split.get("notes", ()):
+        console.warn(note)
     with new_run_dir(out, overwrite=overwrite) as folder, console.progress_bar(quiet=as_json) as bar:
         tasks = {name: bar.add_task(name, total=None) for name in ("selection", "training")}
         trained = run(

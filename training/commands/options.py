@@ -13,3 +13,9 @@ Data = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Splits = Annotated[
+    str | None,
+    typer.Option(
+        metavar="att|sent", help="Of a benchmark: att_splits.mat (default where it is there) or sent_splits.mat."
+    ),
+]
