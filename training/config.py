@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import typing
 from collections.abc import Iterator, Mapping
@@ -16,6 +18,7 @@ from training.precision import Precision
 
 MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
 Schedule = Literal["constant", "cosine", "published"]
+Protocol = Literal["validation", "test-best"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +168,14 @@ class D3Config:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """Model selection on pseudo-unseen classes taken from trainval, never on test.
+    """Model selection: on pseudo-unseen classes taken from trainval, or as papers do it.
 
     Attributes:
+        protocol: `validation` never looks at test rows; `test-best` takes the length, head and penalty that are best on
+            them, as papers do.
         folds: how many disjoint groups of seen classes are hidden in turn.
+        used_folds: how many of them are really trained; 0 takes all.
+        deals: how often the seen classes are dealt into folds anew; all folds count the same.
         seen_fraction: share of the other classes' rows held out as pseudo test-seen.
         evaluations: how often in the longest training the candidates are measured.
         shrinkage: candidates for the `lda` head.
@@ -176,7 +183,10 @@ class SelectionConfig:
         novelty_folds: teachers whose scores of rows they did not see `novelty` is measured against.
     """
 
+    protocol: Protocol = "validation"
     folds: int = 4
+    used_folds: int = 0
+    deals: int = 1
     seen_fraction: float = 0.25
     evaluations: int = 4
     shrinkage: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
@@ -246,6 +256,7 @@ class TrainConfig:
             "diffusion.steps": self.diffusion.steps,
             "diffusion.batches": self.diffusion.batches,
             "selection.evaluations": self.selection.evaluations,
+            "selection.deals": self.selection.deals,
         }
         for name, value in positive.items():
             yield name, value, "at least 1", value >= 1
@@ -286,6 +297,8 @@ class TrainConfig:
             ("selection.novelty_folds", self.selection.novelty_folds),
         ):
             yield name, count, "at least 2", count >= 2
+        used, folds = self.selection.used_folds, self.selection.folds
+        yield "selection.used_folds", used, f"0 (all) up to selection.folds, {folds}", 0 <= used <= folds
         yield (
             "selection.seen_fraction",
             self.selection.seen_fraction,
@@ -305,6 +318,10 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The fields as nested JSON values."""
         return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """Hash of all fields; names a configuration in results and keys the noise of its evaluation."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> TrainConfig:

@@ -5,8 +5,6 @@ N: test rows, C: classes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +157,8 @@ def protocol(dataset: Dataset, trained: Trained) -> dict[str, Any]:
         "name": name,
         "selection": selection,
         "test_used_for_selection": name != "validation",
-        "metric": "mean per-class top-1 over all classes; H = 2US/(U+S); seen penalty from validation",
+        "metric": "mean per-class top-1 over all classes; H = 2US/(U+S); seen penalty "
+        + ("from validation" if name == "validation" else "with the best test H"),
         "split": dataset.split,
         "seed": trained.config.seed,
         "data_hash": dataset.data_hash,
@@ -176,4 +175,4 @@ def protocol(dataset: Dataset, trained: Trained) -> dict[str, Any]:
 
 def run_key(trained: Trained) -> str:
     """Hash of a run's configuration; keys the noise of evaluation, as the bundle id does in service."""
-    return hashlib.sha256(json.dumps(trained.config.to_json(), sort_keys=True).encode()).hexdigest()[:32]
+    return trained.config.digest()
