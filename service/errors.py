@@ -21,7 +21,8 @@ D3GZSLError                         (model.errors)
 │   └── OriginError                 a change sent by a page of another origin
 ├── RegistryError                   the registry on disk cannot be used
 │   ├── StorageError                reading or writing it failed
-│   └── StaleVersionError           another process has changed it meanwhile
+│   └── RegistryReplacedError       a backup has taken its place meanwhile
+├── UnknownVersionError             there was no such version of the registry
 ├── ClassError
 │   ├── UnknownClassError
 │   ├── ClassExistsError
@@ -116,8 +117,12 @@ class StorageError(RegistryError):
     """The database did not read or write."""
 
 
-class StaleVersionError(RegistryError):
-    """Another process has changed the registry; read on and decide again."""
+class RegistryReplacedError(RegistryError):
+    """Another registry has taken the place of the one that was read; read it from the start."""
+
+
+class UnknownVersionError(D3GZSLError):
+    """The registry never had this version."""
 
 
 class ClassError(D3GZSLError):

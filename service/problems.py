@@ -56,6 +56,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     own.ForbiddenError: Kind(403, "role-needed", "The key's role does not allow this"),
     own.OriginError: Kind(403, "other-origin", "Changes from pages of other origins are not allowed"),
     own.UnknownClassError: Kind(404, "no-such-class", "The class does not exist"),
+    own.UnknownVersionError: Kind(404, "no-such-version", "The registry never had this version"),
     own.BatchConflictError: Kind(409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"),
     own.ClassExistsError: Kind(409, "class-exists", "The class exists already"),
     own.SeenClassError: Kind(409, "seen-class", "Seen classes cannot be changed"),

@@ -5,7 +5,6 @@ C: classes, Z: embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ from model.bundle import Bundle
 from model.calibration import novelty
 from model.classes import ClassEntry
 from model.errors import Problem
-from model.head import Float32, logits
+from model.head import Float32
 from service.errors import InvalidRequestError
 from service.snapshot import Snapshot
 
@@ -54,20 +53,19 @@ def chosen_rows(snapshot: Snapshot, question: Question) -> NDArray[np.intp]:
     Raises:
         InvalidRequestError: an id is unknown, or no class is left.
     """
-    problems = [
-        Problem(pointer=f"/query/classes/{i}", detail=f"no class has the id {class_id!r}")
-        for i, class_id in enumerate(question.classes)
-        if class_id not in snapshot.position
-    ]
-    if problems:
-        raise InvalidRequestError("some of the classes asked for do not exist", problems)
-    allowed = np.ones(len(snapshot), dtype=np.bool_)
+    rows = snapshot.rows
     if question.classes:
-        allowed[:] = False
-        allowed[[snapshot.position[class_id] for class_id in question.classes]] = True
+        asked = [(class_id, snapshot.row_number(class_id)) for class_id in question.classes]
+        problems = [
+            Problem(pointer=f"/query/classes/{i}", detail=f"no class has the id {class_id!r}")
+            for i, (class_id, row) in enumerate(asked)
+            if row is None
+        ]
+        if problems:
+            raise InvalidRequestError("some of the classes asked for do not exist", problems)
+        rows = np.unique(np.array([row for _, row in asked], dtype=np.intp))
     if question.scope != "all":
-        allowed &= snapshot.seen == (question.scope == "seen")
-    rows = np.flatnonzero(allowed)
+        rows = rows[snapshot.seen_at(rows) == (question.scope == "seen")]
     if len(rows) == 0:
         raise InvalidRequestError(
             "no class takes part",
@@ -88,12 +86,23 @@ def rank(
         embedding_Z: of the image.
         question: how many classes are wanted, and the penalty.
     """
-    weight = snapshot.weight if len(rows) == len(snapshot) else snapshot.weight[rows]
     probabilities = bundle.manifest.calibration.probabilities(
-        logits(embedding_Z[None], weight, snapshot.bias[rows]), snapshot.seen[rows], seen_penalty=question.seen_penalty
+        snapshot.logits(embedding_Z[None], rows), snapshot.seen_at(rows), seen_penalty=question.seen_penalty
     )[0]
-    best: Sequence[int] = np.argsort(-probabilities, kind="stable")[: question.top_k].tolist()
-    return tuple(Ranked(snapshot.classes[rows[i]].entry, float(probabilities[i])) for i in best)
+    return tuple(
+        Ranked(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in _best(probabilities, question.top_k)
+    )
+
+
+def _best(probabilities_C: NDArray[np.float64], count: int) -> list[int]:
+    """Places of the largest, in falling order, the first of equal ones first; without sorting all the others."""
+    if count < len(probabilities_C):
+        least = np.partition(probabilities_C, -count)[-count]
+        candidates = np.flatnonzero(probabilities_C >= least)
+    else:
+        candidates = np.arange(len(probabilities_C))
+    best: list[int] = candidates[np.argsort(-probabilities_C[candidates], kind="stable")][:count].tolist()
+    return best
 
 
 def image_novelty(bundle: Bundle, teacher_score: float) -> float:

@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.errors import AttributesError, Problem
+from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
+from model.head import Row
 from model.synthesis import class_embeddings
+from service.edits import ANY, Computed, Create, Describe, Edit, Precondition, Put, Remove
 from service.engine import Engine
 from service.errors import (
+    BatchConflictError,
     ClassExistsError,
-    PreconditionError,
+    InvalidBatchError,
     RegistryError,
-    SeenClassError,
-    StaleVersionError,
-    StorageError,
+    RegistryReplacedError,
     UnknownClassError,
 )
-from service.registry.log import Change, ChangeLog, Logged
-from service.snapshot import KnownClass, Snapshot
+from service.registry.change import Change, Operation, Step, Version
+from service.registry.history import changes_back_to, list_versions
+from service.registry.log import Appending, ChangeLog
+from service.snapshot import Snapshot
+from service.table import KnownClass, Table
 
-_ATTEMPTS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Precondition:
-    """What a client expects of the class, as entity tags; ``("*",)`` stands for any class at all.
-
-    Attributes:
-        match: the class must have one of these tags.
-        none_match: the class must have none of them.
-    """
-
-    match: tuple[str, ...] = ()
-    none_match: tuple[str, ...] = ()
-
-    def check(self, class_id: str, known: KnownClass | None) -> None:
-        """Raise PreconditionError where it does not hold."""
-        if self.match and not _matches(self.match, known):
-            found = "no such class" if known is None else f"the tag {known.etag}"
-            raise PreconditionError(f"class {class_id!r}: expected {' or '.join(self.match)}, found {found}")
-        if self.none_match and known is not None and _matches(self.none_match, known):
-            raise PreconditionError(f"class {class_id!r} exists with the tag {known.etag}")
-
-
-ANY = Precondition()
-
-
-def _matches(tags: tuple[str, ...], known: KnownClass | None) -> bool:
-    return known is not None and ("*" in tags or known.etag in tags)
+__all__ = ["ANY", "Precondition", "Registrar", "Stored"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +43,7 @@ class Stored:
 
 
 class Registrar:
-    """The newest snapshot and its only writer; changes come from one thread at a time, reading from any.
+    """The newest snapshot and its only writer in this process; every method may be called from any thread.
 
     Args:
         bundle: version 0.
@@ -78,7 +56,8 @@ class Registrar:
 
     def __init__(self, bundle: Bundle, engine: Engine, log: ChangeLog) -> None:
         self._bundle, self._engine, self._log = bundle, engine, log
-        self._snapshot = replay(Snapshot.of_bundle(bundle), log.since(0))
+        self._lock = threading.RLock()
+        self._snapshot = self._load()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -93,14 +72,8 @@ class Registrar:
             AttributesError: no finite row can be made from its attributes.
             StorageError: the database refuses.
         """
-
-        def decide(snapshot: Snapshot) -> Change:
-            if snapshot.get(entry.id) is not None:
-                raise ClassExistsError(f"a class with the id {entry.id!r} exists; use PUT to replace it")
-            return self._put(entry)
-
-        self._commit(decide)
-        return self._known(entry.id)
+        _, after = self._edit(Create(entry=entry))
+        return _there(after, entry.id)
 
     def put(self, entry: ClassEntry, condition: Precondition = ANY) -> Stored:
         """Create or replace a class; what is already so makes no new version.
@@ -111,18 +84,8 @@ class Registrar:
             AttributesError: no finite row can be made from its attributes.
             StorageError: the database refuses.
         """
-        before: KnownClass | None = None
-
-        def decide(snapshot: Snapshot) -> Change | None:
-            nonlocal before
-            before = snapshot.get(entry.id)
-            condition.check(entry.id, before)
-            if before is not None:
-                _refuse_seen(before)
-            return None if before is not None and before.entry == entry else self._put(entry)
-
-        self._commit(decide)
-        return Stored(known=self._known(entry.id), created=before is None)
+        before, after = self._edit(Put(entry=entry, condition=condition))
+        return Stored(known=_there(after, entry.id), created=before.get(entry.id) is None)
 
     def describe(self, class_id: str, words: Mapping[str, Any], condition: Precondition = ANY) -> KnownClass:
         """Change a class's name, description or metadata; its row stays.
@@ -133,14 +96,8 @@ class Registrar:
             SeenClassError: the class was seen in training.
             StorageError: the database refuses.
         """
-
-        def decide(snapshot: Snapshot) -> Change | None:
-            known = _changeable(snapshot, class_id, condition)
-            entry = replace(known.entry, **words)
-            return None if entry == known.entry else Change(operation="describe", class_id=class_id, entry=entry)
-
-        self._commit(decide)
-        return self._known(class_id)
+        _, after = self._edit(Describe(class_id=class_id, words=words, condition=condition))
+        return _there(after, class_id)
 
     def remove(self, class_id: str, condition: Precondition = ANY) -> int:
         """Remove a class; returns the version without it.
@@ -151,37 +108,118 @@ class Registrar:
             SeenClassError: the class was seen in training.
             StorageError: the database refuses.
         """
+        _, after = self._edit(Remove(class_id=class_id, condition=condition))
+        return after.registry_version
 
-        def decide(snapshot: Snapshot) -> Change:
-            _changeable(snapshot, class_id, condition)
-            return Change(operation="remove", class_id=class_id)
+    def apply_batch(self, edits: Sequence[Edit]) -> Snapshot:
+        """Many changes as one version, all or nothing; returns the snapshot with them.
 
-        self._commit(decide)
-        return self._snapshot.registry_version
+        Args:
+            edits: at most one for each class; what is already so is left as it is.
 
-    def _commit(self, decide: Callable[[Snapshot], Change | None]) -> None:
-        """Decide on the newest snapshot, again where another process was faster; show the change once it is on disk."""
-        for _ in range(_ATTEMPTS):
-            snapshot = self._snapshot
-            change = decide(snapshot)
-            if change is None:
-                return
+        Raises:
+            BatchConflictError: some do not fit the table as it is; names each by its place, ``/classes/<i>``.
+            InvalidBatchError: from some attributes no finite row can be made; likewise.
+            StorageError: the database refuses.
+        """
+        _, after = self._apply(edits, "batch")
+        return after
+
+    def rollback(self, version: int) -> Snapshot:
+        """Append a version that has a former one's classes; returns the snapshot of it.
+
+        Args:
+            version: 0 for the bundle's own classes, or one of this bundle's versions.
+
+        Raises:
+            UnknownVersionError: there was no such version.
+            StorageError: the database refuses.
+        """
+        with self._lock:
+            with self._log.appending() as log:
+                snapshot = self._advance(log)
+                step = log.append("rollback", self._changes_back(log, snapshot, version), source=version)
+            self._snapshot = self._applied(snapshot, step)
+            return self._snapshot
+
+    def versions(self, *, after: int = 0, limit: int = 100) -> tuple[Version, ...]:
+        """At most `limit` versions after one, oldest first; version 0 is the bundle alone and not among them.
+
+        Raises:
+            StorageError: the database refuses.
+        """
+        return list_versions(self._log, after=after, limit=limit)
+
+    def catch_up(self) -> Snapshot:
+        """Apply what other processes have committed; returns the newest snapshot.
+
+        Raises:
+            RegistryError: the log is damaged, does not apply, or belongs to another bundle.
+            StorageError: the database refuses.
+        """
+        with self._lock:
             try:
-                version = self._log.append(change, after=snapshot.registry_version)
-            except StaleVersionError:
-                self._snapshot = replay(snapshot, self._log.since(snapshot.registry_version))
-                continue
-            self._snapshot = apply(snapshot, Logged(version=version, change=change))
-            return
-        raise StorageError(f"other processes changed the registry {_ATTEMPTS} times meanwhile; try again")
+                for step in self._log.since(self._snapshot.registry_version):
+                    self._snapshot = self._applied(self._snapshot, step)
+            except RegistryReplacedError:
+                self._snapshot = self._load()
+            return self._snapshot
 
-    def _known(self, class_id: str) -> KnownClass:
-        known = self._snapshot.get(class_id)
-        if known is None:
-            raise UnknownClassError(f"no class has the id {class_id!r}")
-        return known
+    def _edit(self, edit: Edit) -> tuple[Snapshot, Snapshot]:
+        """Snapshots before and after one change."""
+        return self._apply([edit], None)
 
-    def _put(self, entry: ClassEntry) -> Change:
+    def _apply(self, edits: Sequence[Edit], operation: Operation | None) -> tuple[Snapshot, Snapshot]:
+        """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
+        computed: dict[str, Computed] = {}
+        self._decide(self.catch_up(), edits, computed, single=operation is None)
+        with self._lock:
+            with self._log.appending() as log:
+                before = self._advance(log)
+                changes = self._decide(before, edits, computed, single=operation is None)
+                if not changes:
+                    return before, before
+                step = log.append(operation or changes[0].operation, changes)
+            self._snapshot = self._applied(before, step)
+            return before, self._snapshot
+
+    def _decide(
+        self, snapshot: Snapshot, edits: Sequence[Edit], computed: dict[str, Computed], *, single: bool
+    ) -> list[Change]:
+        """The changes that the edits amount to; rows that are missing are computed once every edit is known to fit."""
+        failures: dict[int, D3GZSLError] = {}
+        decided: list[tuple[int, Change | ClassEntry]] = []
+        taken: set[str] = set()
+        for i, edit in enumerate(edits):
+            try:
+                if edit.class_id in taken:
+                    raise ClassExistsError(f"the batch has a change of {edit.class_id!r} already")
+                taken.add(edit.class_id)
+                decision = edit.decide(snapshot.get)
+            except D3GZSLError as error:
+                failures[i] = error
+            else:
+                if decision is not None:
+                    decided.append((i, decision))
+        _raise(failures, len(edits), single=single)
+        changes = []
+        for i, decision in decided:
+            try:
+                changes.append(self._change(snapshot, decision, computed))
+            except D3GZSLError as error:
+                failures[i] = error
+        _raise(failures, len(edits), single=single)
+        return changes
+
+    def _change(self, snapshot: Snapshot, decision: Change | ClassEntry, computed: dict[str, Computed]) -> Change:
+        if isinstance(decision, Change):
+            return decision if decision.row_at is None else replace(decision, row=snapshot.row(decision.class_id))
+        if decision.id not in computed:
+            computed[decision.id] = self._compute(decision)
+        made = computed[decision.id]
+        return Change(operation="put", class_id=decision.id, entry=decision, row=made.row, embeddings=made.embeddings)
+
+    def _compute(self, entry: ClassEntry) -> Computed:
         manifest = self._bundle.manifest
         with np.errstate(all="ignore"):  # numbers beyond float32 are refused below, in words
             embeddings = class_embeddings(
@@ -198,58 +236,89 @@ class Registrar:
                 "no class can be made from these attributes",
                 [Problem(pointer="/attributes", detail="the numbers are too large for the model")],
             )
-        return Change(operation="put", class_id=entry.id, entry=entry, row=row)
+        return Computed(row=row)
 
+    def _changes_back(self, log: Appending, snapshot: Snapshot, version: int) -> list[Change]:
+        """What makes the table that of a former version; nothing for classes that are as they were."""
+        restored, as_bundled = changes_back_to(log.connection, self._log, version=version, last=log.version)
+        bundled = {entry.id: entry for entry in self._bundle.manifest.classes}
+        wanted = [
+            *restored,
+            *(Change(operation="put", class_id=i, entry=e) for i, e in bundled.items() if i in set(as_bundled)),
+            *(Change(operation="remove", class_id=i) for i in as_bundled if i not in bundled),
+        ]
+        changes = []
+        for change in wanted:
+            known = snapshot.get(change.class_id)
+            if change.entry is None:
+                if known is not None:
+                    changes.append(change)
+            elif known is None or (known.entry, known.row_at) != (change.entry, change.row_at):
+                changes.append(replace(change, operation="put"))
+        return changes
 
-def apply(snapshot: Snapshot, logged: Logged) -> Snapshot:
-    """The snapshot after one change.
+    def _advance(self, log: Appending) -> Snapshot:
+        """The snapshot of the last committed version, under the lock for the next one."""
+        for step in log.since(self._snapshot.registry_version):
+            self._snapshot = self._applied(self._snapshot, step)
+        return self._snapshot
 
-    Raises:
-        RegistryError: the change does not fit the snapshot.
-    """
-    change = logged.change
-    _check_applies(change, change.class_id in snapshot.position, logged.version)
-    if change.entry is None:
-        return snapshot.without(change.class_id, logged.version)
-    return snapshot.with_class(change.entry, change.row or snapshot.row(change.class_id), logged.version)
+    def _load(self) -> Snapshot:
+        dimension = self._bundle.manifest.head.dimension
+        table = Table(dimension)
+        with self._log.loading() as (version, changes):
+            table.extend(version, self._bundled_and(changes))
+        return Snapshot(registry_version=version, table=table, length=len(table))
 
+    def _bundled_and(
+        self, changes: Iterator[tuple[int, Change]]
+    ) -> Iterator[tuple[str, tuple[KnownClass, Row] | None]]:
+        for entry in self._bundle.manifest.classes:
+            yield entry.id, (KnownClass(entry=entry, registry_version=0), self._bundled_rows[entry.id])
+        for version, change in changes:
+            yield change.class_id, self._known(change, version)
 
-def replay(snapshot: Snapshot, log: Iterable[Logged]) -> Snapshot:
-    """The snapshot after many changes, built once; equal to applying them one by one.
+    def _applied(self, snapshot: Snapshot, step: Step) -> Snapshot:
+        try:
+            edits = [(change.class_id, self._known(change, step.version)) for change in step.changes]
+            return snapshot.with_changes(step.version, edits)
+        except KeyError as error:
+            raise RegistryError(
+                f"version {step.version} of the registry changes {error.args[0]!r}, which does not exist"
+            ) from None
 
-    Raises:
-        RegistryError: a change does not fit what came before it.
-    """
-    version = snapshot.registry_version
-    table = {known.entry.id: (known, row) for known, row in zip(snapshot.classes, snapshot.rows(), strict=True)}
-    for logged in log:
-        change, version = logged.change, logged.version
-        _check_applies(change, change.class_id in table, version)
+    def _known(self, change: Change, version: int) -> tuple[KnownClass, Row] | None:
         if change.entry is None:
-            del table[change.class_id]
-        else:
-            row = change.row or table[change.class_id][1]
-            table[change.class_id] = (KnownClass(entry=change.entry, registry_version=version), row)
-    classes, rows = [known for known, _ in table.values()], [row for _, row in table.values()]
-    return Snapshot.build(version, classes, rows, dimension=snapshot.weight.shape[1])
+            return None
+        known = KnownClass(entry=change.entry, registry_version=version, row_at=change.row_at)
+        return known, change.row or self._bundled_rows[change.class_id]
+
+    @cached_property
+    def _bundled_rows(self) -> Mapping[str, Row]:
+        """The rows that the bundle brought, by class."""
+        rows = zip(self._bundle.manifest.classes, self._bundle.weight, self._bundle.bias, strict=True)
+        return {entry.id: Row(weight, float(bias)) for entry, weight, bias in rows}
 
 
-def _check_applies(change: Change, present: bool, version: int) -> None:
-    if change.operation != "put" and not present:
-        raise RegistryError(f"version {version} of the registry changes {change.class_id!r}, which does not exist")
-
-
-def _changeable(snapshot: Snapshot, class_id: str, condition: Precondition) -> KnownClass:
+def _there(snapshot: Snapshot, class_id: str) -> KnownClass:
     known = snapshot.get(class_id)
     if known is None:
         raise UnknownClassError(f"no class has the id {class_id!r}")
-    condition.check(class_id, known)
-    _refuse_seen(known)
     return known
 
 
-def _refuse_seen(known: KnownClass) -> None:
-    if known.entry.kind == "seen":
-        raise SeenClassError(
-            f"class {known.entry.id!r} was seen in training; only classes described by attributes can be changed"
-        )
+def _raise(failures: Mapping[int, D3GZSLError], edits: int, *, single: bool) -> None:
+    """Raise what is wrong: a lone change's own error, or one that names every item of a batch."""
+    if not failures:
+        return
+    if single:
+        raise failures[0]
+    problems = []
+    for i, error in failures.items():
+        own = error.problems if isinstance(error, InvalidInputError) else ()
+        problems += [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in own]
+        if not own:
+            problems.append(Problem(pointer=f"/classes/{i}", detail=str(error)))
+    invalid = all(isinstance(error, InvalidInputError) for error in failures.values())
+    kind = InvalidBatchError if invalid else BatchConflictError
+    raise kind(f"{len(failures)} of {edits} changes cannot be made; none was", problems)

@@ -79,7 +79,12 @@ class Service:
         engine = engine or OnnxEngine(bundle, threads=threads)
         database = Database(database_url(settings.data_dir, settings.database_url))
         try:
-            log = ChangeLog(database, bundle_id=bundle.manifest.bundle_id, dimension=bundle.manifest.head.dimension)
+            log = ChangeLog(
+                database,
+                bundle_id=bundle.manifest.bundle_id,
+                dimension=bundle.manifest.head.dimension,
+                vocabulary=bundle.manifest.vocabulary.names,
+            )
             registrar = Registrar(bundle, engine, log)
         except BaseException:
             database.close()

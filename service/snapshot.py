@@ -1,13 +1,11 @@
-"""The classifier at one registry version: an immutable class table with its head.
+"""The classifier at one registry version: an immutable view of the class table with its head.
 
-C: classes, Z: embedding dimension.
+N: images, C: classes, R: rows that take part, Z: embedding dimension.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,51 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.classes import ClassEntry
 from model.head import Float32, Row
+from service.table import BLOCK, KnownClass, Table
 
+__all__ = ["KnownClass", "Snapshot"]
 
-@dataclass(frozen=True, kw_only=True)
-class KnownClass:
-    """A class in a snapshot.
-
-    Attributes:
-        entry: the class.
-        registry_version: version at which it last changed; 0 for what the bundle brought.
-    """
-
-    entry: ClassEntry
-    registry_version: int
-
-    @cached_property
-    def etag(self) -> str:
-        """Entity tag: changes whenever anything that is answered about the class changes."""
-        document = {**self.entry.to_json(), "registry_version": self.registry_version}
-        digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-        return f'"{self.registry_version}-{digest[:16]}"'
+_AT_ONCE = 256
+_WASTE = 1024  # rows that may be gone before the others move together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
     """Everything an answer depends on, beside bundle and image; a request keeps the one it started with.
 
+    Rows are numbered; a number stays with its class for as long as snapshots share a table.
+
     Attributes:
         registry_version: 0 for the bundle alone.
-        classes: C classes in the order of the rows.
-        weight: float32 [C, Z], read-only.
-        bias: float32 [C], read-only.
-        seen: which classes were seen in training, bool [C], read-only.
+        table: rows, shared with snapshots before and after.
+        length: how many rows of the table this snapshot knows of.
     """
 
     registry_version: int
-    classes: tuple[KnownClass, ...]
-    weight: Float32
-    bias: Float32
-    seen: NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        for array in (self.weight, self.bias, self.seen):
-            array.setflags(write=False)
+    table: Table
+    length: int
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Snapshot:
@@ -71,61 +48,153 @@ class Snapshot:
     @classmethod
     def build(cls, version: int, classes: Sequence[KnownClass], rows: Sequence[Row], *, dimension: int) -> Snapshot:
         """A snapshot from C classes and their rows; `dimension` is Z."""
-        return cls(
-            registry_version=version,
-            classes=tuple(classes),
-            weight=np.array([row.weight for row in rows], dtype=np.float32).reshape(len(rows), dimension),
-            bias=np.array([row.bias for row in rows], dtype=np.float32),
-            seen=np.array([known.entry.kind == "seen" for known in classes], dtype=np.bool_),
-        )
+        table = Table.of(version, zip(classes, rows, strict=True), dimension=dimension)
+        return cls(registry_version=version, table=table, length=len(table))
 
     def __len__(self) -> int:
-        return len(self.classes)
+        return len(self.rows)
 
     @cached_property
-    def position(self) -> Mapping[str, int]:
-        """Row of each class id."""
-        return {known.entry.id: i for i, known in enumerate(self.classes)}
+    def rows(self) -> NDArray[np.intp]:
+        """Numbers of the rows that are there, ascending, [C]."""
+        rows = self.table.present(length=self.length, version=self.registry_version)
+        rows.setflags(write=False)
+        return rows
 
     @cached_property
-    def by_id(self) -> tuple[KnownClass, ...]:
-        """The classes in the order of their ids, in which they are listed."""
-        return tuple(sorted(self.classes, key=lambda known: known.entry.id))
+    def seen(self) -> NDArray[np.bool_]:
+        """Which classes were seen in training, in the order of `rows`, bool [C]."""
+        seen = self.seen_at(self.rows)
+        seen.setflags(write=False)
+        return seen
+
+    def seen_at(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which of some classes, by the numbers of their rows, were seen in training, bool [R]."""
+        return self._seen[rows]
+
+    @cached_property
+    def _seen(self) -> NDArray[np.bool_]:
+        return self.table.seen(self.length)
+
+    @property
+    def classes(self) -> tuple[KnownClass, ...]:
+        """The classes in the order of `rows`."""
+        return tuple(self.table.known[row] for row in self.rows)
+
+    @property
+    def weight(self) -> Float32:
+        """A copy of the head's weights in the order of `rows`, float32 [C, Z]."""
+        return np.concatenate([*self.weight_parts(self.rows), np.empty((0, self.table.dimension), dtype=np.float32)])
+
+    @property
+    def bias(self) -> Float32:
+        """A copy of the head's biases in the order of `rows`, float32 [C]."""
+        parts = [self.table.blocks[index].bias[places] for index, places, _ in _by_block(self.rows)]
+        return np.concatenate([*parts, np.empty(0, dtype=np.float32)])
+
+    def weight_parts(self, rows: NDArray[np.intp]) -> Iterator[Float32]:
+        """The head's weights of some classes in the order of their rows' numbers, a block at a time; not to be written.
+
+        Args:
+            rows: numbers of the rows, ascending, [R].
+        """
+        for index, places, _ in _by_block(rows):
+            part = self.table.blocks[index].weight[places]
+            part.setflags(write=False)
+            yield part
+
+    def row_number(self, class_id: str) -> int | None:
+        """Number of a class's row, or None."""
+        return self.table.slot(class_id, length=self.length, version=self.registry_version)
 
     def get(self, class_id: str) -> KnownClass | None:
         """The class with this id, or None."""
-        position = self.position.get(class_id)
-        return None if position is None else self.classes[position]
+        number = self.row_number(class_id)
+        return None if number is None else self.table.known[number]
+
+    def at(self, number: int) -> KnownClass:
+        """The class whose row has this number."""
+        return self.table.known[number]
 
     def row(self, class_id: str) -> Row:
-        """The row of a class that is there."""
-        position = self.position[class_id]
-        return Row(self.weight[position], float(self.bias[position]))
+        """A copy of the row of a class that is there."""
+        number = self.row_number(class_id)
+        if number is None:
+            raise KeyError(class_id)
+        row = self._row_at(number)
+        return Row(row.weight.copy(), row.bias)
 
-    def rows(self) -> list[Row]:
-        """All rows, in order."""
-        return [Row(weight, float(bias)) for weight, bias in zip(self.weight, self.bias, strict=True)]
+    def after(self, class_id: str = "") -> Iterator[KnownClass]:
+        """The classes whose id comes after one, in the order of their ids, in which they are listed."""
+        while ids := self.table.ids_after(class_id, _AT_ONCE):
+            yield from (known for known in map(self.get, ids) if known is not None)
+            class_id = ids[-1]
 
-    def with_class(self, entry: ClassEntry, row: Row, version: int) -> Snapshot:
-        """The next snapshot, with a class added at the end or replaced in its place."""
-        known = KnownClass(entry=entry, registry_version=version)
-        place = self.position.get(entry.id, len(self))
-        weight, bias = row.weight.astype(np.float32)[None], np.array([row.bias], dtype=np.float32)
-        return Snapshot(
-            registry_version=version,
-            classes=(*self.classes[:place], known, *self.classes[place + 1 :]),
-            weight=np.concatenate([self.weight[:place], weight, self.weight[place + 1 :]]),
-            bias=np.concatenate([self.bias[:place], bias, self.bias[place + 1 :]]),
-            seen=np.concatenate([self.seen[:place], [entry.kind == "seen"], self.seen[place + 1 :]]),
-        )
+    def logits(self, z_NZ: Float32, rows: NDArray[np.intp]) -> Float32:
+        """Scores of some classes, float32 [N, R].
 
-    def without(self, class_id: str, version: int) -> Snapshot:
-        """The next snapshot, with a class that is there removed."""
-        place = self.position[class_id]
-        return Snapshot(
-            registry_version=version,
-            classes=(*self.classes[:place], *self.classes[place + 1 :]),
-            weight=np.delete(self.weight, place, axis=0),
-            bias=np.delete(self.bias, place),
-            seen=np.delete(self.seen, place),
-        )
+        One dot product for each image and class: a class has the same score to the last bit wherever its row lies,
+        whatever other classes and images there are.
+
+        Args:
+            z_NZ: embeddings.
+            rows: numbers of the rows that take part, ascending, [R].
+        """
+        scores = np.empty((len(z_NZ), len(rows)), dtype=np.float32)
+        for index, places, part in _by_block(rows):
+            block = self.table.blocks[index]
+            np.vecdot(block.weight[places], z_NZ[:, None], out=scores[:, part])
+            scores[:, part] += block.bias[places]
+        return scores
+
+    def with_changes(self, version: int, edits: Sequence[tuple[str, tuple[KnownClass, Row] | None]]) -> Snapshot:
+        """The next snapshot.
+
+        Args:
+            version: its version, above this one's.
+            edits: ids, each with the class and its row, which goes to the end, or with None where it is removed.
+
+        Raises:
+            KeyError: a class to be removed is not there.
+        """
+        present: dict[str, bool] = {}
+        for class_id, edit in edits:
+            if edit is None and not present.get(class_id, self.row_number(class_id) is not None):
+                raise KeyError(class_id)
+            present[class_id] = edit is not None
+        table = self.table if self._is_newest() else self._compact()
+        table.version = version
+        for class_id, edit in edits:
+            if edit is None:
+                table.remove(class_id, version)
+            else:
+                table.append(*edit, version)
+        return Snapshot(registry_version=version, table=table, length=len(table))
+
+    def _is_newest(self) -> bool:
+        """Whether the table may grow from here: no other snapshot has grown it, and little in it is gone."""
+        table = self.table
+        grown = table.version != self.registry_version or len(table) != self.length
+        return not grown and table.removed <= max(_WASTE, self.length // 2)
+
+    def _compact(self) -> Table:
+        pairs = ((self.table.known[number], self._row_at(number)) for number in self.rows.tolist())
+        return Table.of(self.registry_version, pairs, dimension=self.table.dimension)
+
+    def _row_at(self, number: int) -> Row:
+        block, place = self.table.blocks[number // BLOCK], number % BLOCK
+        return Row(block.weight[place], float(block.bias[place]))
+
+
+def _by_block(rows: NDArray[np.intp]) -> Iterator[tuple[int, slice | NDArray[np.intp], slice]]:
+    """Ascending rows by block: its index, their places in it (a slice where they adjoin), and their part of `rows`."""
+    if len(rows) == 0:
+        return
+    first, last = int(rows[0]) // BLOCK, int(rows[-1]) // BLOCK
+    bounds = np.searchsorted(rows, BLOCK * np.arange(first, last + 2)).tolist()
+    for index, start, stop in zip(range(first, last + 1), bounds, bounds[1:], strict=False):
+        if start == stop:
+            continue
+        places = rows[start:stop] - BLOCK * index
+        adjoin = int(places[-1] - places[0]) == stop - start - 1
+        yield index, slice(int(places[0]), int(places[-1]) + 1) if adjoin else places, slice(start, stop)

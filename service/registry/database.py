@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from service.errors import RegistryError, StorageError
 
 FILE = "registry.sqlite3"
-CURRENT_REVISION = "0001"
+CURRENT_REVISION = "0002"
 """The newest migration; a database that has it needs no Alembic at start."""
 
 _WRITES = "d3gzsl_writes"

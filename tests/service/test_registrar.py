@@ -10,17 +10,22 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.synthesis import class_embeddings
+from service.edits import Create, Describe, Put, Remove
 from service.errors import (
+    BatchConflictError,
     ClassExistsError,
+    InvalidBatchError,
     PreconditionError,
     RegistryError,
     SeenClassError,
     StorageError,
     UnknownClassError,
+    UnknownVersionError,
 )
-from service.registrar import Precondition, Registrar, replay
+from service.registrar import Precondition, Registrar
+from service.registry.change import Change
 from service.registry.database import Database, database_url
-from service.registry.log import Change, ChangeLog, Logged
+from service.registry.log import Appending, ChangeLog
 from service.snapshot import Snapshot
 from tests.service import tiny
 
@@ -198,11 +203,11 @@ def test_two_processes_on_one_registry_never_lose_a_change(
 def test_a_change_that_is_not_on_disk_is_not_seen(
     registrar: Registrar, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> int:
+    def full(*_: object, **__: object) -> None:
         raise StorageError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(log, "append", full)
+        patched.setattr(Appending, "append", full)
         with pytest.raises(StorageError):
             registrar.create(unseen("violet"))
     assert registrar.snapshot.get("violet") is None
@@ -215,13 +220,153 @@ def test_numbers_beyond_the_model_make_no_class(registrar: Registrar) -> None:
     assert registrar.snapshot.registry_version == 0
 
 
-def test_a_log_that_does_not_apply_is_refused(bundle: Bundle) -> None:
-    gone = Logged(version=1, change=Change(operation="remove", class_id="nobody"))
-    with pytest.raises(RegistryError, match="version 1"):
-        replay(Snapshot.of_bundle(bundle), [gone])
+@pytest.mark.parametrize("operation", ["remove", "describe"])
+def test_a_log_that_does_not_apply_is_refused(registrar: Registrar, log: ChangeLog, operation: str) -> None:
+    entry = unseen("nobody") if operation == "describe" else None
+    with log.appending() as appending:
+        appending.append(operation, [Change(operation=operation, class_id="nobody", entry=entry)])
+    with pytest.raises(RegistryError, match="version 1 of the registry changes 'nobody'"):
+        registrar.catch_up()
+    assert registrar.snapshot.registry_version == 0
+
+
+def test_a_batch_is_one_version(registrar: Registrar, bundle: Bundle, log: ChangeLog) -> None:
+    registrar.create(unseen("grey", (0.5, 0.5, 0.5)))
+    after = registrar.apply_batch(
+        [
+            Create(entry=unseen("violet")),
+            Put(entry=unseen("grey", (0.4, 0.5, 0.5))),
+            Describe(class_id="bluish", words={"name": "Blue"}),
+            Put(entry=unseen("lime", (0.5, 1.0, 0.0))),
+        ]
+    )
+    assert after is registrar.snapshot
+    assert after.registry_version == 2
+    assert {known.entry.id: known.registry_version for known in after.classes} == {
+        "reddish": 0,
+        "greenish": 0,
+        "violet": 2,
+        "grey": 2,
+        "bluish": 2,
+        "lime": 2,
+    }
+    alone = Registrar(bundle, FakeEngine(), log)
+    assert equal(alone.snapshot, after)
+    (first, second) = registrar.versions()
+    assert (second.operation, second.changes) == ("batch", 4)
+    assert second.class_ids == ("violet", "grey", "bluish", "lime")
+    assert (first.operation, first.class_ids) == ("put", ("grey",))
+
+
+def test_a_batch_with_one_bad_item_is_refused_as_a_whole(registrar: Registrar) -> None:
+    edits = [
+        Create(entry=unseen("violet")),
+        Create(entry=unseen("bluish")),
+        Remove(class_id="reddish"),
+        Remove(class_id="nobody"),
+        Put(entry=unseen("violet", (0.1, 0.2, 0.3))),
+        Create(entry=unseen("lime")),
+    ]
+    with pytest.raises(BatchConflictError, match="4 of 6") as caught:
+        registrar.apply_batch(edits)
+    assert [problem.pointer for problem in caught.value.problems] == [f"/classes/{i}" for i in (1, 2, 3, 4)]
+    with pytest.raises(InvalidBatchError) as invalid:
+        registrar.apply_batch([Create(entry=unseen("violet")), Create(entry=unseen("huge", (1e30, 0.0, 0.0)))])
+    assert [problem.pointer for problem in invalid.value.problems] == ["/classes/1/attributes"]
+    assert registrar.snapshot.registry_version == 0
+    assert registrar.versions() == ()
+
+
+def test_a_batch_that_changes_nothing_makes_no_version(registrar: Registrar) -> None:
+    registrar.create(unseen("violet"))
+    assert registrar.apply_batch([Put(entry=unseen("violet"))]).registry_version == 1
+    assert registrar.apply_batch([]).registry_version == 1
+
+
+def scores(snapshot: Snapshot) -> dict[str, bytes]:
+    """Entry and logit of each class for one embedding, to the last bit."""
+    z = np.random.default_rng(3).standard_normal((1, tiny.Z)).astype(np.float32)
+    logits = snapshot.logits(z, snapshot.rows)[0]
+    return {
+        known.entry.id: repr(known.entry).encode() + logit.tobytes()
+        for known, logit in zip(snapshot.classes, logits, strict=True)
+    }
+
+
+def history_of(registrar: Registrar) -> list[Snapshot]:
+    """Snapshots of versions 0 to 6 of a class table with every kind of change."""
+    made = [registrar.snapshot]
+    for change in (
+        lambda: registrar.create(unseen("violet")),
+        lambda: registrar.remove("bluish"),
+        lambda: registrar.put(unseen("violet", (0.8, 0.1, 0.8))),
+        lambda: registrar.apply_batch([Create(entry=unseen(f"grey{i}", (0.5, i / 9, 0.5))) for i in range(3)]),
+        lambda: registrar.describe("violet", {"name": "Purple"}),
+        lambda: registrar.put(unseen("bluish", (0.1, 0.2, 0.9))),
+    ):
+        change()
+        made.append(registrar.snapshot)
+    return made
+
+
+def test_rolling_back_brings_any_former_version_again(registrar: Registrar, bundle: Bundle, log: ChangeLog) -> None:
+    former = history_of(registrar)
+    expected = [scores(snapshot) for snapshot in former]
+    for version in (0, 3, 1, 6, 2, 5, 4, 0, 6):
+        before = registrar.snapshot.registry_version
+        after = registrar.rollback(version)
+        assert after.registry_version == before + 1
+        assert scores(after) == expected[version]
+        assert scores(Registrar(bundle, FakeEngine(), log).snapshot) == expected[version]
+    assert [scores(snapshot) for snapshot in former] == expected  # who holds an old snapshot keeps it
+    last = registrar.versions(after=14)[-1]
+    assert (last.operation, last.source) == ("rollback", 6)
+
+
+def test_a_rollback_to_the_present_is_a_version_without_changes(registrar: Registrar) -> None:
+    registrar.create(unseen("violet"))
+    tag = registrar.snapshot.get("violet").etag
+    assert registrar.rollback(1).registry_version == 2
+    assert registrar.snapshot.get("violet").etag == tag
+    assert registrar.versions()[-1].changes == 0
+
+
+def test_a_class_changes_its_tag_when_a_rollback_changes_it(registrar: Registrar) -> None:
+    tag = registrar.create(unseen("violet")).etag
+    registrar.put(unseen("violet", (0.8, 0.1, 0.8)))
+    restored = registrar.rollback(1).get("violet")
+    assert restored is not None
+    assert (restored.registry_version, restored.etag == tag) == (3, False)
+
+
+@pytest.mark.parametrize("version", [-1, 2, 10**15])
+def test_there_is_no_way_back_to_a_version_that_never_was(registrar: Registrar, version: int) -> None:
+    registrar.create(unseen("violet"))
+    with pytest.raises(UnknownVersionError, match=str(version)):
+        registrar.rollback(version)
+    assert registrar.snapshot.registry_version == 1
+
+
+def test_what_others_commit_is_applied_in_order_without_synthesis(
+    registrar: Registrar, bundle: Bundle, log: ChangeLog
+) -> None:
+    class Silent(FakeEngine):
+        def synthesize(self, noise, attributes):
+            raise AssertionError("rows come from the log")
+
+    other = Registrar(bundle, Silent(), log)
+    history_of(registrar)
+    registrar.rollback(2)
+    assert other.snapshot.registry_version == 0
+    assert equal(other.catch_up(), registrar.snapshot)
+    assert other.snapshot.registry_version == 7
 
 
 def test_snapshots_cannot_be_written(registrar: Registrar) -> None:
-    for array in (registrar.snapshot.weight, registrar.snapshot.bias, registrar.snapshot.seen):
+    snapshot = registrar.snapshot
+    for array in (snapshot.rows, snapshot.seen, *snapshot.weight_parts(snapshot.rows)):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+    copied = snapshot.weight
+    copied[0] = 7
+    assert snapshot.weight[0, 0] != 7

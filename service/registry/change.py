@@ -1,0 +1,70 @@
+"""What the log is made of: changes of one class each, and versions of any number of them.
+
+N: synthesised samples, Z: embedding dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from model.classes import ClassEntry
+from model.head import Float32, Row
+
+ChangeOperation = Literal["put", "describe", "remove"]
+Operation = Literal["put", "describe", "remove", "batch", "rollback", "adopt"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Change:
+    """One change of one class.
+
+    Attributes:
+        operation: `put` creates or replaces, `describe` changes the words only, `remove` removes.
+        class_id: the class.
+        entry: the class after the change; None for `remove`.
+        row: its row of the head, as the registering process computed it. Given with `entry` and no `row_at`, it is
+            stored with the change.
+        embeddings: float32 [N, Z] stored beside such a row, where the head needs them.
+        row_at: position of the change that stored the row; with neither this nor `row`, the row is the bundle's own.
+    """
+
+    operation: ChangeOperation
+    class_id: str
+    entry: ClassEntry | None = None
+    row: Row | None = None
+    embeddings: Float32 | None = None
+    row_at: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """A version with its changes, in the order in which they apply."""
+
+    version: int
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """What the history says about a version.
+
+    Attributes:
+        version: 1 or higher.
+        operation: what a version of one change did, or `batch`, `rollback`, `adopt`.
+        made_at: when, in UTC.
+        changes: how many classes it changed.
+        class_ids: the first of them, at most `CLASS_IDS_SHOWN`.
+        source: the version that a rollback returned to.
+    """
+
+    version: int
+    operation: Operation
+    made_at: datetime
+    changes: int
+    class_ids: tuple[str, ...]
+    source: int | None = None
+
+
+CLASS_IDS_SHOWN = 100

@@ -1,0 +1,96 @@
+"""Looking back into the log: its versions, and what a former one held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC
+from typing import cast
+
+import sqlalchemy as sa
+
+from service.errors import UnknownVersionError
+from service.registry.change import CLASS_IDS_SHOWN, Change, Operation, Version
+from service.registry.log import AT_ONCE, WITH_ROWS, ChangeLog
+from service.registry.tables import changes, registry, versions
+
+
+def list_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[Version, ...]:
+    """At most `limit` versions after one, oldest first; version 0 is the bundle and not among them.
+
+    Raises:
+        StorageError: the database refuses.
+    """
+    with log.database.reading() as connection:
+        found = connection.execute(
+            sa.select(versions).where(versions.c.version > after).order_by(versions.c.version).limit(limit)
+        ).all()
+        ids: dict[int, list[str]] = {row.version: [] for row in found}
+        if found:
+            first, last = found[0].version, found[-1].version
+            # Positions grow with versions: the lowest of each version tells which of its changes come first.
+            numbered = (
+                sa.select(
+                    changes.c.version,
+                    changes.c.class_id,
+                    sa.func.row_number()
+                    .over(partition_by=changes.c.version, order_by=changes.c.position)
+                    .label("number"),
+                )
+                .where(changes.c.version.between(first, last))
+                .subquery()
+            )
+            for version, class_id in connection.execute(
+                sa.select(numbered.c.version, numbered.c.class_id)
+                .where(numbered.c.number <= CLASS_IDS_SHOWN)
+                .order_by(numbered.c.version, numbered.c.number)
+            ):
+                ids[version].append(class_id)
+    return tuple(
+        Version(
+            version=row.version,
+            operation=cast(Operation, row.operation),
+            made_at=row.made_at.replace(tzinfo=UTC) if row.made_at.tzinfo is None else row.made_at,
+            changes=row.changes,
+            class_ids=tuple(ids[row.version]),
+            source=row.source,
+        )
+        for row in found
+    )
+
+
+def changes_back_to(
+    connection: sa.Connection, log: ChangeLog, *, version: int, last: int
+) -> tuple[list[Change], list[str]]:
+    """What leads from version `last` back to a former one.
+
+    Returns:
+        The changes that restore what the log said of a class at that version, with references to the stored rows; and
+        the ids of the classes about which it said nothing yet, which are as the bundle has them.
+
+    Raises:
+        UnknownVersionError: the version never was, or was made for another bundle.
+    """
+    base = int(connection.scalar(sa.select(registry.c.base)) or 0)
+    if version > last or version < 0:
+        raise UnknownVersionError(f"the registry has no version {version}; the last one is {last}")
+    if 0 < version <= base:
+        raise UnknownVersionError(f"version {version} was made for another bundle; this one's begin with {base + 1}")
+    then, now = (_positions(connection, base, at) for at in (version, last))
+    stale = [class_id for class_id, position in now.items() if then.get(class_id) != position]
+    wanted = sorted(then[class_id] for class_id in stale if class_id in then)
+    restored: list[Change] = []
+    for start in range(0, len(wanted), AT_ONCE):
+        query = WITH_ROWS.where(changes.c.position.in_(wanted[start : start + AT_ONCE]))
+        restored += [log.read(record) for record in connection.execute(query.order_by(changes.c.position))]
+    return restored, [class_id for class_id in stale if class_id not in then]
+
+
+def _positions(connection: sa.Connection, base: int, version: int) -> Mapping[str, int]:
+    """Position of each class's last change, of those made after `base` and up to a version."""
+    query = (
+        sa.select(changes.c.class_id, sa.func.max(changes.c.position))
+        .where(changes.c.version > base, changes.c.version <= version)
+        .group_by(changes.c.class_id)
+        .order_by(changes.c.class_id)
+    )
+    return {row.class_id: row[1] for row in connection.execute(query)}

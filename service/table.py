@@ -1,0 +1,153 @@
+"""The rows of all classes in append-only blocks, which many snapshots share: to add a class copies nothing.
+
+B: rows of a block, Z: embedding dimension.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from json import dumps
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.classes import ClassEntry
+from model.head import Float32, Row
+
+BLOCK = 256
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownClass:
+    """A class in a snapshot.
+
+    Attributes:
+        entry: the class.
+        registry_version: version at which it last changed; 0 for what the bundle brought.
+        row_at: position of the logged change that stored its row; None for the bundle's own row.
+    """
+
+    entry: ClassEntry
+    registry_version: int
+    row_at: int | None = None
+
+    @cached_property
+    def etag(self) -> str:
+        """Entity tag: changes whenever anything that is answered about the class changes."""
+        document = {**self.entry.to_json(), "registry_version": self.registry_version}
+        digest = sha256(dumps(document, sort_keys=True).encode()).hexdigest()
+        return f'"{self.registry_version}-{digest[:16]}"'
+
+
+class Block:
+    """Room for B rows.
+
+    Attributes:
+        weight: float32 [B, Z].
+        bias: float32 [B].
+        seen: which classes were seen in training, bool [B].
+        gone: version at which each row was removed or replaced, int64 [B]; a number beyond all versions until then.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.weight: Float32 = np.empty((BLOCK, dimension), dtype=np.float32)
+        self.bias: Float32 = np.empty(BLOCK, dtype=np.float32)
+        self.seen = np.empty(BLOCK, dtype=np.bool_)
+        self.gone = np.full(BLOCK, _NEVER, dtype=np.int64)
+
+
+class Table:
+    """Every row there was, by its slot; a row is written once and then only marked as gone.
+
+    A snapshot is a number of slots and a version: what was appended or removed later does not concern it. One thread
+    writes, any may read.
+
+    Args:
+        dimension: Z.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.blocks: list[Block] = []
+        self.known: list[KnownClass] = []
+        self.removed = 0
+        self.version = 0
+        self._before: list[int] = []  # slot of the same class's row before, or -1
+        self._slot: dict[str, int] = {}  # the newest row of each class
+        self._ids: list[str] = []  # sorted
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    @classmethod
+    def of(cls, version: int, classes: Iterable[tuple[KnownClass, Row]], *, dimension: int) -> Table:
+        """A table of classes with their rows, in their order."""
+        table = cls(dimension)
+        table.extend(version, ((known.entry.id, (known, row)) for known, row in classes))
+        return table
+
+    def extend(self, version: int, edits: Iterable[tuple[str, tuple[KnownClass, Row] | None]]) -> None:
+        """Many changes at once, which nobody looks at before the end: ids with the class, or None where it is gone."""
+        for class_id, edit in edits:
+            if class_id in self._slot:
+                self.remove(class_id, version)
+            if edit is not None:
+                self._write(*edit)
+        self._ids = sorted(self._slot)
+        self.version = version
+
+    def append(self, known: KnownClass, row: Row, version: int) -> None:
+        """Add a class at the end; the row that it had before is gone from `version` on."""
+        if known.entry.id not in self._slot:
+            insort(self._ids, known.entry.id)
+        else:
+            self.remove(known.entry.id, version)
+        self._write(known, row)
+
+    def remove(self, class_id: str, version: int) -> None:
+        """Mark the newest row of a class as gone from `version` on; one that is gone already stays so."""
+        block, place = divmod(self._slot[class_id], BLOCK)
+        if self.blocks[block].gone[place] == _NEVER:
+            self.blocks[block].gone[place] = version
+            self.removed += 1
+
+    def slot(self, class_id: str, *, length: int, version: int) -> int | None:
+        """Slot of a class among the first `length` at a version, or None."""
+        slot = self._slot.get(class_id, -1)
+        while slot >= length:
+            slot = self._before[slot]
+        return slot if slot >= 0 and self.blocks[slot // BLOCK].gone[slot % BLOCK] > version else None
+
+    def ids_after(self, class_id: str, limit: int) -> list[str]:
+        """At most `limit` ids that come after one, sorted, of all classes that ever were."""
+        start = bisect_right(self._ids, class_id)
+        return self._ids[start : start + limit]
+
+    def present(self, *, length: int, version: int) -> NDArray[np.intp]:
+        """Slots among the first `length` that are there at a version, ascending."""
+        gone = [block.gone for block in self._blocks(length)]
+        return np.flatnonzero(np.concatenate([*gone, np.empty(0, dtype=np.int64)])[:length] > version)
+
+    def seen(self, length: int) -> NDArray[np.bool_]:
+        """Which of the first `length` slots hold classes seen in training, bool."""
+        seen = [block.seen for block in self._blocks(length)]
+        return np.concatenate([*seen, np.empty(0, dtype=np.bool_)])[:length]
+
+    def _blocks(self, length: int) -> list[Block]:
+        return self.blocks[: -(-length // BLOCK)]
+
+    def _write(self, known: KnownClass, row: Row) -> None:
+        slot = len(self.known)
+        if slot == BLOCK * len(self.blocks):
+            self.blocks.append(Block(self.dimension))
+        block, place = self.blocks[slot // BLOCK], slot % BLOCK
+        block.weight[place], block.bias[place] = row.weight, row.bias
+        block.seen[place] = known.entry.kind == "seen"
+        self._before.append(self._slot.get(known.entry.id, -1))
+        self.known.append(known)
+        self._slot[known.entry.id] = slot  # last: from here on readers find the row
