@@ -31,7 +31,7 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, attributes: Tensor, level: Tensor) -> Tensor:
         """Noisy residual [B, D], attributes [B, A] and level [B, 1] in 0..1 to the clean residual [B, D]."""
-        waves = level * (math.pi * 2.0 ** torch.arange(FREQUENCIES, device=level.device))
+        waves = (math.pi * level) * 2.0 ** torch.arange(FREQUENCIES, device=level.device)
         time = torch.cat([waves.sin(), waves.cos()], dim=1)
         hidden = self.hidden_features(noisy) + self.hidden_attributes(attributes) + self.hidden_level(time)
         hidden = nn.functional.leaky_relu(hidden, SLOPE)

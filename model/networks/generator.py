@@ -70,7 +70,7 @@ class Critic(nn.Module):
         With h the pre-activations, [B, H]: W1x^T (LeakyReLU'(h) * w2). LeakyReLU' is piecewise constant, so
         differentiating this expression once gives what autograd's double backward gives.
         """
-        slope = torch.where(hidden.detach() > 0, 1.0, SLOPE)
+        slope = torch.where(hidden.detach() > 0, hidden.new_ones(()), SLOPE)
         return (slope * self.output.weight) @ self.hidden_features.weight
 
 

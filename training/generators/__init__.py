@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from model.networks.d3gzsl import Student, Teacher
 from model.networks.sampler import Sampler
 from training.config import TrainConfig
@@ -10,7 +12,7 @@ from training.generators.base import Method
 from training.generators.cegzsl import CeGzsl
 from training.task import Task
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, Callable[[Task, Teacher, Student, TrainConfig], Method]] = {
     "wgan": wgan.Wgan,
     "cegzsl": CeGzsl,
     "tfvaegan": tfvaegan.TfVaegan,

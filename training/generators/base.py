@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from model.networks.d3gzsl import Student, Teacher
 from model.networks.sampler import Sampler
 from training.config import TrainConfig
-from training.task import Task
 
 Terms = dict[str, Tensor]
 """Weighted terms by name; what is minimised is their sum."""
@@ -45,7 +44,6 @@ class Method(nn.Module, ABC):
     critic steps and one generator step; the student's losses are added to both.
 
     Args:
-        task: rows and classes of this training.
         teacher: frozen.
         student: trained beside the method.
         config: hyper-parameters.
@@ -53,12 +51,10 @@ class Method(nn.Module, ABC):
 
     sampler: Sampler
 
-    def __init__(self, task: Task, teacher: Teacher, student: Student, config: TrainConfig) -> None:
+    def __init__(self, teacher: Teacher, student: Student, config: TrainConfig) -> None:
         super().__init__()
         # In a tuple, so that neither is taken for a part of this module.
         self._beside = (teacher, student)
-        self.attributes = nn.Buffer(task.attributes, persistent=False)
-        self.seen_index = nn.Buffer(task.seen_index, persistent=False)
         self.config = config
 
     @property

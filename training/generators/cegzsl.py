@@ -62,8 +62,7 @@ class CeGzsl(Wgan):
         terms = generator_terms(self, fake, real)
         embedded = frozen(self.student.embedding, fake)
         if settings.instance_weight:
-            with torch.no_grad():
-                others = self.projector(self.student.embedding(real.features))
+            others = frozen(self.projector, frozen(self.student.embedding, real.features))
             rows: Tensor = torch.cat([frozen(self.projector, embedded), others])
             with full_precision(rows.device):
                 terms["fake_instance"] = settings.instance_weight * supervised_contrastive(

@@ -24,7 +24,7 @@ class Diffusion(Method):
     sampler: DiffusionSampler
 
     def __init__(self, task: Task, teacher: Teacher, student: Student, config: TrainConfig) -> None:
-        super().__init__(task, teacher, student, config)
+        super().__init__(teacher, student, config)
         self.sampler = sampler(config, feature_dim=task.features.shape[1], attribute_dim=task.attributes.shape[1])
         if config.generator.linear_path and config.generator.linear_path_ridge:
             slope, intercept = class_mean_ridge(task, config.generator.linear_path_ridge)
@@ -39,12 +39,13 @@ class Diffusion(Method):
         """Mean squared error of the clean residual predicted from a random level of noise."""
         device, count = real.features.device, self.config.diffusion.batches * len(real.labels)
         attributes = real.attributes.repeat(self.config.diffusion.batches, 1)
-        residual = self.sampler.residual(real.features, real.attributes).repeat(self.config.diffusion.batches, 1)
+        with full_precision(device):
+            residual = self.sampler.residual(real.features, real.attributes).repeat(self.config.diffusion.batches, 1)
         level = torch.rand(count, 1, generator=random, device=device)
         noisy = self.sampler.noisy(residual, self.noise(count, random), level)
         clean = self.sampler.denoiser(noisy, attributes, level)
         with full_precision(device):
-            terms = {"denoising": F.mse_loss(at_least_float32(clean), at_least_float32(residual))}
+            terms = {"denoising": F.mse_loss(at_least_float32(clean), residual)}
         if weight := self.config.generator.seen_classification:
             fake = self.sampler(self.noise(len(real.labels), random), real.attributes)
             log_probs = at_least_float32(self.teacher(fake)[1])

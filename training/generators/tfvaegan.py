@@ -10,8 +10,6 @@ B: batch, D: scaled features, A: attributes, K: noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -44,10 +42,6 @@ class TfVaegan(Wgan):
     def new_sampler(self, *, feature_dim: int, attribute_dim: int) -> FeedbackGenerator:
         """A generator with decoder and feedback."""
         return sampler(self.config, feature_dim=feature_dim, attribute_dim=attribute_dim)
-
-    def critic_side(self) -> Iterator[nn.Parameter]:
-        """The critic."""
-        return self.critic.parameters()
 
     def critic_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
         """The critic's loss, half of the fake rows sampled and half reconstructed."""

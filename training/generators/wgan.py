@@ -27,7 +27,7 @@ class Wgan(Method):
     sampler: Generator
 
     def __init__(self, task: Task, teacher: Teacher, student: Student, config: TrainConfig) -> None:
-        super().__init__(task, teacher, student, config)
+        super().__init__(teacher, student, config)
         feature_dim, attribute_dim = task.features.shape[1], task.attributes.shape[1]
         self.sampler = self.new_sampler(feature_dim=feature_dim, attribute_dim=attribute_dim)
         self.critic = Critic(attribute_dim=attribute_dim, feature_dim=feature_dim, hidden=config.generator.hidden)
@@ -73,12 +73,13 @@ def critic_terms(critic: Critic, real: RealBatch, fake: Tensor, random: torch.Ge
     conditioned = critic.hidden_attributes(real.attributes)
     hidden_real = critic.hidden_features(real.features) + conditioned
     hidden_fake = critic.hidden_features(fake) + conditioned
-    distance = critic.scores(hidden_fake).mean() - critic.scores(hidden_real).mean()
+    fake_scores, real_scores = critic.scores(hidden_fake), critic.scores(hidden_real)
     with full_precision(real.features.device):
         mix = torch.rand(len(fake), 1, generator=random, device=fake.device)
         between = mix * at_least_float32(hidden_real) + (1 - mix) * at_least_float32(hidden_fake)
         penalty = losses.gradient_penalty(critic.input_gradient(between))
-    return {"wasserstein": at_least_float32(distance), "penalty": gp_weight * penalty}
+        distance = at_least_float32(fake_scores).mean() - at_least_float32(real_scores).mean()
+    return {"wasserstein": distance, "penalty": gp_weight * penalty}
 
 
 def generator_terms(method: Wgan, fake: Tensor, real: RealBatch) -> Terms:
