@@ -45,7 +45,15 @@ def test_every_field_of_every_section_is_read() -> None:
     """A field that from_json forgot would keep its default."""
 
     def changed(value: Any) -> Any:
-        other = {"corrected": "faithful", "domain": "class", "identity": "normal"}
+        other = {
+            "corrected": "faithful",
+            "domain": "class",
+            "identity": "normal",
+            "wgan": "cegzsl",
+            "constant": "cosine",
+            "fp32": "bf16",
+            "validation": "test-best",
+        }
         if isinstance(value, dict):
             return {name: changed(inner) for name, inner in value.items()}
         if isinstance(value, bool):
@@ -67,6 +75,7 @@ def test_every_field_of_every_section_is_read() -> None:
 BAD = {
     "seed": [-1, 2**63],
     "epochs": [0, -3],
+    "steps": [-1],
     "batch_size": [0],
     "learning_rate": [0, -1, math.inf, math.nan],
     "adam_beta1": [-0.1, 1, math.nan],
@@ -80,6 +89,17 @@ BAD = {
     "generator.gp_weight": [-1],
     "generator.seen_classification": [-1, math.nan],
     "generator.averaging": [-0.1, 1, math.nan],
+    "contrastive.projection": [0],
+    "contrastive.comparator_hidden": [0],
+    "contrastive.instance_weight": [-1, math.nan],
+    "contrastive.class_weight": [-1, math.inf],
+    "contrastive.instance_temperature": [0, math.nan],
+    "contrastive.class_temperature": [0, -1],
+    "vae.weight": [-1, math.nan],
+    "vae.semantic_weight": [-1, math.inf],
+    "vae.feedback": [-1, math.nan],
+    "diffusion.steps": [0],
+    "diffusion.batches": [0],
     "d3.classification": [-1],
     "d3.label_distillation": [-1, math.nan],
     "d3.embedding_distillation": [-1, math.inf],
@@ -89,6 +109,9 @@ BAD = {
     "d3.embedding_dim": [-1],
     "d3.embedding_lr_factor": [0, math.nan],
     "selection.folds": [1, 0],
+    "selection.used_folds": [-1, 5],
+    "selection.deals": [0],
+    "selection.novelty_folds": [1, 0],
     "selection.seen_fraction": [0, 1, -0.5, math.nan],
     "selection.evaluations": [0],
     "selection.shrinkage": [[], [0.5, 0], [1.5], [math.nan]],
@@ -130,6 +153,9 @@ def test_every_number_has_a_rule_or_any_value_will_do() -> None:
         ("generator.linear_path=1", "expected true or false, got 1"),
         ("d3.kl_form=published", "expected corrected or faithful, got 'published'"),
         ("d3.ood_target=3", "expected domain or class, got 3"),
+        ("generator.method=gan", "expected wgan or cegzsl or tfvaegan or diffusion, got 'gan'"),
+        ("schedule=linear", "expected constant or cosine or published, got 'linear'"),
+        ("precision=16", "expected fp32 or tf32 or bf16, got 16"),
         ("selection.shrinkage=0.5", "expected a list of numbers, got 0.5"),
         ('selection.shrinkage=[0.5, "x"]', "expected a list of numbers, got [0.5, 'x']"),
         ("selection.shrinkage=[true]", "expected a list of numbers, got [True]"),
@@ -181,6 +207,20 @@ def test_no_value_is_more_than_a_data_error(value: Any) -> None:
             TrainConfig.from_json(fields)
         except DataError as error:
             assert [problem.pointer for problem in error.problems] == [name]  # noqa: PT017
+
+
+@pytest.mark.parametrize("size", [0, 8])
+def test_embedding_size(size: int) -> None:
+    for init in ("identity", "normal"):
+        assert D3Config(embedding_dim=size, embedding_init=init).embedding_size(8) == 8
+    assert D3Config(embedding_dim=5, embedding_init="normal").embedding_size(8) == 5
+
+
+def test_an_identity_embedding_keeps_the_size() -> None:
+    with pytest.raises(
+        DataError, match=r"d3\.embedding_dim: expected 8 \(or 0\).*identity, got 5; .*embedding_init=normal"
+    ):
+        D3Config(embedding_dim=5).embedding_size(8)
 
 
 # --- overrides ------------------------------------------------------------------------------------

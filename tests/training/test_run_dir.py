@@ -44,7 +44,10 @@ def test_files_of_a_run(run_dir: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {CONFIG, CHECKPOINT, LOG}
     lines = [json.loads(line) for line in (run_dir / LOG).read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["selection"] * 4 + ["selected"] + ["final"] * lines[4]["epochs"]
-    assert set(lines[0]["losses"]) == {"cls", "kl", "be", "od", "wasserstein"}
+    assert set(lines[0]["losses"]) == {
+        *("cls", "kl", "be", "od"),
+        *("wasserstein", "penalty", "adversarial", "seen"),
+    }
     assert set(lines[-1]["gradient_shares"]) == {"cls", "kl", "be", "od"}
     assert all(later["seconds"] >= line["seconds"] >= 0 for line, later in pairwise(lines))
     resolved = read_json(run_dir / CONFIG)
@@ -72,7 +75,7 @@ def test_what_fit_returns_is_what_is_read(store_dir: Path, tmp_path: Path) -> No
     from training.sources import open_data
 
     data, described = open_data(store_dir, test_fraction=0.25, split_seed=0)
-    settings = config("generator.linear_path=false", "d3.embedding_dim=5")
+    settings = config("generator.linear_path=false", "d3.embedding_init=normal", "d3.embedding_dim=5")
     trained = fit(data, settings, tmp_path, data=described, device=torch.device("cpu"))
     read = Trained.load(tmp_path)
     assert same(read.networks, trained.networks)
@@ -111,8 +114,8 @@ def test_missing_file(copy: Path, name: str) -> None:
         (b"{", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
         (b"[]", "expected a JSON object, got list"),
-        (b"{}", "expected schema 'd3gzsl-run/1', found None"),
-        (b'{"schema": "d3gzsl-run/2"}', "expected schema 'd3gzsl-run/1', found 'd3gzsl-run/2'"),
+        (b"{}", "expected schema 'd3gzsl-run/2', found None"),
+        (b'{"schema": "d3gzsl-run/1"}', "expected schema 'd3gzsl-run/2', found 'd3gzsl-run/1'"),
     ],
 )
 def test_damaged_config(copy: Path, content: bytes, words: str) -> None:

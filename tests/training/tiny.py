@@ -37,11 +37,14 @@ SETTINGS = (
     "generator.hidden=8",
     "generator.noise_dim=3",
     "generator.critic_steps=2",
+    "contrastive.projection=4",
+    "contrastive.comparator_hidden=6",
     "selection.folds=2",
     "selection.evaluations=2",
     "selection.shrinkage=[0.3, 0.7]",
     "selection.samples=10",
 )
+METHODS = ("wgan", "cegzsl", "tfvaegan", "diffusion")
 COLOURS = {  # split, and the attributes of a class: its colour in percent; ids are the names in lower case
     "brick": ("seen", (80, 20, 10)),
     "moss": ("seen", (20, 70, 15)),
