@@ -64,14 +64,17 @@ class TfVaegan(Wgan):
         both = self.sampler(noise, real.attributes.repeat(2, 1))
         fake, reconstructed = both[:count], both[count:]
         terms = generator_terms(self, fake, real)
-        decoded = self.sampler.decoder(torch.cat([real.features, fake]))
-        with full_precision(fake.device):
-            error = (at_least_float32(reconstructed) - real.features) / self.spread
-            terms["reconstruction"] = settings.weight * error.square().mean()
-            divergence = gaussian_kl(at_least_float32(mean), at_least_float32(log_variance))
-            terms["divergence"] = settings.weight * divergence / real.features.shape[1]
-            wrong = at_least_float32(decoded) - real.attributes.repeat(2, 1)
-            terms["semantic"] = settings.semantic_weight * wrong.abs().sum(dim=1).mean()
+        if settings.weight:
+            with full_precision(fake.device):
+                error = (at_least_float32(reconstructed) - real.features) / self.spread
+                terms["reconstruction"] = settings.weight * error.square().mean()
+                divergence = gaussian_kl(at_least_float32(mean), at_least_float32(log_variance))
+                terms["divergence"] = settings.weight * divergence / real.features.shape[1]
+        if settings.semantic_weight:
+            decoded = self.sampler.decoder(torch.cat([real.features, fake]))
+            with full_precision(fake.device):
+                wrong = at_least_float32(decoded) - real.attributes.repeat(2, 1)
+                terms["semantic"] = settings.semantic_weight * wrong.abs().sum(dim=1).mean()
         return terms
 
 

@@ -75,11 +75,12 @@ def critic_terms(critic: Critic, real: RealBatch, fake: Tensor, random: torch.Ge
     hidden_fake = critic.hidden_features(fake) + conditioned
     fake_scores, real_scores = critic.scores(hidden_fake), critic.scores(hidden_real)
     with full_precision(real.features.device):
-        mix = torch.rand(len(fake), 1, generator=random, device=fake.device)
-        between = mix * at_least_float32(hidden_real) + (1 - mix) * at_least_float32(hidden_fake)
-        penalty = losses.gradient_penalty(critic.input_gradient(between))
-        distance = at_least_float32(fake_scores).mean() - at_least_float32(real_scores).mean()
-    return {"wasserstein": distance, "penalty": gp_weight * penalty}
+        terms = {"wasserstein": at_least_float32(fake_scores).mean() - at_least_float32(real_scores).mean()}
+        if gp_weight:
+            mix = torch.rand(len(fake), 1, generator=random, device=fake.device)
+            between = mix * at_least_float32(hidden_real) + (1 - mix) * at_least_float32(hidden_fake)
+            terms["penalty"] = gp_weight * losses.gradient_penalty(critic.input_gradient(between))
+    return terms
 
 
 def generator_terms(method: Wgan, fake: Tensor, real: RealBatch) -> Terms:
