@@ -14,39 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from training.pairs import balanced_bce, cosine_matrix, shifted_bce_with_logits
+
 Form = Literal["corrected", "faithful"]
 Target = Literal["domain", "class"]
-
-EPSILON = 1e-4
-
-
-def cosine_matrix(a_BZ: Tensor, b_BZ: Tensor) -> Tensor:
-    """Cosine of every pair of rows, [B, B']; a zero row has cosine 0 with everything."""
-    return F.normalize(a_BZ, dim=1, eps=1e-8) @ F.normalize(b_BZ, dim=1, eps=1e-8).T
-
-
-def balanced_bce(similarity: Tensor, positive: Tensor) -> Tensor:
-    """Binary cross-entropy of similarities in 0..1 where positive and negative pairs weigh the same.
-
-    L = mean over the halves present of mean_pos(-log s) and mean_neg(-log(1 - s)), s clamped to eps..1-eps.
-
-    Args:
-        similarity: any shape.
-        positive: same shape, bool.
-    """
-    s = similarity.clamp(EPSILON, 1 - EPSILON)
-    target = positive.to(s.dtype)
-    count = target.sum()
-    rest = target.numel() - count
-    pos = -(target * s.log()).sum() / count.clamp(min=1)
-    neg = -((1 - target) * (1 - s).log()).sum() / rest.clamp(min=1)
-    halves = (count > 0).to(s.dtype) + (rest > 0).to(s.dtype)
-    return (pos + neg) / halves
-
-
-def shifted_bce_with_logits(similarity: Tensor, positive: Tensor) -> Tensor:
-    """The published pair loss: BCE-with-logits on (cosine + 1)/2, which lies in 0..1 and so can never reach 0."""
-    return F.binary_cross_entropy_with_logits((similarity + 1) / 2, positive.to(similarity.dtype))
 
 
 def label_distillation(seen_logits_BS: Tensor, teacher_log_probs_BS: Tensor, form: Form) -> Tensor:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training import losses
-from training.losses import EPSILON, Form
+from training import losses, pairs
+from training.losses import Form
+from training.pairs import EPSILON
 
 FORMS: tuple[Form, ...] = ("corrected", "faithful")
 SIZES = [(1, 1, 2), (2, 3, 2), (5, 4, 3), (9, 2, 7)]  # rows, dimensions, classes
@@ -141,10 +142,10 @@ def close(actual: Tensor, expected: float) -> None:
 @pytest.mark.parametrize(("rows", "dim", "others"), SIZES)
 def test_cosine_matrix(rows: int, dim: int, others: int) -> None:
     a, b = embeddings(rows, dim, 1), normal(others, dim, seed=2)
-    actual = losses.cosine_matrix(a, b)
+    actual = pairs.cosine_matrix(a, b)
     expected = [[cosine(x, y) for y in b.tolist()] for x in a.tolist()]
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))
-    torch.testing.assert_close(losses.cosine_matrix(b, a), actual.T)
+    torch.testing.assert_close(pairs.cosine_matrix(b, a), actual.T)
 
 
 @pytest.mark.parametrize("positive", ["some", "none", "all"])
@@ -152,9 +153,9 @@ def test_cosine_matrix(rows: int, dim: int, others: int) -> None:
 def test_pair_losses(shape: tuple[int, ...], positive: str) -> None:
     similarity = normal(*shape, seed=3).clamp(-1, 1)  # beyond both clamps of the corrected form
     target = {"some": normal(*shape, seed=4) > 0, "none": similarity > 2, "all": similarity < 2}[positive]
-    pairs = list(zip(similarity.flatten().tolist(), target.flatten().tolist(), strict=True))
-    close(losses.balanced_bce(similarity, target), slow_balanced_bce(pairs))
-    close(losses.shifted_bce_with_logits(similarity, target), slow_shifted_bce(pairs))
+    listed = list(zip(similarity.flatten().tolist(), target.flatten().tolist(), strict=True))
+    close(pairs.balanced_bce(similarity, target), slow_balanced_bce(listed))
+    close(pairs.shifted_bce_with_logits(similarity, target), slow_shifted_bce(listed))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -238,8 +239,8 @@ def test_faithful_pair_losses_cannot_come_near_zero() -> None:
     """Rectified embeddings have cosines in 0..1: a positive pair costs 0.313 to 0.474, a negative 0.974 to 1.313."""
     best, worst = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     alike = torch.tensor([True, False])
-    pairs = [(values[i : i + 1], alike[i : i + 1]) for values in (best, worst) for i in (0, 1)]
-    costs = [number(losses.shifted_bce_with_logits(similarity, positive)) for similarity, positive in pairs]
+    four = [(values[i : i + 1], alike[i : i + 1]) for values in (best, worst) for i in (0, 1)]
+    costs = [number(pairs.shifted_bce_with_logits(similarity, positive)) for similarity, positive in four]
     assert costs == pytest.approx([0.3133, 0.9741, 0.4741, 1.3133], abs=1e-4)
     # The best that any embedding can do: every class on an axis of its own.
     ideal = torch.eye(4, dtype=torch.float64).repeat(2, 1)
@@ -324,6 +325,28 @@ def _terms(form: Form) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, .
         ),
         "gp": (losses.gradient_penalty, (normal(rows, 4, seed=27),)),
     }
+
+
+@pytest.mark.parametrize("positive", ["some", "none", "all"])
+@pytest.mark.parametrize("shape", [(1,), (6,), (3, 4), (30, 30)])
+def test_gradients_of_pair_losses_are_those_of_autograd(shape: tuple[int, ...], positive: str) -> None:
+    """Beyond and inside the clamps; and with the cosines as training lays them out, transposed or not."""
+    similarity = normal(*shape, seed=3).clamp(-1, 1)
+    target = {"some": normal(*shape, seed=4) > 0, "none": similarity > 2, "all": similarity < 2}[positive]
+
+    def plain(s: Tensor) -> Tensor:
+        clamped = s.clamp(EPSILON, 1 - EPSILON)
+        halves = [half for half in (-clamped[target].log(), -(1 - clamped[~target]).log()) if len(half)]
+        return torch.stack([half.mean() for half in halves]).mean()
+
+    def plain_shifted(s: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits((s + 1) / 2, target.double())
+
+    for fast, slow in ((pairs.balanced_bce, plain), (pairs.shifted_bce_with_logits, plain_shifted)):
+        for laid_out in (similarity, similarity.mT.contiguous().mT if similarity.ndim == 2 else similarity):
+            x = laid_out.clone().requires_grad_()
+            (actual,), (expected,) = (torch.autograd.grad(3 * loss, x) for loss in (fast(x, target), slow(x)))
+            torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("form", FORMS)

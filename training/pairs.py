@@ -1,0 +1,90 @@
+"""Pairs of rows: the matrix of their similarities first, then losses on it, which also work out its gradient at once.
+
+Left to autograd, either loss would pass some twenty times over a matrix of B^2 numbers, most of that into fresh memory.
+
+B: rows, Z: embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
+
+EPSILON = 1e-4
+
+
+def cosine_matrix(a_BZ: Tensor, b_BZ: Tensor) -> Tensor:
+    """Cosine of every pair of rows, [B, B']; a zero row has cosine 0 with everything."""
+    return F.normalize(a_BZ, dim=1, eps=1e-8) @ F.normalize(b_BZ, dim=1, eps=1e-8).T
+
+
+def balanced_bce(similarity: Tensor, positive: Tensor) -> Tensor:
+    """Binary cross-entropy of similarities in 0..1 where positive and negative pairs weigh the same.
+
+    L = mean over the halves present of mean_pos(-log s) and mean_neg(-log(1 - s)), s clamped to eps..1-eps.
+
+    Args:
+        similarity: any shape; differentiable once.
+        positive: same shape, bool.
+    """
+    loss: Tensor = _BalancedBce.apply(similarity, positive)
+    return loss
+
+
+def shifted_bce_with_logits(similarity: Tensor, positive: Tensor) -> Tensor:
+    """The published pair loss: BCE-with-logits on (cosine + 1)/2, which lies in 0..1 and so can never reach 0.
+
+    L = mean(softplus(s) - [positive] s) with s = (cosine + 1)/2.
+
+    Args:
+        similarity: cosines, any shape; differentiable once.
+        positive: same shape, bool.
+    """
+    loss: Tensor = _ShiftedBce.apply(similarity, positive)
+    return loss
+
+
+class _BalancedBce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, positive: Tensor) -> Tensor:
+        count = positive.sum().to(similarity.dtype)
+        rest = positive.numel() - count
+        halves = (count > 0).to(similarity.dtype) + (rest > 0).to(similarity.dtype)
+        weight = torch.where(positive, 1 / (count.clamp(min=1) * halves), 1 / (rest.clamp(min=1) * halves))
+        target = 1 - similarity
+        torch.where(positive, similarity, target, out=target)  # the probability of what the pair is
+        clamped = target.clamp(EPSILON, 1 - EPSILON)
+        outside = target != clamped
+        loss = -torch.dot(weight.flatten(), torch.log(clamped, out=target).flatten())
+        gradient = weight.div_(clamped)
+        torch.where(positive, torch.neg(gradient, out=clamped), gradient, out=gradient)
+        ctx.save_for_backward(gradient.masked_fill_(outside, 0))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer, None
+
+
+class _ShiftedBce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, positive: Tensor) -> Tensor:
+        shifted = (similarity + 1).div_(2)
+        target = positive.to(shifted.dtype)
+        chance = torch.sigmoid(shifted)
+        of_shifted = shifted.sum() - torch.dot(target.flatten(), shifted.flatten())
+        loss = (of_shifted - torch.log(chance, out=shifted).sum()) / shifted.numel()  # softplus(s) = s - log sigmoid(s)
+        ctx.save_for_backward(chance.sub_(target).div_(2 * shifted.numel()))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer, None
