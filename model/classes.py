@@ -39,7 +39,7 @@ class ClassEntry:
 
     def __post_init__(self) -> None:
         problems = []
-        if not _CLASS_ID.fullmatch(self.id):
+        if not is_class_id(self.id):
             problems.append(Problem(pointer="/id", detail=f"expected a slug like 'blue-whale', got {self.id!r}"))
         if not 1 <= len(self.name) <= MAX_NAME_LENGTH:
             problems.append(
@@ -72,6 +72,11 @@ class ClassEntry:
             description=str(fields.get("description", "")),
             metadata=dict(fields.get("metadata", {})),
         )
+
+
+def is_class_id(text: str) -> bool:
+    """Whether a text can be the id of a class."""
+    return _CLASS_ID.fullmatch(text) is not None
 
 
 def slug(name: str) -> str:

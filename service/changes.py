@@ -17,11 +17,12 @@ class ChangeThread:
 
     Args:
         capacity: most changes waiting or at work.
+        name: of the thread.
     """
 
-    def __init__(self, *, capacity: int = 64) -> None:
+    def __init__(self, *, capacity: int = 64, name: str = "changes") -> None:
         self._capacity, self._admitted = capacity, 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="changes")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run `work`; once begun it ends, whether or not anyone still waits for it.

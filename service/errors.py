@@ -31,6 +31,7 @@ D3GZSLError                         (model.errors)
 ├── UnavailableError
 │   ├── OverloadedError             the queue is full
 │   ├── DeadlineError               the answer was not ready in time
+│   ├── VersionNotReachedError      nor was a version of the registry
 │   └── NotReadyError               not started, stopping or broken
 ├── InferenceError                  the model failed on this image
 └── ClientError                     (service.client) what a service answered to a command
@@ -159,6 +160,10 @@ class OverloadedError(UnavailableError):
 
 class DeadlineError(UnavailableError):
     """The answer was not ready in time."""
+
+
+class VersionNotReachedError(UnavailableError):
+    """The version of the registry that was asked for did not come in time."""
 
 
 class NotReadyError(UnavailableError):

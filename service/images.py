@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +20,7 @@ from service.strictjson import loads
 
 MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
+CLASS_FIELD = "class"
 _MAX_PARTS = 1000
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -41,6 +43,14 @@ class JsonImages(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     images: list[JsonImage] = Field(min_length=1)
+
+
+class SomeJsonImages(BaseModel):
+    """Images beside something else; there may be none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    images: list[JsonImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +83,55 @@ async def read_images(request: Request, *, most: int) -> list[Sent]:
         images = _json(await request.body())
     else:
         raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind or 'none'}")
-    if len(images) > most:
-        raise TooLargeError(f"the request has {len(images)} images; at most {most} are allowed")
+    _check_number(images, most)
     return images
 
 
+async def read_described_images(request: Request, *, most: int) -> tuple[object, list[Sent]]:
+    """A JSON document about a class, and images beside it, if any.
+
+    Args:
+        request: with a body of type application/json, in which `images` holds them, or of type multipart/form-data
+            with the document in the field `class` and files in `images`.
+        most: largest number of images.
+
+    Raises:
+        MediaTypeError: another type.
+        MalformedBodyError: the body cannot be read.
+        InvalidRequestError: it has another form.
+        TooLargeError: too many images.
+    """
+    kind = media_type(request)
+    if kind == "multipart/form-data":
+        texts, images = await _form(request, texts=(CLASS_FIELD,))
+        if CLASS_FIELD not in texts:
+            raise InvalidRequestError(
+                "the form is not valid",
+                [Problem(pointer=f"/{CLASS_FIELD}", detail="expected a field with the class as JSON, got none")],
+            )
+        document: object = loads(texts[CLASS_FIELD].encode())
+    elif kind == "application/json":
+        document = loads(await request.body())
+        images = []
+        if isinstance(document, dict) and "images" in document:
+            images = _sent(parse(SomeJsonImages, {"images": document["images"]}, "the list of images is not valid"))
+            document = {name: value for name, value in document.items() if name != "images"}
+    else:
+        raise MediaTypeError(f"expected application/json or multipart/form-data, got {kind or 'none'}")
+    _check_number(images, most)
+    return document, images
+
+
+def _check_number(images: Sequence[Sent], most: int) -> None:
+    if len(images) > most:
+        raise TooLargeError(f"the request has {len(images)} images; at most {most} are allowed")
+
+
 def _json(body: bytes) -> list[Sent]:
-    given = parse(JsonImages, loads(body), "the list of images is not valid")
+    return _sent(parse(JsonImages, loads(body), "the list of images is not valid"))
+
+
+def _sent(given: JsonImages | SomeJsonImages) -> list[Sent]:
     return [Sent(id=image.id or str(i), data=_base64(i, image.data)) for i, image in enumerate(given.images)]
 
 
@@ -94,21 +146,36 @@ def _base64(index: int, text: str) -> bytes | MalformedBodyError:
 
 
 async def _multipart(request: Request) -> list[Sent]:
+    _, images = await _form(request)
+    if not images:
+        raise InvalidRequestError(
+            "the form is not valid",
+            [Problem(pointer=f"/{MULTIPART_FIELD}", detail="expected at least one file, got none")],
+        )
+    return images
+
+
+async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[str, str], list[Sent]]:
+    """The text fields of a form, of which only some names are taken, and its files."""
+    found: dict[str, str] = {}
     async with request.form(max_files=_MAX_PARTS, max_fields=_MAX_PARTS) as form:
         problems: list[Problem] = []
         images: list[Sent] = []
         for name, part in form.multi_items():
-            if name != MULTIPART_FIELD:
-                problems.append(Problem(pointer=f"/{name}", detail=f"expected the field {MULTIPART_FIELD!r} only"))
+            if name in texts:
+                if name in found:
+                    problems.append(Problem(pointer=f"/{name}", detail="expected the field once, got it twice"))
+                found[name] = part if isinstance(part, str) else (await part.read()).decode(errors="replace")
+            elif name != MULTIPART_FIELD:
+                names = " and ".join(repr(n) for n in (*texts, MULTIPART_FIELD))
+                problems.append(Problem(pointer=f"/{name}", detail=f"expected the field {names} only"))
             elif not isinstance(part, UploadFile):
                 problems.append(Problem(pointer=f"/{name}", detail="expected a file with a filename, got a text field"))
             else:
                 images.append(Sent(id=(part.filename or str(len(images)))[:MAX_ID_LENGTH], data=await part.read()))
-        if not images and not problems:
-            problems.append(Problem(pointer=f"/{MULTIPART_FIELD}", detail="expected at least one file, got none"))
     if problems:
         raise InvalidRequestError("the form is not valid", problems)
-    return images
+    return found, images
 
 
 def parse(model: type[Model], value: Any, message: str) -> Model:

@@ -79,6 +79,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     own.InferenceError: Kind(500, "inference-failed", "The model failed on this image"),
     own.OverloadedError: Kind(503, "overloaded", "Too much is waiting"),
     own.DeadlineError: Kind(503, "deadline-exceeded", "The answer was not ready in time"),
+    own.VersionNotReachedError: Kind(503, "version-not-reached", "The registry has not reached this version yet"),
     own.NotReadyError: Kind(503, "not-ready", "The service is not ready"),
     own.RegistryError: Kind(503, "registry-unavailable", "The registry cannot be used; nothing changed", internal=True),
     D3GZSLError: Kind(500, "internal-error", "The service failed", internal=True),

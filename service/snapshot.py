@@ -103,6 +103,16 @@ class Snapshot:
             part.setflags(write=False)
             yield part
 
+    def parts(self, rows: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], Float32, Float32]]:
+        """Some classes, a block at a time: numbers of their rows, weights and biases; not to be written.
+
+        Args:
+            rows: numbers of the rows, ascending, [R].
+        """
+        for index, places, part in _by_block(rows):
+            block = self.table.blocks[index]
+            yield rows[part], block.weight[places], block.bias[places]
+
     def row_number(self, class_id: str) -> int | None:
         """Number of a class's row, or None."""
         return self.table.slot(class_id, length=self.length, version=self.registry_version)

@@ -14,11 +14,18 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
 
+from service.class_schemas import BatchDocument, ClassDocument, ClassWords, PreviewDocument
 from service.images import JsonImages
 from service.problems import ProblemDocument
-from service.schemas import ClassDocument, ClassWords
 
-_READ_BY_ROUTES: tuple[type[BaseModel], ...] = (ProblemDocument, JsonImages, ClassDocument, ClassWords)
+_READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
+    ProblemDocument,
+    JsonImages,
+    ClassDocument,
+    ClassWords,
+    BatchDocument,
+    PreviewDocument,
+)
 
 
 def install(app: FastAPI) -> None:

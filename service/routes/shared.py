@@ -1,18 +1,28 @@
-"""What every route needs: the service, and the problems it may answer with."""
+"""What routes have in common: the service, the snapshot to read, pieces of answers, the problems they may give."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from service.problems import KINDS, MEDIA_TYPE
+from model.errors import D3GZSLError
+from service.class_schemas import NearDuplicate
+from service.neighbours import NEAR_DUPLICATE, Neighbour
+from service.problems import KINDS, MEDIA_TYPE, detail_of, kind_of
+from service.ranking import Ranked, image_novelty
+from service.recognition import Embedded
+from service.schemas import Explanation, ImageAnswer, ImageError, ImageFailure, Prediction
 from service.service import Service
+from service.snapshot import Snapshot
+from service.table import KnownClass
 
 
-def get_service(request: Request) -> Service:
-    """The service that the app was made for."""
+async def get_service(request: Request) -> Service:
+    """The service that the app was made for, with the changes that others have committed before this request."""
     service: Service = request.app.state.service
+    await service.follower.refresh()
     return service
 
 
@@ -39,3 +49,55 @@ def json_body(schema: str) -> dict[str, Any]:
     """OpenAPI entry for a JSON body that the route reads itself."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def fields_of(known: KnownClass) -> dict[str, Any]:
+    """What is answered about a class."""
+    return {**known.entry.to_json(), "registry_version": known.registry_version}
+
+
+def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:
+    """What is answered about classes that are almost the same."""
+    return [
+        NearDuplicate(
+            class_id=n.known.entry.id,
+            name=n.known.entry.name,
+            attribute_cosine=n.attribute_cosine,
+            row_cosine=n.row_cosine,
+            threshold=NEAR_DUPLICATE,
+        )
+        for n in neighbours
+    ]
+
+
+async def snapshot_for(service: Service, version: int) -> Snapshot:
+    """The newest snapshot, once it has reached a version; VersionNotReachedError where that takes too long."""
+    if service.snapshot.registry_version >= version:
+        return service.snapshot
+    return await service.wait_for_version(version, deadline=service.settings.deadline)
+
+
+def image_answer(
+    service: Service,
+    image_id: str,
+    outcome: Embedded | D3GZSLError,
+    best: Sequence[Ranked],
+    explanations: Sequence[Explanation] = (),
+) -> ImageAnswer | ImageFailure:
+    """What is answered about one image: its classes, of which the first may be explained, or why it has none."""
+    if isinstance(outcome, D3GZSLError):
+        kind = kind_of(outcome)
+        error = ImageError(type=kind.type, title=kind.title, status=kind.status, detail=detail_of(outcome))
+        return ImageFailure(id=image_id, error=error)
+    predictions = [
+        Prediction(class_id=r.entry.id, name=r.entry.name, kind=r.entry.kind, probability=r.probability) for r in best
+    ]
+    for i, explanation in enumerate(explanations):
+        predictions[i] = predictions[i].model_copy(update={"explanation": explanation})
+    return ImageAnswer(
+        id=image_id,
+        width=outcome.decoded.width,
+        height=outcome.decoded.height,
+        novelty=image_novelty(service.bundle, outcome.answer.teacher_score),
+        predictions=predictions,
+    )
