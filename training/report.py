@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import DataError
-from training.report_curves import gradients, losses, validation
-from training.report_page import beside, charts, definitions, page, paragraph, section, table
-from training.run_dir import CONFIG, LOG, METRICS, REPORT, SCHEMA, read_json
-from training.svg import Bar, bar_chart
+from training.report_classes import per_class
+from training.report_curves import gradients, losses, progress, validation
+from training.report_figures import confusion, plane, trade_off
+from training.report_page import beside, definitions, page, paragraph, section, table
+from training.run_dir import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json
 
-SCORES = ("U", "S", "H", "T1", "AUSUC")
+SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
 HEADS = {"lda": "lda on E_s (served)", "student": "C_s (the paper's student)"}
 Fields = Mapping[str, Any]
 
@@ -22,7 +23,8 @@ def report(run_dir: Path) -> str:
     """The report of a run as one HTML document that needs no other file.
 
     Args:
-        run_dir: with `config.json` and `log.jsonl`; without `metrics.json` the report says that there are no results.
+        run_dir: with `config.json` and `log.jsonl`; without `metrics.json` the report says that there are no results,
+            without `curves.json`, as older runs are, that some pictures are missing.
 
     Raises:
         DataError: a file is missing, damaged or of another form; names it.
@@ -30,31 +32,36 @@ def report(run_dir: Path) -> str:
     resolved = read_json(run_dir / CONFIG)
     if resolved.get("schema") != SCHEMA:
         raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {resolved.get('schema')!r}")
-    metrics = read_json(run_dir / METRICS) if (run_dir / METRICS).exists() else None
+    metrics, curves = (read_json(file) if (file := run_dir / name).exists() else None for name in (METRICS, CURVES))
     log = _read_log(run_dir / LOG)
     try:
         data, selected = resolved["data"], resolved["selected"]
         final = [line for line in log if line["stage"] == "final"]
+        title = method_title(resolved["config"])
         name = Path(str(data["path"])).name if "path" in data else str(data.get("kind", "a run"))
         subtitle = (
             f"D3GZSL training, seed {resolved['config']['seed']}, {_plural(selected['epochs'], 'epoch')}, "
             f"{_duration(log[-1]['seconds']) if log else 'no time'} of computing; d3gzsl {resolved['code_version']}, "
             f"commit {data.get('commit') or 'unknown'}"
         )
+        selects = metrics is not None and bool(metrics["protocol"]["test_used_for_selection"])
         sections = [
-            _results(metrics, selected),
+            _results(metrics, selected, drawn=curves is not None),
+            *([trade_off(curves)] if metrics is not None and curves is not None else []),
+            progress(log, selects=selects),
             validation(selected, int(resolved["config"]["epochs"])),
             losses(final),
             gradients(final, resolved["config"]["d3"]),
-            *([_classes(metrics)] if metrics is not None else []),
+            *([confusion(curves), plane(curves)] if metrics is not None and curves is not None else []),
+            *([per_class(metrics)] if metrics is not None else []),
             _settings(resolved),
         ]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(
-            f"{run_dir}: {CONFIG}, {METRICS} or {LOG} lacks what a report needs or has another form: "
+            f"{run_dir}: {CONFIG}, {METRICS}, {CURVES} or {LOG} lacks what a report needs or has another form: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return page(f"Training report: {name}", subtitle, sections)
+    return page(f"{title}: {name}", subtitle, filter(None, sections))
 
 
 def write_report(run_dir: Path) -> Path:
@@ -87,7 +94,7 @@ def _read_log(file: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _results(metrics: Fields | None, selected: Fields) -> str:
+def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
     if metrics is None:
         return section(
             "Results on test images",
@@ -97,12 +104,27 @@ def _results(metrics: Fields | None, selected: Fields) -> str:
                 f"classes. On validation the served head reached H {selected['validation']['H']:.3f}."
             ),
         )
-    rows = [(title, *(f"{metrics[key][score]:.3f}" for score in SCORES)) for key, title in HEADS.items()]
-    novelty = metrics["novelty"]
+    rows = [
+        (title, *(f"{metrics[key][score]:.3f}" if score in metrics[key] else "–" for score in SCORES))
+        for key, title in HEADS.items()
+    ]
+    novelty, protocol = metrics["novelty"], metrics["protocol"]
+    loud = (
+        [
+            paragraph(
+                "Test images were used for selection: these numbers are the best of several looks at the test set, as "
+                "papers report them, and say less about new images than those of the protocol validation.",
+                "loud",
+            )
+        ]
+        if protocol["test_used_for_selection"]
+        else []
+    )
     return section(
         "Results on test images",
+        *loud,
         beside(
-            table(("head", *SCORES), rows, lead=True)
+            table(("head", *SCORES.values()), rows, lead=True)
             + paragraph(
                 f"Novelty: AUROC {novelty['auroc']:.3f} for {novelty['unseen_rows']} unseen against "
                 f"{novelty['seen_rows']} seen test images."
@@ -110,18 +132,44 @@ def _results(metrics: Fields | None, selected: Fields) -> str:
             + paragraph(
                 "U and S: mean per-class top-1 of unseen and of seen classes among all classes; H = 2US/(U+S). T1: of "
                 "unseen images among unseen classes only. AUSUC: area under the seen/unseen accuracy curve over all "
-                "penalties.",
+                f"penalties. ECE: expected calibration error of the probabilities, 15 bins{_balanced(metrics)}.",
                 "note",
-            ),
-            definitions(_protocol(metrics["protocol"])),
+            )
+            + ("" if drawn else paragraph(f"Some pictures are missing: this run has no {CURVES}.", "note")),
+            definitions(_protocol(protocol)),
         ),
     )
 
 
+def _balanced(metrics: Fields) -> str:
+    """The calibration errors with which every class counts the same, where they were measured."""
+    if any("ece_balanced" not in metrics[key] for key in HEADS):
+        return ""
+    served, student = (f"{metrics[key]['ece_balanced']:.3f}" for key in HEADS)
+    return f"; with every class counting the same {served} (served) and {student} (C_s)"
+
+
+def method_title(config: Fields) -> str:
+    """The generator, whether D3 was added to it, and which of its parts were not.
+
+    Args:
+        config: of `config.json`; runs older than the choice of a generator had `wgan`.
+    """
+    method, d3 = config["generator"].get("method", "wgan"), config["d3"]
+    parts = {"L_kl": d3["label_distillation"], "L_be": d3["embedding_distillation"], "O2DBD": d3["ood_distillation"]}
+    missing = [name for name, weight in parts.items() if not weight]
+    if len(missing) == len(parts):
+        return f"{method} without D3"
+    if missing[:2] == ["L_kl", "L_be"]:
+        missing = ["ID2SD"]
+    return f"{method} + D3{' without ' if missing else ''}{' and '.join(missing)}"
+
+
 def _protocol(protocol: Fields) -> Iterator[tuple[str, str]]:
     rows, classes = protocol["rows"], protocol["classes"]
+    yield "protocol", str(protocol.get("name", "validation"))
     yield "selection", str(protocol["selection"])
-    yield "test images used for selection", "yes" if protocol["test_used_for_selection"] else "no"
+    yield "test images used for selection", "YES" if protocol["test_used_for_selection"] else "no"
     yield "metric", str(protocol["metric"])
     yield "training rows", str(rows["trainval"])
     yield (
@@ -132,29 +180,6 @@ def _protocol(protocol: Fields) -> Iterator[tuple[str, str]]:
     yield from (
         (name.replace("_", " "), str(protocol[name])) for name in ("seed", "commit", "data_hash", "config_hash")
     )
-
-
-def _classes(metrics: Fields) -> str:
-    served, student = metrics["lda"]["per_class"], metrics["student"]["per_class"]
-    unseen = metrics.get("unseen_classes")
-    bars = [
-        Bar(label=name, value=served[name], other=student.get(name)) for name in sorted(served, key=served.__getitem__)
-    ]
-    text = "Top-1 among all classes, worst first. Bar: served head; black or white stroke: C_s."
-    if unseen is None:  # written before metrics.json told the kinds of its classes
-        note = paragraph(f"{METRICS} does not say which classes are unseen; evaluate the run again to see it.", "note")
-        return section(
-            "Accuracy per class",
-            paragraph(text),
-            note,
-            charts(bar_chart("All classes", bars, style="unknown", mean=None)),
-        )
-    groups = (
-        ("Unseen classes", "unseen", metrics["lda"]["U"], [bar for bar in bars if bar.label in set(unseen)]),
-        ("Seen classes", "seen", metrics["lda"]["S"], [bar for bar in bars if bar.label not in set(unseen)]),
-    )
-    drawn = [bar_chart(title, group, style=style, mean=mean) for title, style, mean, group in groups if group]
-    return section("Accuracy per class", paragraph(f"{text} Dashed line: mean of the served head."), charts(*drawn))
 
 
 def _settings(resolved: Fields) -> str:

@@ -1,4 +1,4 @@
-"""The parts of a report that draw epochs: the selection's candidates, losses, gradients of the D3 terms."""
+"""The parts of a report that draw epochs: candidates of the selection, U, S and H, losses, gradients of D3 terms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from training.gradients import INERT
 from training.report_page import charts, definitions, paragraph, section, table
 from training.selection import STUDENT
-from training.svg import Line, line_chart, number
+from training.svg import number
+from training.svg_lines import Line, line_chart
 
 TERMS = {  # of the log: what it is, and the setting that holds its weight
     "cls": ("L_cls, classification", "classification"),
@@ -69,6 +70,40 @@ def validation(selected: Fields, longest: int) -> str:
 
 def _calibration(fields: Fields) -> str:
     return f"{number(fields['seen_penalty'])}, {number(fields['temperature'])}"
+
+
+def progress(log: Sequence[Fields], *, selects: bool) -> str:
+    """U, S and H over training, where the log has them; empty where it has none.
+
+    Args:
+        log: its lines; those of the final training may have `test`, those of the selection `validation`.
+        selects: whether the test results chose the length.
+    """
+    drawn = []
+    for head, title in (("lda", "Test images, served head"), ("student", "Test images, C_s")):
+        points = [(e["epoch"], e["test"][head]) for e in log if e["stage"] == "final" and head in e.get("test", {})]
+        drawn += [_scores_chart(title, points)] if points else []
+    of_fold: dict[int, list[tuple[int, Fields]]] = {}
+    for line in log:
+        if line["stage"] == "selection" and line.get("validation"):
+            of_fold.setdefault(line["fold"], []).append((line["epoch"], line["validation"]))
+    drawn += [_scores_chart(f"Validation, fold {fold + 1}", points) for fold, points in sorted(of_fold.items())]
+    if not drawn:
+        return ""
+    said = (
+        paragraph("Test images chose the length of training (protocol test-best).", "warn")
+        if selects
+        else paragraph("For monitoring only: nothing was selected by these numbers.", "note")
+    )
+    return section("U, S and H over training", said, charts(*drawn))
+
+
+def _scores_chart(title: str, points: Sequence[tuple[int, Fields]]) -> str:
+    lines = [
+        Line(label=name, points=[(epoch, scores[name]) for epoch, scores in points], strong=name == "H")
+        for name in ("U", "S", "H")
+    ]
+    return line_chart(title, lines, x_label="epoch", y_label="mean per-class top-1", width=330, height=210)
 
 
 def losses(final: Sequence[Fields]) -> str:

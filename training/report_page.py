@@ -21,6 +21,7 @@ h2 { font-size: 19px; margin: 36px 0 10px; padding-top: 10px; border-top: 1px so
 p { margin: 6px 0 12px; max-width: 75ch; }
 .note { color: var(--faint); }
 .warn { color: var(--warn); font-weight: 600; }
+.loud { border: 2px solid var(--warn); border-radius: 6px; padding: 10px 14px; font-weight: 600; max-width: none; }
 .beside { display: flex; flex-wrap: wrap; gap: 20px 36px; align-items: flex-start; }
 .beside > * { flex: 1 1 420px; min-width: 0; }
 .charts { margin-bottom: 14px; display: flex; flex-wrap: wrap; gap: 20px 28px; align-items: flex-start; }
@@ -31,6 +32,7 @@ th, td { padding: 4px 12px 4px 0; text-align: right; border-bottom: 1px solid va
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; }
 .notes td:last-child, .notes th:last-child { text-align: left; }
+.pairs td:nth-child(2), .pairs th:nth-child(2) { text-align: left; }
 .text td, .text th { text-align: left; overflow-wrap: anywhere; }
 .text th { white-space: nowrap; }
 .lead td, .lead th { font-weight: 700; }
@@ -51,6 +53,12 @@ svg path.leader { stroke-width: 1.2; }
 circle.line0 { fill: var(--c0); } circle.line1 { fill: var(--c1); } circle.line2 { fill: var(--c2); }
 circle.line3 { fill: var(--c3); } circle.line4 { fill: var(--c4); } circle.line5 { fill: var(--c5); }
 circle { stroke-dasharray: none !important; }
+circle.disc { stroke: var(--back); stroke-width: 1.5; } circle.ring { fill: var(--back); stroke-width: 2.5; }
+rect.frame { fill: none; stroke: var(--edge); } rect.heat { fill: var(--c0); }
+svg .edge { stroke: var(--text); stroke-width: 1.5; } svg text.over { fill: var(--back); }
+svg path.real { stroke: var(--c0); stroke-width: 5; stroke-linecap: round; }
+svg path.behind { stroke: var(--edge); stroke-width: 4; stroke-linecap: round; }
+svg path.synthetic { stroke: var(--c1); stroke-width: 1.5; }
 rect.seen { fill: var(--c0); } rect.unseen { fill: var(--c1); } rect.unknown { fill: var(--c4); }
 @media print { body { max-width: none; } svg { break-inside: avoid; } }
 """
