@@ -13,6 +13,7 @@ from training.commands.demo import demo
 from training.commands.evaluate import evaluate
 from training.commands.export import export
 from training.commands.extract import extract
+from training.commands.fetch import fetch
 from training.commands.fit import fit
 from training.commands.report import report
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(fetch)
 app.command()(extract)
 app.command()(backbone)
 app.command()(fit)
