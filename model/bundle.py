@@ -1,12 +1,12 @@
 """The bundle: the one directory format in which a trained classifier is handed over, and its only reader and writer.
 
-C: classes, Z: embedding dimension, V: held-out seen rows.
+C: classes, Z: embedding dimension, V: held-out seen rows, N: rows of the bank.
 
     manifest.json      see model.manifest
     trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N], features [N,D]
     synthesizer.onnx   noise [N,K], attributes [N,A] (normalised) -> embedding [N,Z]
     head.npz           weight [C,Z], bias [C], novelty_reference [V]
-    bank.npz           what the head needs to grow
+    bank.npz           what the head needs to grow: covariance_cholesky [Z,Z] for lda; rows [N,Z], counts [C] else
     examples/*         optional images
 """
 
@@ -30,16 +30,16 @@ from numpy.typing import NDArray
 from model import __version__
 from model.calibration import Calibration
 from model.classes import ClassEntry
-from model.errors import BundleError
-from model.head import Float32, Head, HeadSpec
+from model.errors import BundleError, DataError
+from model.head import MAX_BANK_BYTES, MAX_BANK_ROWS, Float32, Head, HeadSpec
 from model.lda import LdaHead
 from model.manifest import MANIFEST, Backbone, Example, Manifest, bundle_id
 from model.preprocess import PreprocessSpec
+from model.softmax import SoftmaxHead
 from model.vocabulary import Vocabulary
 
 TRUNK, SYNTHESIZER, HEAD, BANK = "trunk.onnx", "synthesizer.onnx", "head.npz", "bank.npz"
 REQUIRED = (TRUNK, SYNTHESIZER, HEAD, BANK)
-MAX_BANK_BYTES = 40_000_000
 EXAMPLE_FILE = r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*"
 
 
@@ -82,6 +82,8 @@ class Bundle:
         """
         manifest = read_manifest(path)
         verify_files(path, manifest)
+        if (size := (path / BANK).stat().st_size) > MAX_BANK_BYTES:
+            raise BundleError(f"{BANK} has {size} bytes; at most {MAX_BANK_BYTES} are allowed")
         head_arrays, bank = _read_npz(path / HEAD), _read_npz(path / BANK)
         classes, dimension = len(manifest.classes), manifest.head.dimension
         weight = _array(head_arrays, HEAD, "weight", (classes, dimension))
@@ -89,17 +91,26 @@ class Bundle:
         reference = _array(head_arrays, HEAD, "novelty_reference", (None,))
         if len(reference) == 0 or (np.diff(reference) < 0).any():
             raise BundleError(f"{HEAD}: novelty_reference must hold ascending scores, at least one")
-        factor = _array(bank, BANK, "covariance_cholesky", (dimension, dimension))
-        if (np.diag(factor) <= 0).any():
-            raise BundleError(f"{BANK}: covariance_cholesky must have a diagonal above 0")
         return cls(
             path=path,
             manifest=manifest,
             weight=weight,
             bias=bias,
-            head=LdaHead.from_bank(bank),
+            head=_head(manifest.head, bank, weight, bias),
             novelty_reference=reference,
         )
+
+    def verify_head(self) -> None:
+        """Check that the rows of a `softmax` head solve its bank, which loading leaves out to save the time.
+
+        Raises:
+            BundleError: they are too far from it.
+        """
+        if isinstance(self.head, SoftmaxHead):
+            try:
+                self.head.verify()
+            except ValueError as error:
+                raise BundleError(f"{HEAD} does not go with {BANK}: {error}") from None
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -227,7 +238,7 @@ def write_bundle(
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
         beside.chmod(0o755)
-        Bundle.load(beside)
+        Bundle.load(beside).verify_head()
         _swap(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -294,14 +305,41 @@ def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
         raise BundleError(f"{file.name} cannot be read: {error}") from None
 
 
-def _array(arrays: Mapping[str, NDArray[Any]], file: str, name: str, shape: tuple[int | None, ...]) -> Float32:
+def _head(spec: HeadSpec, bank: Mapping[str, NDArray[Any]], weight: Float32, bias: Float32) -> Head:
+    if spec.kind == "lda":
+        factor = _array(bank, BANK, "covariance_cholesky", (spec.dimension, spec.dimension))
+        if (np.diag(factor) <= 0).any():
+            raise BundleError(f"{BANK}: covariance_cholesky must have a diagonal above 0")
+        return LdaHead.from_bank(bank)
+    rows = _array(bank, BANK, "rows", (None, spec.dimension), np.float16)
+    counts = _array(bank, BANK, "counts", (len(weight),), np.int64)
+    if counts.min() < 1 or counts.max() > MAX_BANK_ROWS or counts.sum() != len(rows):
+        raise BundleError(
+            f"{BANK}: counts must be 1 to {MAX_BANK_ROWS} rows of each class and {len(rows)} in all, "
+            f"got {counts.min()} to {counts.max()} and {counts.sum()}"
+        )
+    assert spec.penalty is not None
+    assert spec.tolerance is not None
+    try:
+        return SoftmaxHead.from_bank(bank, weight, bias, penalty=spec.penalty, tolerance=spec.tolerance)
+    except DataError as error:
+        raise BundleError(f"{BANK}: {error}") from None
+
+
+def _array(
+    arrays: Mapping[str, NDArray[Any]],
+    file: str,
+    name: str,
+    shape: tuple[int | None, ...],
+    dtype: type[np.generic] = np.float32,
+) -> NDArray[Any]:
     array = arrays.get(name)
     if array is None:
         raise BundleError(f"{file}: the array {name!r} is missing")
     fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if array.dtype != np.float32 or not fits:
+    if array.dtype != dtype or not fits:
         wanted = "x".join("?" if s is None else str(s) for s in shape)
-        raise BundleError(f"{file}: {name} must be float32 {wanted}, got {array.dtype} {array.shape}")
+        raise BundleError(f"{file}: {name} must be {np.dtype(dtype).name} {wanted}, got {array.dtype} {array.shape}")
     if not np.isfinite(array).all():
         raise BundleError(f"{file}: {name} holds values that are not finite")
     return array

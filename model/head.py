@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from model.errors import Problem, TooManyClassesError
+
+Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
+HeadKind = Literal["lda", "softmax"]
+
+MAX_BANK_BYTES = 40_000_000
+MAX_BANK_ROWS = 150
+"""Rows of each class in the bank of a `softmax` head."""
+MAX_SOFTMAX_CLASSES = 1000
+MAX_SAMPLES = {"lda": 200, "softmax": MAX_BANK_ROWS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,44 +32,54 @@ class HeadSpec:
     Attributes:
         kind: form of the head.
         dimension: Z.
-        samples: synthesised embeddings per unseen class, 1 to 200.
+        samples: synthesised embeddings per unseen class, 1 to 200 (`lda`) or 1 to 150 (`softmax`).
         noise_dimension: K of the generator.
-        shrinkage: share of the scaled identity in the within-class covariance, 0..1 (`lda`).
+        shrinkage: share of the scaled identity in the within-class covariance, 0..1 (`lda` only).
+        penalty: on the squared length of weights and biases, above 0 (`softmax` only).
+        tolerance: relative distance to the exact weights at which a solution stops, above 0 (`softmax` only).
     """
 
-    kind: Literal["lda"]
+    kind: HeadKind
     dimension: int
     samples: int
     noise_dimension: int
-    shrinkage: float
+    shrinkage: float | None = None
+    penalty: float | None = None
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind != "lda":
-            raise ValueError(f"head kind must be lda, got {self.kind!r}")
-        if not 1 <= self.samples <= 200 or self.dimension < 1 or self.noise_dimension < 1:
-            raise ValueError(f"head needs 1..200 samples and positive dimensions, got {self}")
-        if not 0 <= self.shrinkage <= 1:
-            raise ValueError(f"head shrinkage must lie in 0..1, got {self.shrinkage}")
+        if self.kind not in MAX_SAMPLES:
+            raise ValueError(f"head kind must be lda or softmax, got {self.kind!r}")
+        most = MAX_SAMPLES[self.kind]
+        if not 1 <= self.samples <= most or self.dimension < 1 or self.noise_dimension < 1:
+            raise ValueError(f"{self.kind} head needs 1..{most} samples and positive dimensions, got {self}")
+        if (self.shrinkage is None) != (self.kind != "lda") or not 0 <= (self.shrinkage or 0) <= 1:
+            raise ValueError(f"head shrinkage must lie in 0..1 for lda and be absent otherwise, got {self}")
+        for name, number in (("penalty", self.penalty), ("tolerance", self.tolerance)):
+            if (number is None) != (self.kind != "softmax") or not 0 < (1 if number is None else number) < np.inf:
+                raise ValueError(f"head {name} must be above 0 for softmax and absent otherwise, got {self}")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """The fields as JSON values, without those that another kind of head has."""
+        numbers = {"shrinkage": self.shrinkage, "penalty": self.penalty, "tolerance": self.tolerance}
         return {
             "kind": self.kind,
             "dimension": self.dimension,
             "samples": self.samples,
             "noise_dimension": self.noise_dimension,
-            "shrinkage": float(self.shrinkage),
+            **{name: float(number) for name, number in numbers.items() if number is not None},
         }
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> HeadSpec:
         """Read the JSON of :meth:`to_json`; KeyError, TypeError or ValueError where it has another form."""
+        own = {"lda": ("shrinkage",), "softmax": ("penalty", "tolerance")}.get(fields["kind"], ())
         return cls(
             kind=fields["kind"],
             dimension=int(fields["dimension"]),
             samples=int(fields["samples"]),
             noise_dimension=int(fields["noise_dimension"]),
-            shrinkage=float(fields["shrinkage"]),
+            **{name: float(fields[name]) for name in own},
         )
 
 
@@ -72,15 +92,46 @@ class Row:
 
 
 class Head(Protocol):
-    """What a bundle needs to grow by a class."""
+    """What a bundle needs to grow by a class.
+
+    Attributes:
+        kind: form of the head.
+        independent: a class's row depends on its own embeddings only, so that :meth:`row` is exact and adding or
+            removing a class changes no other row.
+    """
+
+    kind: HeadKind
+    independent: bool
+
+    @property
+    def dimension(self) -> int:
+        """Z."""
+        ...
 
     def row(self, embeddings: Float32) -> Row:
-        """The row of a class from its embeddings, float32 [N, Z]."""
+        """The row of a class from its embeddings, float32 [N, Z]; provisional where rows are not independent."""
+        ...
+
+    def rows(self, means_CZ: ArrayLike) -> tuple[Float32, Float32]:
+        """Such rows of many classes from their mean embeddings: weights float32 [C, Z], biases float32 [C]."""
         ...
 
     def bank(self) -> dict[str, NDArray[Any]]:
         """The arrays of `bank.npz` that rebuild this head."""
         ...
+
+
+def check_class_count(kind: HeadKind, classes: int) -> None:
+    """Refuse a class table that the head is not solved for.
+
+    Raises:
+        TooManyClassesError: there are too many.
+    """
+    if kind == "softmax" and classes > MAX_SOFTMAX_CLASSES:
+        raise TooManyClassesError(
+            f"the {kind} head takes no more classes",
+            [Problem(pointer="", detail=f"expected at most {MAX_SOFTMAX_CLASSES} classes in all, got {classes}")],
+        )
 
 
 def logits(z_NZ: Float32, weight_CZ: Float32, bias_C: Float32) -> Float32:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from model.head import Float32, Row
+from model.head import Float32, HeadKind, Row
 
 
 class LdaHead:
@@ -22,7 +22,8 @@ class LdaHead:
     Statistical Learning, 4.3). Rows are independent: a class's row depends on its own embeddings and S only.
     """
 
-    kind = "lda"
+    kind: HeadKind = "lda"
+    independent = True
 
     def __init__(self, cholesky_ZZ: ArrayLike) -> None:
         """Take the lower Cholesky factor of S, [Z, Z]; solves run in float64."""

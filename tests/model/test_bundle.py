@@ -246,7 +246,7 @@ def test_what_decides_rows_cannot_be_changed_unnoticed(path: Path, edit: Callabl
         (lambda f: f["classes"][0].update(id="../x"), "slug"),
         (lambda f: f["classes"][0].pop("name"), "'name' is missing"),
         (lambda f: f["classes"].pop(), "weight must be float32 3x4"),
-        (lambda f: f["head"].update(kind="mystery"), "head kind must be lda, got 'mystery'"),
+        (lambda f: f["head"].update(kind="mystery"), "head kind must be lda or softmax, got 'mystery'"),
         (lambda f: f["head"].update(dimension=1e999), "infinity"),
         (lambda f: f["head"].pop("samples"), "'samples' is missing"),
         (lambda f: f["calibration"].update(temperature=0), "temperature above 0"),
