@@ -51,18 +51,19 @@ def shifted_bce_with_logits(similarity: Tensor, positive: Tensor) -> Tensor:
 class _BalancedBce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, similarity: Tensor, positive: Tensor) -> Tensor:
-        count = positive.sum().to(similarity.dtype)
-        rest = positive.numel() - count
-        halves = (count > 0).to(similarity.dtype) + (rest > 0).to(similarity.dtype)
-        weight = torch.where(positive, 1 / (count.clamp(min=1) * halves), 1 / (rest.clamp(min=1) * halves))
-        target = 1 - similarity
-        torch.where(positive, similarity, target, out=target)  # the probability of what the pair is
-        clamped = target.clamp(EPSILON, 1 - EPSILON)
-        outside = target != clamped
-        loss = -torch.dot(weight.flatten(), torch.log(clamped, out=target).flatten())
-        gradient = weight.div_(clamped)
-        torch.where(positive, torch.neg(gradient, out=clamped), gradient, out=gradient)
-        ctx.save_for_backward(gradient.masked_fill_(outside, 0))
+        alike = positive.to(similarity.dtype)  # arithmetic on 0 and 1, which is several times faster than torch.where
+        unlike = 1 - alike
+        count, rest = alike.sum(), unlike.sum()
+        halves = (count > 0).to(count.dtype) + (rest > 0).to(count.dtype)
+        weight, other_weight = 1 / (count.clamp(min=1) * halves), 1 / (rest.clamp(min=1) * halves)
+        inside = alike - unlike
+        chance = torch.addcmul(unlike, inside, similarity)  # of what the pair is: s or 1 - s
+        clamped = chance.clamp(EPSILON, 1 - EPSILON)
+        torch.eq(chance, clamped, out=inside)
+        log = torch.log(clamped, out=chance).flatten()
+        loss = -(weight * torch.dot(alike.flatten(), log) + other_weight * torch.dot(unlike.flatten(), log))
+        signed = unlike.mul_(other_weight).addcmul_(alike, -weight)
+        ctx.save_for_backward(signed.div_(clamped).mul_(inside))
         return loss
 
     @staticmethod
