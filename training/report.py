@@ -16,6 +16,7 @@ from training.run_dir import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
 HEADS = {"lda": "lda on E_s (served)", "student": "C_s (the paper's student)"}
+OLDER_SCHEMAS = ("d3gzsl-run/1",)  # runs that cannot be loaded any more can still be read about
 Fields = Mapping[str, Any]
 
 
@@ -30,7 +31,7 @@ def report(run_dir: Path) -> str:
         DataError: a file is missing, damaged or of another form; names it.
     """
     resolved = read_json(run_dir / CONFIG)
-    if resolved.get("schema") != SCHEMA:
+    if resolved.get("schema") not in (SCHEMA, *OLDER_SCHEMAS):
         raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {resolved.get('schema')!r}")
     metrics, curves = (read_json(file) if (file := run_dir / name).exists() else None for name in (METRICS, CURVES))
     log = _read_log(run_dir / LOG)

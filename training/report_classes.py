@@ -31,8 +31,10 @@ def per_class(metrics: Fields) -> str:
         ("Seen classes", [bar for bar in bars if bar.label not in of_unseen], "seen", metrics["lda"]["S"]),
     )
     shown, folded = [], []
-    for group in groups:
-        chart, *rest = _group(*group)
+    for title, of_kind, style, mean in groups:
+        if not of_kind:
+            continue
+        chart, *rest = _group(title, of_kind, style, mean)
         shown.append(chart)
         folded += rest
     return section(heading, paragraph(f"{text} Dashed line: mean of the served head."), charts(*shown), *folded)

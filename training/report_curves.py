@@ -19,17 +19,20 @@ TERMS = {  # of the log: what it is, and the setting that holds its weight
     "od": ("L_od, out-of-distribution", "ood_distillation"),
     "wasserstein": ("Critic: Wasserstein distance", ""),
 }
+SHOWN_FOLDS = 6
 Fields = Mapping[str, Any]
 
 
 def validation(selected: Fields, longest: int) -> str:
-    """What the selection chose, and pseudo-H of every candidate.
+    """What the selection chose, and H of every candidate: pseudo-H, or under `test-best` that of the test images.
 
     Args:
         selected: of `config.json`.
         longest: epochs of the longest training considered.
     """
     found, served = selected["validation"], f"lda/{selected['shrinkage']}"
+    honest = not str(found["protocol"]).startswith("test-best")
+    score = "mean pseudo-H" if honest else "H on test images"
     by_head = groupby(sorted(found["candidates"], key=lambda c: (c["head"], c["epochs"])), key=lambda c: c["head"])
     lines = {head: [(c["epochs"], c["H"]) for c in candidates] for head, candidates in by_head}
     student = {"C_s": lines.pop(STUDENT)} if STUDENT in lines else {}
@@ -38,7 +41,7 @@ def validation(selected: Fields, longest: int) -> str:
             title,
             [Line(label=label, points=points, strong=label in (served, "C_s")) for label, points in group.items()],
             x_label="epochs of training",
-            y_label="mean pseudo-H over folds",
+            y_label=f"{score} over folds" if honest else score,
             marked_x=selected["epochs"],
         )
         for title, group in (("Served head, by shrinkage", lines), ("Student's own classifier", student))
@@ -49,8 +52,8 @@ def validation(selected: Fields, longest: int) -> str:
         ("served head", served),
         ("its seen penalty, temperature", _calibration(selected["head"])),
         ("C_s: seen penalty, temperature", _calibration(selected["student"])),
-        ("mean pseudo-H, served head", f"{found['H']:.3f}"),
-        ("mean pseudo-H, C_s", f"{found['H_student']:.3f}"),
+        (f"{score}, served head", f"{found['H']:.3f}"),
+        (f"{score}, C_s", f"{found['H_student']:.3f}"),
         ("novelty AUROC", f"{found['novelty_auroc']:.3f}"),
         ("folds", f"{found['folds']}, seed {found['seed']}"),
     ]
@@ -60,7 +63,7 @@ def validation(selected: Fields, longest: int) -> str:
         else []
     )
     return section(
-        "What validation chose",
+        "What validation chose" if honest else "What the test images chose",
         paragraph(f"Chosen on {found['protocol']}."),
         definitions(chosen),
         *hint,
@@ -87,15 +90,19 @@ def progress(log: Sequence[Fields], *, selects: bool) -> str:
     for line in log:
         if line["stage"] == "selection" and line.get("validation"):
             of_fold.setdefault(line["fold"], []).append((line["epoch"], line["validation"]))
-    drawn += [_scores_chart(f"Validation, fold {fold + 1}", points) for fold, points in sorted(of_fold.items())]
-    if not drawn:
+    folds = [_scores_chart(f"Validation, fold {fold + 1}", points) for fold, points in sorted(of_fold.items())]
+    if len(folds) > SHOWN_FOLDS:
+        folded = f"<details><summary>Validation: all {len(folds)} folds</summary>{charts(*folds)}</details>"
+    else:
+        drawn, folded = [*drawn, *folds], ""
+    if not drawn and not folded:
         return ""
     said = (
         paragraph("Test images chose the length of training (protocol test-best).", "warn")
         if selects
-        else paragraph("For monitoring only: nothing was selected by these numbers.", "note")
+        else paragraph("Monitoring only, nothing was selected by it.", "note")
     )
-    return section("U, S and H over training", said, charts(*drawn))
+    return section("U, S and H over training", said, charts(*drawn), folded)
 
 
 def _scores_chart(title: str, points: Sequence[tuple[int, Fields]]) -> str:

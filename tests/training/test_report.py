@@ -16,14 +16,18 @@ import pytest
 from model.errors import DataError
 from tests.training import tiny
 from training import cli
-from training.report import report, write_report
+from training.report import method_title, report, write_report
 from training.run_dir import SCHEMA
-from training.svg import Bar, Line, bar_chart, line_chart, ticks
+from training.svg import ticks
+from training.svg_bars import Bar, bar_chart
+from training.svg_heat import heat_map
+from training.svg_lines import Line, line_chart
+from training.svg_plane import Mark, cloud_chart, curve_chart
 
 HOSTILE = '<b>zebra</b> & "co" \'<script>alert(1)</script>'
 SCORES = {
-    "lda": {"U": 0.6111, "S": 0.7222, "H": 0.6634, "T1": 0.7775, "AUSUC": 0.5826},
-    "student": {"U": 0.4147, "S": 0.3258, "H": 0.3649, "T1": 0.6461, "AUSUC": 0.2192},
+    "lda": {"U": 0.6111, "S": 0.7222, "H": 0.6634, "T1": 0.7775, "AUSUC": 0.5826, "ece": 0.0456},
+    "student": {"U": 0.4147, "S": 0.3258, "H": 0.3649, "T1": 0.6461, "AUSUC": 0.2192, "ece": 0.1567},
 }
 
 
@@ -59,6 +63,9 @@ class Page(HTMLParser):
         self.text += data
         if {"td", "th"} & set(self.open):
             self.cells[-1] += data
+
+    def charts(self) -> list[str]:
+        return [fields["aria-label"] or "" for tag, fields in self.tags if tag == "svg"]
 
     def count(self, tag: str, style: str) -> int:
         return sum(name == tag and style in (fields.get("class") or "").split() for name, fields in self.tags)
@@ -115,6 +122,29 @@ def metrics() -> dict[str, Any]:
     }
 
 
+def curves() -> dict[str, Any]:
+    curve = {"U": [0.0, 0.3, 0.7], "S": [0.8, 0.6, 0.0]}
+    point = {"U": 0.3, "S": 0.6, "H": 0.4}
+    trade_off = {**curve, "chosen": point, "best": {"U": 0.5, "S": 0.5, "H": 0.5}}
+    rows = [[0.5, 1.0], [1.5, -1.0]]
+    return {
+        "trade_off": {"lda": trade_off, "student": trade_off},
+        "teacher_scores": {
+            "edges": [-3.0, -2.0, -1.0],
+            "shares": {"test_seen": [0.25, 0.75], "synthetic_unseen": [1.0, 0.0], "test_unseen": [0.5, 0.5]},
+        },
+        # The mole has no test rows; of four zebras two are taken for zebras, one for a mole, one for a seen class.
+        "confusion": {"classes": ["mole", HOSTILE, "yak"], "counts": [[1, 0, 1], [1, 1, 2], [1, 3, 1], [2, 2, 5]]},
+        "plane": {
+            "variance_shares": [0.412, 0.131],
+            "classes": [
+                {"id": HOSTILE, "real": rows, "synthetic": [[0.0, 0.0]]},
+                {"id": "yak", "real": rows[:1], "synthetic": rows},
+            ],
+        },
+    }
+
+
 def log(shares: tuple[dict[str, float], ...] = ({"cls": 1, "kl": 0.5}, {"cls": 1, "kl": 0.25})) -> list[dict[str, Any]]:
     final = [
         {"seconds": 60.0 + e, "stage": "final", "epoch": e, "losses": {"cls": 2.0 / e, "kl": 0.5}}
@@ -135,6 +165,7 @@ def write(
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines or log()))
     if results is not None:
         (folder / "metrics.json").write_text(json.dumps(results))
+        (folder / "curves.json").write_text(json.dumps(curves()))
     return folder
 
 
@@ -147,8 +178,8 @@ def test_every_number_and_the_protocol(run: Path) -> None:
     page = Page(report(run))
     for name, scores in (("lda on E_s (served)", SCORES["lda"]), ("C_s (the paper's student)", SCORES["student"])):
         at = page.cells.index(name)
-        assert page.cells[at + 1 : at + 6] == [f"{value:.3f}" for value in scores.values()]
-    assert page.cells[:6] == ["head", "U", "S", "H", "T1", "AUSUC"]
+        assert page.cells[at + 1 : at + 7] == [f"{value:.3f}" for value in scores.values()]
+    assert page.cells[:7] == ["head", "U", "S", "H", "T1", "AUSUC", "ECE"]
     for said in ("0.914", "0.601", "0.300", "0.812", "31 of 2 seen, 17 of 1 unseen", "made up & small", "d" * 64):
         assert said in page.text
     assert "validation: pseudo-unseen <classes>" in page.text
@@ -170,7 +201,7 @@ def test_names_are_escaped_wherever_they_stand(run: Path) -> None:
     page = Page(document)
     assert f"{HOSTILE}: 0.432, C_s 0.432" in page.text  # the bar's own title
     assert [tag for tag, _ in page.tags].count("h1") == 1
-    assert "Training report: <b>zebra" in page.text
+    assert "wgan + D3: <b>zebra" in page.text
 
 
 def test_bars_by_kind(run: Path) -> None:
@@ -205,8 +236,7 @@ def test_what_validation_chose(run: Path) -> None:
 
 def test_losses_are_those_of_the_final_training(run: Path) -> None:
     page = Page(report(run))
-    charts = [fields["aria-label"] for tag, fields in page.tags if tag == "svg"]
-    assert [c for c in charts if c and c.startswith("L_")] == ["L_cls, classification", "L_kl, label distillation"]
+    assert [c for c in page.charts() if c.startswith("L_")] == ["L_cls, classification", "L_kl, label distillation"]
     assert " 2: 1" in page.text
     assert "99" not in page.text
 
@@ -249,6 +279,8 @@ def test_all_settings_are_folded_away(run: Path) -> None:
         ),
         ("metrics.json", '{"lda": {}}', "lacks what a report needs"),
         ("metrics.json", "{", "metrics.json: cannot be read"),
+        ("curves.json", '{"trade_off": {}}', "lacks what a report needs"),
+        ("curves.json", "[]", "curves.json: expected a JSON object"),
         ("log.jsonl", None, "log.jsonl: no such file"),
         ("log.jsonl", '{"stage": "selected"}\n{"stage"', "log.jsonl line 2: expected a JSON object"),
         ("log.jsonl", "[]\n", "log.jsonl line 1: expected a JSON object with a field 'stage'"),
@@ -269,7 +301,13 @@ def test_command(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert not stopped.value.code
     assert json.loads(capsys.readouterr().out) == {"out": str(run / "report.html")}
     assert (run / "report.html").read_text(encoding="utf-8") == report(run)
-    assert sorted(p.name for p in run.iterdir()) == ["config.json", "log.jsonl", "metrics.json", "report.html"]
+    assert sorted(p.name for p in run.iterdir()) == [
+        "config.json",
+        "curves.json",
+        "log.jsonl",
+        "metrics.json",
+        "report.html",
+    ]
 
 
 def test_fit_and_evaluate_write_it(
@@ -287,7 +325,138 @@ def test_fit_and_evaluate_write_it(
         at = page.cells.index("lda on E_s (served)")
         assert page.cells[at + 3] == f"{found['lda']['H']:.3f}"
         assert (page.count("rect", "unseen"), page.count("rect", "seen")) == (2, 6)
+        assert {"Trade-off", "Teacher's score e", "What unseen classes are taken for"} <= set(page.charts())
+        assert {"violet", "lime"} <= set(page.charts())
         (out / "report.html").unlink()
+
+
+# --- what curves.json holds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "title"),
+    [
+        (None, (1, 1, 1), "wgan + D3"),
+        ("cegzsl", (1, 0.5, 1), "cegzsl + D3"),
+        ("diffusion", (0, 0, 0), "diffusion without D3"),
+        ("tfvaegan", (0, 0, 1), "tfvaegan + D3 without ID2SD"),
+        ("wgan", (1, 1, 0), "wgan + D3 without O2DBD"),
+        ("wgan", (0, 1, 0), "wgan + D3 without L_kl and O2DBD"),
+    ],
+)
+def test_the_title_names_the_method(
+    tmp_path: Path, method: str | None, weights: tuple[float, float, float], title: str
+) -> None:
+    config = resolved()
+    config["config"]["generator"].pop("method", None)
+    if method is not None:
+        config["config"]["generator"]["method"] = method
+    names = ("label_distillation", "embedding_distillation", "ood_distillation")
+    config["config"]["d3"] |= dict(zip(names, weights, strict=True))
+    assert method_title(config["config"]) == title
+    assert f"<h1>{title}: " in report(write(tmp_path / "run", config, metrics()))
+
+
+def test_older_runs(run: Path) -> None:
+    (run / "curves.json").unlink()
+    older = metrics()
+    for head in SCORES:
+        del older[head]["ece"]
+    (run / "metrics.json").write_text(json.dumps(older))
+    (run / "config.json").write_text(json.dumps({**resolved(), "schema": "d3gzsl-run/1"}))
+    page = Page(report(run))
+    at = page.cells.index("lda on E_s (served)")
+    assert page.cells[at + 5 : at + 7] == ["0.583", "–"]
+    assert "this run has no curves.json" in page.text
+    assert "Trade-off" not in page.charts()
+    assert "U, S and H over training" not in page.text
+
+
+def test_a_selection_by_test_images_is_said_aloud(tmp_path: Path) -> None:
+    quiet = Page(report(write(tmp_path / "quiet", results=metrics())))
+    assert quiet.count("p", "loud") == 0
+    assert "protocolvalidation" in quiet.text
+    assert "What validation chose" in quiet.text
+    results = metrics()
+    results["protocol"] |= {"name": "test-best", "selection": "test-best: H", "test_used_for_selection": True}
+    config = resolved()
+    config["selected"]["validation"]["protocol"] = "test-best: H"
+    lines = [line | {"test": {"lda": {"U": 0.1, "S": 0.2, "H": 0.15}}} for line in log()]
+    loud = Page(report(write(tmp_path / "loud", config, results, lines)))
+    assert loud.count("p", "loud") == 1
+    for said in (
+        "Test images were used for selection",
+        "protocoltest-best",
+        "used for selectionYES",
+        "What the test images chose",
+        "Test images chose the length of training",
+    ):
+        assert said in loud.text
+    assert "pseudo-H" not in loud.text
+    assert "nothing was selected" not in loud.text
+
+
+@pytest.mark.parametrize("folds", [1, 6, 7])
+def test_scores_over_training(run: Path, folds: int) -> None:
+    scores = {"U": 0.125, "S": 0.5, "H": 0.2}
+    lines = log()
+    lines[-1]["test"] = {"lda": scores, "student": scores | {"H": 0.375}}
+    lines += [
+        {"seconds": 1.0, "stage": "selection", "fold": fold, "epoch": epoch, "losses": {}, "validation": scores}
+        for fold in range(folds)
+        for epoch in (2, 4)
+    ]
+    page = Page(report(write(run, lines=lines)))
+    assert "Monitoring only, nothing was selected by it." in page.text
+    assert [c for c in page.charts() if c.startswith("Test images")] == [
+        "Test images, served head",
+        "Test images, C_s",
+    ]
+    assert [c for c in page.charts() if c.startswith("Validation")] == [
+        f"Validation, fold {fold + 1}" for fold in range(folds)
+    ]
+    assert ("Validation: all 7 folds" in page.text) == (folds == 7)
+    for point in ("U 2: 0.125", "H 2: 0.375", "S 4: 0.5"):
+        assert point in page.text
+
+
+def test_what_curves_hold_is_drawn(run: Path) -> None:
+    page = Page(report(run))
+    for chart in ("Trade-off", "Teacher's score e", "What unseen classes are taken for", HOSTILE, "yak"):
+        assert chart in page.charts()
+    for said in (
+        "chosen, H 0.400",
+        "largest, H 0.500",
+        "41% and 13% of their variance",
+        f"{HOSTILE} taken for mole: 25.0%",
+        f"{HOSTILE} taken for {HOSTILE}: 50.0%",
+        f"{HOSTILE} taken for a seen class: 25.0%",
+        "yak taken for yak: 100.0%",
+        "the last column: 12.5% on average",
+    ):
+        assert said in page.text, said
+    at = page.cells.index("taken for")
+    assert page.cells[at + 2 : at + 8] == [HOSTILE, "a seen class", "25.0%", HOSTILE, "mole", "25.0%"]
+
+
+@pytest.mark.parametrize("count", [40, 41, 300])
+def test_long_lists_are_folded(run: Path, count: int) -> None:
+    results = metrics()
+    accuracies = {f"class-{i}": i / count for i in range(count)}
+    results["unseen_classes"] = list(accuracies)
+    for head in SCORES:
+        results[head]["per_class"] = accuracies
+    counts = [[i, (i + 1) % (count + 1), 3] for i in range(count)]
+    drawn = curves()
+    drawn["confusion"] = {"classes": list(accuracies), "counts": counts}
+    (run / "metrics.json").write_text(json.dumps(results))
+    (run / "curves.json").write_text(json.dumps(drawn))
+    page = Page(report(run))
+    assert page.count("rect", "unseen") == (count if count == 40 else 20 + count)
+    assert (f"Unseen classes: the 20 worst of {count}" in page.charts()) == (count > 40)
+    (heat,) = (f for tag, f in page.tags if tag == "svg" and f["aria-label"] == "What unseen classes are taken for")
+    assert float(heat["width"] or 0) <= 1040
+    assert page.count("rect", "heat") == count + 5  # and those of the legend
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------
@@ -360,3 +529,42 @@ def test_bars_are_as_long_as_their_values() -> None:
     (other,) = re.findall(r'class="other" x1="([\d.]+)"', chart)
     (mean,) = re.findall(r'class="mark" x1="([\d.]+)"', chart)
     assert other == mean
+
+
+def test_curves_and_marks_lie_where_their_values_are() -> None:
+    points = [(0.0, 1.0), (0.5, 1.0), (1.0, 0.0)]
+    lines = [Line(label="a", points=points), Line(label="b", points=points, strong=True)]
+    mark = Mark(label="m", title="it", x=0.5, y=0.5, line=1, filled=True)
+    chart = curve_chart("t", lines, x_range=(0, 1), y_range=(0, 1), x_label="x", y_label="y", marks=[mark])
+    Page(chart)
+    samples = re.findall(r'<path class="(line\d(?: thick)?)" d="M([^"]+)"', chart)
+    assert [style for style, _ in samples] == ["line0", "line1 thick"] * 2  # the legend's, then the lines
+    (x1, y1), (x2, y2), (x3, y3) = ((float(a), float(b)) for a, b in (p.split() for p in samples[2][1].split("L")))
+    assert ((x2 - x1) / (x3 - x1), y2) == (pytest.approx(0.5, abs=0.01), y1)
+    places = re.findall(r'<circle class="disc line1" cx="([\d.]+)" cy="([\d.]+)"', chart)
+    assert [float(v) for v in places[1]] == pytest.approx([x2, (y1 + y3) / 2], abs=0.1)
+    assert "it: 0.5, 0.5" in chart
+
+
+def test_clouds() -> None:
+    chart = cloud_chart(
+        "t", behind=[], real=[[0.0, 0.0], [2.0, 2.0]], synthetic=[[1.0, 1.0]], x_range=(0, 2), y_range=(0, 2)
+    )
+    Page(chart)
+    (real,) = re.findall(r'class="real" d="([^"]+)"', chart)
+    (x1, y1), (x2, y2) = ((float(a), float(b)) for a, b in re.findall(r"M([\d.]+) ([\d.]+)h0", real))
+    assert x1 < x2
+    assert y1 > y2
+    (cross,) = re.findall(r'class="synthetic" d="M([\d.]+) ([\d.]+)l5.2 5.2', chart)
+    assert [float(v) + 2.6 for v in cross] == pytest.approx([(x1 + x2) / 2, (y1 + y2) / 2], abs=0.11)
+
+
+def test_heat_map() -> None:
+    shares = {(0, 0): 0.75, (0, 2): 0.25, (1, 1): 1.0}
+    chart = heat_map("t", ["a", "b"], ["a", "b", "c"], shares, x_label="x", y_label="y")
+    Page(chart)
+    cells = re.findall(r'class="heat" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"[^>]*fill-opacity="([\d.]+)"', chart)
+    assert [float(cell[3]) for cell in cells] == [0.75, 0.25, 1.0]
+    (x0, y0, side), (x2, _, _), (x1, y1, _) = ([float(v) for v in cell[:3]] for cell in cells)
+    assert (x1 - x0, x2 - x0, y1 - y0) == pytest.approx((side, 2 * side, side), abs=0.11)
+    assert [int(v) for v in re.findall(r">(\d+)</text>", chart)] == [75, 25, 100]
