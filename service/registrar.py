@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from service.errors import (
     BatchConflictError,
     ClassExistsError,
     InvalidBatchError,
+    PreconditionError,
     RegistryError,
     RegistryReplacedError,
     UnknownClassError,
@@ -56,13 +57,18 @@ class Registrar:
 
     def __init__(self, bundle: Bundle, engine: Engine, log: ChangeLog) -> None:
         self._bundle, self._engine, self._log = bundle, engine, log
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._observers: list[Callable[[], None]] = []
         self._snapshot = self._load()
 
     @property
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""
         return self._snapshot
+
+    def subscribe(self, observer: Callable[[], None]) -> None:
+        """Have a function called after every new snapshot, in whatever thread made it."""
+        self._observers.append(observer)
 
     def create(self, entry: ClassEntry) -> KnownClass:
         """Register a class.
@@ -111,8 +117,8 @@ class Registrar:
         _, after = self._edit(Remove(class_id=class_id, condition=condition))
         return after.registry_version
 
-    def apply_batch(self, edits: Sequence[Edit]) -> Snapshot:
-        """Many changes as one version, all or nothing; returns the snapshot with them.
+    def apply_batch(self, edits: Sequence[Edit]) -> tuple[Snapshot, Snapshot]:
+        """Many changes as one version, all or nothing; returns the snapshots before and after them.
 
         Args:
             edits: at most one for each class; what is already so is left as it is.
@@ -122,25 +128,26 @@ class Registrar:
             InvalidBatchError: from some attributes no finite row can be made; likewise.
             StorageError: the database refuses.
         """
-        _, after = self._apply(edits, "batch")
-        return after
+        return self._apply(edits, "batch")
 
-    def rollback(self, version: int) -> Snapshot:
+    def rollback(self, version: int, *, expected: Collection[int] | None = None) -> Snapshot:
         """Append a version that has a former one's classes; returns the snapshot of it.
 
         Args:
             version: 0 for the bundle's own classes, or one of this bundle's versions.
+            expected: versions one of which the registry must be at; None for any.
 
         Raises:
+            PreconditionError: the registry is at another version than expected.
             UnknownVersionError: there was no such version.
             StorageError: the database refuses.
         """
-        with self._lock:
-            with self._log.appending() as log:
-                snapshot = self._advance(log)
-                step = log.append("rollback", self._changes_back(log, snapshot, version), source=version)
-            self._snapshot = self._applied(snapshot, step)
-            return self._snapshot
+        with self._log.appending() as log:
+            before = self._advance(log)
+            if expected is not None and before.registry_version not in expected:
+                raise PreconditionError(f"the registry is at version {before.registry_version}")
+            step = log.append("rollback", self._changes_back(log, before, version), source=version)
+        return self._publish(before, step)
 
     def versions(self, *, after: int = 0, limit: int = 100) -> tuple[Version, ...]:
         """At most `limit` versions after one, oldest first; version 0 is the bundle alone and not among them.
@@ -158,12 +165,15 @@ class Registrar:
             StorageError: the database refuses.
         """
         with self._lock:
+            former = self._snapshot
             try:
-                for step in self._log.since(self._snapshot.registry_version):
-                    self._snapshot = self._applied(self._snapshot, step)
+                snapshot = self._after(former, self._log.since(former.registry_version))
             except RegistryReplacedError:
-                self._snapshot = self._load()
-            return self._snapshot
+                snapshot = self._load()
+            self._snapshot = snapshot
+        if snapshot is not former:
+            self._tell()
+        return snapshot
 
     def _edit(self, edit: Edit) -> tuple[Snapshot, Snapshot]:
         """Snapshots before and after one change."""
@@ -173,15 +183,13 @@ class Registrar:
         """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
         computed: dict[str, Computed] = {}
         self._decide(self.catch_up(), edits, computed, single=operation is None)
-        with self._lock:
-            with self._log.appending() as log:
-                before = self._advance(log)
-                changes = self._decide(before, edits, computed, single=operation is None)
-                if not changes:
-                    return before, before
-                step = log.append(operation or changes[0].operation, changes)
-            self._snapshot = self._applied(before, step)
-            return before, self._snapshot
+        with self._log.appending() as log:
+            before = self._advance(log)
+            changes = self._decide(before, edits, computed, single=operation is None)
+            if not changes:
+                return before, before
+            step = log.append(operation or changes[0].operation, changes)
+        return before, self._publish(before, step)
 
     def _decide(
         self, snapshot: Snapshot, edits: Sequence[Edit], computed: dict[str, Computed], *, single: bool
@@ -258,10 +266,25 @@ class Registrar:
         return changes
 
     def _advance(self, log: Appending) -> Snapshot:
-        """The snapshot of the last committed version, under the lock for the next one."""
-        for step in log.since(self._snapshot.registry_version):
-            self._snapshot = self._applied(self._snapshot, step)
-        return self._snapshot
+        """The snapshot of the last committed version, when nobody else can make the next one."""
+        with self._lock:
+            former = self._snapshot
+            self._snapshot = self._after(former, log.since(former.registry_version))
+            return self._snapshot
+
+    def _publish(self, before: Snapshot, step: Step) -> Snapshot:
+        """Show a version that is on disk; returns its snapshot, also where others have made newer ones meanwhile."""
+        with self._lock:
+            newest = self._snapshot
+            after = newest if newest.registry_version == step.version else self._after(before, [step])
+            if after.registry_version > newest.registry_version:
+                self._snapshot = after
+        self._tell()
+        return after
+
+    def _tell(self) -> None:
+        for observer in self._observers:
+            observer()
 
     def _load(self) -> Snapshot:
         dimension = self._bundle.manifest.head.dimension
@@ -278,14 +301,21 @@ class Registrar:
         for version, change in changes:
             yield change.class_id, self._known(change, version)
 
-    def _applied(self, snapshot: Snapshot, step: Step) -> Snapshot:
-        try:
-            edits = [(change.class_id, self._known(change, step.version)) for change in step.changes]
-            return snapshot.with_changes(step.version, edits)
-        except KeyError as error:
-            raise RegistryError(
-                f"version {step.version} of the registry changes {error.args[0]!r}, which does not exist"
-            ) from None
+    def _after(self, snapshot: Snapshot, steps: Iterable[Step]) -> Snapshot:
+        """The snapshot after further versions.
+
+        Raises:
+            RegistryError: one does not fit what came before it.
+        """
+        for step in steps:
+            try:
+                edits = [(change.class_id, self._known(change, step.version)) for change in step.changes]
+                snapshot = snapshot.with_changes(step.version, edits)
+            except KeyError as error:
+                raise RegistryError(
+                    f"version {step.version} of the registry changes {error.args[0]!r}, which does not exist"
+                ) from None
+        return snapshot
 
     def _known(self, change: Change, version: int) -> tuple[KnownClass, Row] | None:
         if change.entry is None:

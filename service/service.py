@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle import Bundle
+from model.classes import ClassEntry
 from model.errors import BundleError
 from model.threads import available_cpus
 from service.batcher import Batcher
@@ -14,10 +15,15 @@ from service.changes import ChangeThread
 from service.decoding import Decoder
 from service.engine import Engine, OnnxEngine
 from service.errors import NotReadyError
+from service.explanation import Explainer
+from service.follower import Follower
 from service.keys import Keys
+from service.neighbours import Neighbour, Neighbours
+from service.preview import Previewer
 from service.registrar import Registrar
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
+from service.registry.watch import watch
 from service.settings import Settings
 from service.snapshot import Snapshot
 
@@ -45,6 +51,11 @@ class Service:
         bundle: the trained artefact.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
+        follower: keeps the class table in step with other processes.
+        neighbours: finds the classes nearest to one.
+        previewer: tries classes out.
+        explainer: says which attributes speak for a class.
+        studies: the thread for these two.
         decoder: image files to inputs.
         batcher: inputs to embeddings.
         log: the registry on disk.
@@ -55,6 +66,11 @@ class Service:
     bundle: Bundle
     registrar: Registrar
     changes: ChangeThread
+    follower: Follower
+    neighbours: Neighbours
+    previewer: Previewer
+    explainer: Explainer
+    studies: ChangeThread
     decoder: Decoder
     batcher: Batcher
     log: ChangeLog
@@ -86,15 +102,24 @@ class Service:
                 vocabulary=bundle.manifest.vocabulary.names,
             )
             registrar = Registrar(bundle, engine, log)
+            follower = Follower(
+                registrar, watch(database), poll_interval=settings.poll_interval, max_lag=settings.max_lag
+            )
         except BaseException:
             database.close()
             raise
+        neighbours = Neighbours(bundle.manifest.vocabulary)
         return cls(
             settings=settings,
             keys=keys,
             bundle=bundle,
             registrar=registrar,
+            follower=follower,
             changes=ChangeThread(),
+            neighbours=neighbours,
+            previewer=Previewer(bundle, engine, neighbours),
+            explainer=Explainer(bundle, engine),
+            studies=ChangeThread(name="studies"),
             decoder=Decoder(
                 bundle.manifest.preprocess,
                 max_bytes=settings.max_image_bytes,
@@ -110,9 +135,29 @@ class Service:
         """The newest snapshot; keep it for as long as one request lasts."""
         return self.registrar.snapshot
 
+    def near_duplicates(self, entry: ClassEntry) -> list[Neighbour]:
+        """The classes that can hardly be told from one; none where another process has removed it meanwhile."""
+        snapshot = self.snapshot
+        if snapshot.get(entry.id) is None:
+            return []
+        return self.neighbours.near_duplicates(snapshot, [(entry, snapshot.row(entry.id))])[0]
+
+    async def wait_for_version(self, version: int, *, deadline: float) -> Snapshot:
+        """The newest snapshot, once it has reached a version that another process may have made.
+
+        Args:
+            version: of the registry.
+            deadline: seconds to wait at most.
+
+        Raises:
+            VersionNotReachedError: it did not come in time.
+        """
+        return await self.follower.wait_for(version, deadline)
+
     async def start(self) -> None:
         """Start answering, in the running event loop."""
         await self.batcher.start()
+        self.follower.start()
 
     async def stop(self) -> None:
         """Finish changes that have begun and let everything go."""
@@ -122,6 +167,8 @@ class Service:
     def close(self) -> None:
         """Let everything go; for a service that was never started."""
         self.changes.close()
+        self.follower.close()
+        self.studies.close()
         self.decoder.close()
         self.log.close()
 
@@ -129,3 +176,4 @@ class Service:
         """Raise NotReadyError where images would not be answered."""
         if not self.batcher.alive:
             raise NotReadyError("the model's worker is not running")
+        self.follower.check()

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="Database of the registry; a SQLite file in the data directory where it is not given."
     )
+    poll_interval: float = Field(
+        1.0, gt=0, le=60, description="Seconds between looks for classes that other processes registered."
+    )
+    max_lag: float = Field(
+        10.0, gt=0, le=3600, description="Seconds without reading the registry after which /readyz answers 503."
+    )
     keys: Words = Field(
         (), description="Access keys as role:sha256, role classify or admin, with commas between (see keys new)."
     )

@@ -271,6 +271,7 @@ class Appending:
         )
         self.version, self._position = version, self._position + len(records)
         connection.execute(sa.update(registry).values(version=self.version, position=self._position))
+        self._log.database.announce(connection, version)
         return Step(version=version, changes=written)
 
 

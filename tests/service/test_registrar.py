@@ -232,7 +232,7 @@ def test_a_log_that_does_not_apply_is_refused(registrar: Registrar, log: ChangeL
 
 def test_a_batch_is_one_version(registrar: Registrar, bundle: Bundle, log: ChangeLog) -> None:
     registrar.create(unseen("grey", (0.5, 0.5, 0.5)))
-    after = registrar.apply_batch(
+    before, after = registrar.apply_batch(
         [
             Create(entry=unseen("violet")),
             Put(entry=unseen("grey", (0.4, 0.5, 0.5))),
@@ -241,6 +241,7 @@ def test_a_batch_is_one_version(registrar: Registrar, bundle: Bundle, log: Chang
         ]
     )
     assert after is registrar.snapshot
+    assert before.registry_version == 1
     assert after.registry_version == 2
     assert {known.entry.id: known.registry_version for known in after.classes} == {
         "reddish": 0,
@@ -279,8 +280,10 @@ def test_a_batch_with_one_bad_item_is_refused_as_a_whole(registrar: Registrar) -
 
 def test_a_batch_that_changes_nothing_makes_no_version(registrar: Registrar) -> None:
     registrar.create(unseen("violet"))
-    assert registrar.apply_batch([Put(entry=unseen("violet"))]).registry_version == 1
-    assert registrar.apply_batch([]).registry_version == 1
+    for nothing in ([Put(entry=unseen("violet"))], []):
+        before, after = registrar.apply_batch(nothing)
+        assert before is after is registrar.snapshot
+    assert registrar.snapshot.registry_version == 1
 
 
 def scores(snapshot: Snapshot) -> dict[str, bytes]:

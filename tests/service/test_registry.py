@@ -228,7 +228,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         Database(database_url(tmp_path, None))
 
 
-@pytest.mark.parametrize("url", ["postgresql://user:secret@host/db", "sqlite://", "sqlite:///:memory:", "nonsense"])
+@pytest.mark.parametrize("url", ["mysql://user:secret@host/db", "sqlite://", "sqlite:///:memory:", "nonsense"])
 def test_urls_that_cannot_hold_a_registry_are_refused_without_their_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(RegistryError) as caught:
         database_url(tmp_path, url)
