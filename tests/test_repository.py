@@ -95,10 +95,10 @@ def direct(file: str) -> list[Requirement]:
     for name, entries in fields["dependency-groups"].items():
         groups[name] = [e for e in entries if isinstance(e, str)]
     wanted = {
-        "service.txt": [*base, *extras["cpu"]],
-        "service-gpu.txt": [*base, *extras["gpu"]],
+        "service.txt": [*base, *extras["cpu"], *extras["postgres"]],
+        "service-gpu.txt": [*base, *extras["gpu"], *extras["postgres"]],
         "training.txt": [*base, *extras["cpu"], *extras["training"]],
-        "dev.txt": [*base, *extras["cpu"], *extras["training"], *extras["bulk"], *groups["dev"], *groups["build"]],
+        "dev.txt": [*base, *extras["cpu"], *extras["postgres"], *extras["training"], *extras["bulk"], *groups["dev"], *groups["build"]],
         "build.txt": groups["build"],
     }
     return [Requirement(text) for text in wanted[file]]
