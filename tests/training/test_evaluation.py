@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,23 @@ def by_hand(scores: np.ndarray, data: Dataset) -> dict[str, float]:
     return {"U": unseen, "S": seen, "H": harmonic_mean(unseen, seen), "per_class": per_class}  # type: ignore[dict-item]
 
 
+def errors_by_hand(scores: np.ndarray, data: Dataset) -> tuple[float, float]:
+    """Calibration errors with 15 bins, rows and classes counting the same."""
+    labels = data.labels[data.test].tolist()
+    errors = []
+    for weights in (
+        [1 / len(labels)] * len(labels),
+        [1 / labels.count(label) / len(set(labels)) for label in labels],
+    ):
+        bins = [0.0] * 15
+        for row, label, weight in zip(scores, labels, weights, strict=True):
+            probabilities = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+            confidence = float(probabilities.max())
+            bins[math.ceil(confidence * 15) - 1] += weight * (confidence - (int(row.argmax()) == label))
+        errors.append(sum(abs(value) for value in bins))
+    return errors[0], errors[1]
+
+
 def scaled_test_rows(data: Dataset, trained: Trained) -> torch.Tensor:
     return torch.from_numpy((data.features[data.test] - trained.scaler.minimum) / trained.scaler.range)
 
@@ -72,8 +90,12 @@ def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_uns
     results = evaluate_run(data, dataclasses.replace(trained, selected=chosen))
     student = logits.double().numpy() / chosen.student.temperature - chosen.student.seen_penalty * data.seen
     served = served / chosen.head.temperature - chosen.head.seen_penalty * data.seen
-    for name, scores in (("student", student), ("lda", served)):
+    for name, scores, calibration in (("student", student, chosen.student), ("lda", served, chosen.head)):
         expected = by_hand(scores, data)
+        assert results[name]["temperature"] == calibration.temperature
+        assert results[name]["seen_penalty"] == calibration.seen_penalty
+        plain, balanced = errors_by_hand(scores, data)
+        assert (results[name]["ece"], results[name]["ece_balanced"]) == pytest.approx((plain, balanced))
         assert {key: results[name][key] for key in expected} == expected, name
         assert 0 <= results[name]["AUSUC"] <= 1
         assert results[name]["T1"] >= results[name]["U"]
@@ -103,7 +125,7 @@ def test_novelty(data: Dataset, trained: Trained, results: dict[str, Any]) -> No
 def test_protocol_says_how_the_numbers_came_about(data: Dataset, trained: Trained, results: dict[str, Any]) -> None:
     said = results["protocol"]
     assert said == protocol(data, trained)
-    assert said["test_used_for_selection"] is False
+    assert (said["name"], said["test_used_for_selection"]) == ("validation", False)
     assert said["classes"] == {"seen": 6, "unseen": 2}
     assert said["rows"] == {"trainval": 36, "test_seen": 12, "test_unseen": 16}
     assert said["data_hash"] == trained.data["data_hash"] == data.data_hash
