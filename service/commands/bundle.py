@@ -42,12 +42,13 @@ def inspect(directory: Directory, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(directory: Directory, as_json: AsJson = False) -> None:
-    """Check every file's hash, every shape, and that both graphs run."""
+    """Check every file's hash, every shape, the head, and that both graphs run."""
     from model.bundle import Bundle
     from model.threads import available_cpus
     from service.engine import OnnxEngine
 
     bundle = Bundle.load(directory)
+    bundle.verify_head()
     OnnxEngine(bundle, threads=available_cpus())
     if as_json:
         print_json({"bundle": bundle.manifest.bundle_id, "files": len(bundle.manifest.files), "ok": True})
