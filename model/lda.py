@@ -80,7 +80,8 @@ def within_class_covariance(z_NZ: ArrayLike, labels_N: ArrayLike) -> NDArray[np.
     means, counts = class_means(z, labels_N)
     labels = np.asarray(labels_N)
     residual = (z - means[labels]) / np.sqrt(counts[labels] * np.count_nonzero(counts))[:, None]
-    return residual.T @ residual
+    covariance: NDArray[np.float64] = residual.T @ residual
+    return covariance
 
 
 def shrunk_cholesky(covariance_ZZ: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
