@@ -25,7 +25,14 @@ def may_classify(request: Request, credentials: Credentials) -> None:
 
 
 def may_change(request: Request, credentials: Credentials) -> None:
-    """Dependency of every change: an admin key, an allowed host, no foreign page, and JSON where there is a body."""
+    """Dependency of every change: what a preview needs, and JSON where there is a body."""
+    may_preview(request, credentials)
+    if request.method != "DELETE" and media_type(request) != "application/json":
+        raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")
+
+
+def may_preview(request: Request, credentials: Credentials) -> None:
+    """Dependency of what only an admin may ask for: an admin key, an allowed host, no foreign page."""
     _require(request, credentials, "admin")
     host = request.headers.get("host", "")
     settings: Settings = request.app.state.service.settings
@@ -34,8 +41,6 @@ def may_change(request: Request, credentials: Credentials) -> None:
     origin = request.headers.get("origin")
     if origin is not None and not same_origin(origin, host):
         raise OriginError(f"the origin {origin!r} is not that of {host!r}")
-    if request.method != "DELETE" and media_type(request) != "application/json":
-        raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")
 
 
 def media_type(request: Request) -> str:

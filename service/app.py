@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from model import __version__
 from service import problems
 from service.middleware import BodyLimit, HeadAsGet, RequestId
-from service.routes import about, classes, classify, docs
+from service.routes import about, batch, classes, classify, docs, preview, registry
 from service.service import Service
 
 
@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(BodyLimit, limit=service.settings.max_request_bytes)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestId)
-    for router in (classify.router, classes.router, about.router):
+    for router in (classify.router, classes.router, batch.router, preview.router, registry.router, about.router):
         app.include_router(router)
     docs.install(app)
     return app

@@ -1,10 +1,11 @@
 """How near classes are to each other: by what is said about them, and by their rows of the head.
 
-C: classes, T: slots of the table, A: attributes, Z: embedding dimension.
+C: classes, N: classes in question, T: slots of the table, A: attributes, Z: embedding dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -57,12 +58,6 @@ class Neighbourhood:
         """The classes with the most similar rows, the nearest first."""
         return self._best(self.row_cosines, most)
 
-    def near_duplicates(self) -> list[Neighbour]:
-        """The classes that one cosine at least can hardly tell from the one in question, the nearest first."""
-        nearer = np.maximum(self.attribute_cosines, self.row_cosines)
-        nearest = self._best(nearer, _MOST_DUPLICATES)
-        return [n for n in nearest if max(n.attribute_cosine, n.row_cosine) >= NEAR_DUPLICATE]
-
     def _best(self, cosines: Float32, most: int) -> list[Neighbour]:
         return [
             Neighbour(
@@ -99,13 +94,47 @@ class Neighbours:
         own = snapshot.row_number(entry.id)
         rows = snapshot.rows if own is None else snapshot.rows[snapshot.rows != own]
         described = self._attributes(snapshot)[rows]
-        weights = snapshot.weight_parts(rows)
         return Neighbourhood(
             snapshot=snapshot,
             rows=rows,
             attribute_cosines=_cosines(described, self._vocabulary.normalise(entry.attributes)),
-            row_cosines=np.concatenate([_cosines(part, row.weight) for part in weights] or [np.empty(0, np.float32)]),
+            row_cosines=np.concatenate(
+                [np.empty(0, np.float32), *(_cosines(weight, row.weight) for _, weight, _ in snapshot.parts(rows))]
+            ),
         )
+
+    def near_duplicates(self, snapshot: Snapshot, described: Sequence[tuple[ClassEntry, Row]]) -> list[list[Neighbour]]:
+        """For each of N classes the others that one cosine at least can hardly tell from it, the nearest first.
+
+        Args:
+            snapshot: the classes.
+            described: classes with their rows; a class's own id is not among its duplicates.
+        """
+        if not described:
+            return []
+        found: list[list[Neighbour]] = [[] for _ in described]
+        attributes = _unit(self._vocabulary.normalise([entry.attributes for entry, _ in described]))
+        weights = _unit(np.stack([row.weight for _, row in described]))
+        own = np.array([-1 if (n := snapshot.row_number(entry.id)) is None else n for entry, _ in described])
+        kept = self._attributes(snapshot)
+        for rows, weight, _ in snapshot.parts(snapshot.rows):
+            by_attributes = attributes @ _unit(kept[rows]).T
+            by_row = weights @ _unit(weight).T
+            near = np.maximum(by_attributes, by_row) >= NEAR_DUPLICATE
+            near &= own[:, None] != rows
+            for i in np.flatnonzero(near.any(axis=1)).tolist():
+                nearer = np.where(near[i], np.maximum(by_attributes[i], by_row[i]), -np.inf)
+                best = np.argsort(-nearer, kind="stable")[: min(_MOST_DUPLICATES, int(near[i].sum()))]
+                found[i] += [
+                    Neighbour(
+                        known=snapshot.at(int(rows[j])),
+                        attribute_cosine=min(float(by_attributes[i, j]), 1.0),
+                        row_cosine=min(float(by_row[i, j]), 1.0),
+                    )
+                    for j in best
+                ]
+                found[i] = sorted(found[i], key=_distance)[:_MOST_DUPLICATES]
+        return found
 
     def _attributes(self, snapshot: Snapshot) -> Float32:
         """Normalised attributes of the snapshot's slots, float32 [T, A]."""
@@ -126,8 +155,17 @@ class Neighbours:
             return self._kept[: snapshot.length]
 
 
+def _distance(neighbour: Neighbour) -> float:
+    return -max(neighbour.attribute_cosine, neighbour.row_cosine)
+
+
 def _cosines(vectors: Float32, vector: Float32) -> Float32:
     """Cosine of every row with one vector; 0 where either is zero."""
-    lengths = np.sqrt(np.einsum("cd,cd->c", vectors, vectors)) * np.linalg.norm(vector)
-    cosines: Float32 = (vectors @ vector) / np.maximum(lengths, _EPSILON)
+    cosines: Float32 = _unit(vectors) @ _unit(vector[None])[0]
     return np.clip(cosines, -1, 1)
+
+
+def _unit(vectors: Float32) -> Float32:
+    """Rows of length 1; zero stays zero."""
+    unit: Float32 = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _EPSILON)
+    return unit

@@ -60,7 +60,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     own.BatchConflictError: Kind(409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"),
     own.ClassExistsError: Kind(409, "class-exists", "The class exists already"),
     own.SeenClassError: Kind(409, "seen-class", "Seen classes cannot be changed"),
-    own.PreconditionError: Kind(412, "precondition-failed", "The class is not in the expected state"),
+    own.PreconditionError: Kind(412, "precondition-failed", "The state is not the expected one"),
     base.ImageTooLargeError: Kind(413, "image-too-large", "The image is too large"),
     own.BatchTooLargeError: Kind(413, "batch-too-large", "The batch has too many classes"),
     own.TooLargeError: Kind(413, "request-too-large", "The request is too large"),

@@ -48,10 +48,16 @@ async def _embed(service: Service, data: bytes | MalformedBodyError) -> Embedded
 
 
 @asynccontextmanager
-async def deadline(service: Service) -> AsyncIterator[None]:
-    """Give up with DeadlineError where the block takes longer than the settings allow."""
+async def deadline(service: Service, *, since: float | None = None) -> AsyncIterator[None]:
+    """Give up with DeadlineError where the block takes longer than the settings allow.
+
+    Args:
+        service: has the settings.
+        since: time of the event loop at which the request began; now where it is None.
+    """
+    began = asyncio.get_running_loop().time() if since is None else since
     try:
-        async with asyncio.timeout(service.settings.deadline):
+        async with asyncio.timeout_at(began + service.settings.deadline):
             yield
     except TimeoutError:
         raise DeadlineError(f"no answer within {service.settings.deadline:g} seconds") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from model.classes import Kind
 from service.ranking import Scope
+from service.registry.change import CLASS_IDS_SHOWN
 
 
 class ReadQuery(BaseModel):
@@ -143,6 +145,40 @@ class RegistryAnswer(BaseModel):
     bundle: str
     registry_version: int
     classes: KindCounts
+    database: str = Field(description="Kind of the database: sqlite or postgresql.")
+
+
+class VersionRecord(BaseModel):
+    """One version of the class table."""
+
+    registry_version: int
+    time: datetime = Field(description="When it was committed, in UTC.")
+    operation: str = Field(description="put, describe, remove, batch, rollback or adopt.")
+    changes: int = Field(description="How many classes it changed.")
+    class_ids: list[str] = Field(description=f"The first of them, at most {CLASS_IDS_SHOWN}.")
+    rolled_back_to: int | None = Field(description="The version that a rollback returned to.")
+
+
+class VersionPage(BaseModel):
+    """Some of the versions, oldest first."""
+
+    versions: list[VersionRecord]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class VersionsQuery(ReadQuery):
+    """Parameters of GET /registry/versions."""
+
+    limit: int = Field(100, ge=1, le=1000, description="Most versions on a page.")
+    cursor: str | None = Field(None, description="`next_cursor` of the page before.")
+
+
+class RollbackDocument(BaseModel):
+    """Where to go back to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: int = Field(ge=0, description="A version of this registry; 0 is the bundle alone.")
 
 
 class Health(BaseModel):

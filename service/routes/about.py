@@ -1,10 +1,9 @@
-"""What the service is and how it does: vocabulary, registry version, health, build."""
+"""What the service is and how it does: vocabulary, health, build."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-import numpy as np
 from fastapi import APIRouter, Depends
 
 from model import __version__
@@ -14,8 +13,6 @@ from service.schemas import (
     AttributeAnswer,
     AttributeList,
     Health,
-    KindCounts,
-    RegistryAnswer,
     VersionAnswer,
 )
 
@@ -31,18 +28,6 @@ async def attributes(service: TheService) -> AttributeList:
             AttributeAnswer(name=a.name, min=a.min, max=a.max, mean=a.mean)
             for a in service.bundle.manifest.vocabulary.attributes
         ]
-    )
-
-
-@router.get("/registry", summary="The class table's version", responses=problems(), dependencies=reads)
-async def registry(service: TheService) -> RegistryAnswer:
-    """The current version and how many classes it has."""
-    snapshot = service.snapshot
-    seen = int(np.count_nonzero(snapshot.seen))
-    return RegistryAnswer(
-        bundle=service.bundle.manifest.bundle_id,
-        registry_version=snapshot.registry_version,
-        classes=KindCounts(seen=seen, unseen=len(snapshot) - seen),
     )
 
 

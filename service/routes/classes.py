@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from service.access import may_change, may_classify
 from service.class_schemas import ChangedClass, ClassAnswer, ClassPage, ListQuery
 from service.documents import Described, read_class, read_words
-from service.errors import TooLargeError, UnknownClassError
+from service.errors import UnknownClassError
 from service.neighbours import Neighbour
 from service.routes.headers import (
     LOCATION,
@@ -27,16 +27,13 @@ from service.routes.headers import (
     set_version,
     to_cursor,
 )
-from service.routes.shared import TheService, fields_of, json_body, near_duplicates, problems, snapshot_for
+from service.routes.shared import TheService, fields_of, json_body, json_of, near_duplicates, problems, snapshot_for
 from service.schemas import ReadQuery
-from service.strictjson import loads
 from service.table import KnownClass
 
 router = APIRouter(tags=["classes"])
 reads = [Depends(may_classify)]
 changes = [Depends(may_change)]
-
-MAX_BODY_BYTES = 1_000_000
 
 
 @router.get(
@@ -178,16 +175,6 @@ async def remove_class(class_id: str, request: Request, service: TheService) -> 
     """Forget a class; seen classes cannot be removed."""
     version = await service.changes.run(service.registrar.remove, class_id, precondition(request))
     return Response(status_code=204, headers={VERSION_HEADER: str(version)})
-
-
-async def json_of(request: Request) -> object:
-    """The JSON of a body about one class."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed")
-    return loads(bytes(body))
 
 
 def _changed(known: KnownClass, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:

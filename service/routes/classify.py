@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -55,8 +56,9 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()], s
     question = Question(
         top_k=query.top_k, scope=query.scope, classes=tuple(query.classes), seen_penalty=query.seen_penalty
     )
-    async with deadline(service):
-        snapshot = await snapshot_for(service, query.min_registry_version)
+    began = asyncio.get_running_loop().time()
+    snapshot = await snapshot_for(service, query.min_registry_version)
+    async with deadline(service, since=began):
         rows = chosen_rows(snapshot, question)
         images = await read_images(request, most=service.settings.max_batch_images)
         with service.batcher.admit(len(images)):

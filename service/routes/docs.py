@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from service.class_schemas import BatchDocument, ClassDocument, ClassWords, PreviewDocument
 from service.images import JsonImages
 from service.problems import ProblemDocument
+from service.schemas import RollbackDocument
 
 _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     ProblemDocument,
@@ -25,6 +26,7 @@ _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     ClassWords,
     BatchDocument,
     PreviewDocument,
+    RollbackDocument,
 )
 
 

@@ -47,12 +47,12 @@ PRECONDITIONS = precondition_parameters(
 
 def precondition(request: Request) -> Precondition:
     """What the request expects of the class; InvalidRequestError where a header cannot be read."""
-    return Precondition(match=_tags(request, "if-match"), none_match=_tags(request, "if-none-match", weak=True))
+    return Precondition(match=tags_of(request, "if-match"), none_match=tags_of(request, "if-none-match", weak=True))
 
 
 def not_modified(request: Request, etag: str, version: int) -> Response | None:
     """The answer to a reader that has this state already, or None."""
-    tags = _tags(request, "if-none-match", weak=True)
+    tags = tags_of(request, "if-none-match", weak=True)
     if "*" in tags or etag in tags:
         return Response(status_code=304, headers={"etag": etag, VERSION_HEADER: str(version)})
     return None
@@ -95,7 +95,7 @@ def bad_cursor(cursor: str) -> InvalidRequestError:
     )
 
 
-def _tags(request: Request, header: str, *, weak: bool = False) -> tuple[str, ...]:
+def tags_of(request: Request, header: str, *, weak: bool = False) -> tuple[str, ...]:
     """Entity tags of a header, empty where it was not sent; weak ones never match where strong ones are needed."""
     values = request.headers.getlist(header)
     if not values:

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from model.errors import D3GZSLError
 from service.class_schemas import NearDuplicate
+from service.errors import TooLargeError
 from service.neighbours import NEAR_DUPLICATE, Neighbour
 from service.problems import KINDS, MEDIA_TYPE, detail_of, kind_of
 from service.ranking import Ranked, image_novelty
@@ -16,6 +17,7 @@ from service.recognition import Embedded
 from service.schemas import Explanation, ImageAnswer, ImageError, ImageFailure, Prediction
 from service.service import Service
 from service.snapshot import Snapshot
+from service.strictjson import loads
 from service.table import KnownClass
 
 
@@ -29,6 +31,7 @@ async def get_service(request: Request) -> Service:
 TheService = Annotated[Service, Depends(get_service)]
 Responses = dict[int | str, dict[str, Any]]
 
+MAX_BODY_BYTES = 1_000_000
 _ACCESS = (401, 403, 500)
 
 
@@ -68,6 +71,16 @@ def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:
         )
         for n in neighbours
     ]
+
+
+async def json_of(request: Request) -> object:
+    """The JSON of a small body; TooLargeError for one that is not."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed")
+    return loads(bytes(body))
 
 
 async def snapshot_for(service: Service, version: int) -> Snapshot:

@@ -30,13 +30,29 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = st.sampled_from(["id", "name", "attributes", "description", "metadata", "images", "data", "kind"])
+FIELDS = st.sampled_from(
+    ["id", "name", "attributes", "description", "metadata", "images", "data", "kind", "mode", "classes", "version"]
+)
 DOCUMENTS = st.dictionaries(FIELDS, JSON | st.lists(st.floats(), min_size=3, max_size=3), max_size=6) | JSON
 TYPES = st.sampled_from(
     ["image/png", "image/", "application/json", "multipart/form-data; boundary=b", "multipart/form-data", "x", ""]
 ) | st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
-PATHS = st.sampled_from(["/classify", "/classes", "/classes/bluish", "/classes/reddish", "/classes/new"])
+PATHS = st.sampled_from(
+    [
+        "/classify",
+        "/classes",
+        "/classes/bluish",
+        "/classes/reddish",
+        "/classes/new",
+        "/classes:batch",
+        "/classes:preview",
+        "/registry",
+        "/registry/versions",
+        "/registry:rollback",
+    ]
+)
 METHODS = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+QUERIES = ["top_k", "scope", "classes", "seen_penalty", "limit", "cursor", "explain", "top_attributes", "x"]
 GOOD = photo(0, side=16)
 PARTS = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n%s\r\n--b--\r\n'
 
@@ -80,10 +96,11 @@ async def test_any_bytes(app: Client, method: str, path: str, body: bytes, kind:
 
 
 @fuzz
-@given(st.dictionaries(st.sampled_from(["top_k", "scope", "classes", "seen_penalty", "limit", "cursor", "x"]), TEXT))
+@given(st.dictionaries(st.sampled_from(QUERIES), TEXT))
 async def test_any_query(app: Client, query: dict[str, str]) -> None:
     check(await app.post("/classify", params=query, content=GOOD, headers={"content-type": "image/png"}))
-    check(await app.get("/classes", params=query))
+    for path in ("/classes", "/classes/bluish", "/registry", "/registry/versions"):
+        check(await app.get(path, params=query))
 
 
 @fuzz

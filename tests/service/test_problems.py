@@ -31,7 +31,11 @@ ROUTES = [
     ("PATCH", "/classes/{class_id}"),
     ("DELETE", "/classes/{class_id}"),
     ("GET", "/attributes"),
+    ("POST", "/classes:batch"),
+    ("POST", "/classes:preview"),
     ("GET", "/registry"),
+    ("GET", "/registry/versions"),
+    ("POST", "/registry:rollback"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/version"),
@@ -78,6 +82,9 @@ async def test_a_method_that_is_not_there_is_told_which_are(client: Client) -> N
         "/classes": {"GET", "HEAD", "POST"},
         "/classes/bluish": {"GET", "HEAD", "PUT", "PATCH", "DELETE"},
         "/registry": {"GET", "HEAD"},
+        "/registry/versions": {"GET", "HEAD"},
+        "/registry:rollback": {"POST"},
+        "/classes:batch": {"POST"},
         "/docs": {"GET", "HEAD"},
         "/classify": {"POST"},
     }.items():
@@ -88,7 +95,18 @@ async def test_a_method_that_is_not_there_is_told_which_are(client: Client) -> N
 
 @pytest.mark.anyio
 async def test_head_is_get_without_the_body(client: Client) -> None:
-    pages = ("/classes", "/classes/bluish", "/attributes", "/registry", "/healthz", "/readyz", "/version", "/docs", "/")
+    pages = (
+        "/classes",
+        "/classes/bluish",
+        "/attributes",
+        "/registry",
+        "/registry/versions",
+        "/healthz",
+        "/readyz",
+        "/version",
+        "/docs",
+        "/",
+    )
     for path in (*pages, "/openapi.json", "/classes/nobody", "/nope", "/classify"):
         head, get = await client.head(path), await client.get(path)
         assert (head.status_code, head.content) == (get.status_code, b""), path
@@ -155,6 +173,7 @@ async def test_health_and_build(client: Client) -> None:
     registry = (await client.get("/registry")).json()
     assert registry["registry_version"] == 0
     assert registry["classes"] == {"seen": 2, "unseen": 1}
+    assert registry["database"] == "sqlite"
     attributes = (await client.get("/attributes")).json()["attributes"]
     assert attributes[0] == {"name": "red", "min": 0.0, "max": 1.0, "mean": pytest.approx(1 / 3)}
     assert [a["name"] for a in attributes] == ["red", "green", "blue"]
