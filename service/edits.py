@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.classes import ClassEntry
-from model.head import Float32, Row
 from service.errors import ClassExistsError, PreconditionError, SeenClassError, UnknownClassError
 from service.registry.change import Change
 from service.table import KnownClass
@@ -38,14 +37,6 @@ class Precondition:
 
 
 ANY = Precondition()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Computed:
-    """What a class's row is made of: the row, and its embeddings [N, Z] where the head needs them later."""
-
-    row: Row
-    embeddings: Float32 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

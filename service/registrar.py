@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
-from model.head import Row
-from model.synthesis import class_embeddings
-from service.edits import ANY, Computed, Create, Describe, Edit, Precondition, Put, Remove
+from model.errors import D3GZSLError, InvalidInputError, Problem
+from model.head import Row, check_class_count
+from service.computing import Computed, compute_row
+from service.edits import ANY, Create, Describe, Edit, Precondition, Put, Remove
 from service.engine import Engine
 from service.errors import (
     BatchConflictError,
@@ -26,9 +24,10 @@ from service.errors import (
     RegistryReplacedError,
     UnknownClassError,
 )
+from service.registry.appending import Appending
 from service.registry.change import Change, Operation, Step, Version
 from service.registry.history import changes_back_to, list_versions
-from service.registry.log import Appending, ChangeLog
+from service.registry.log import ChangeLog
 from service.snapshot import Snapshot
 from service.table import KnownClass, Table
 
@@ -210,6 +209,7 @@ class Registrar:
                 if decision is not None:
                     decided.append((i, decision))
         _raise(failures, len(edits), single=single)
+        self._check_room(snapshot, [decision for _, decision in decided])
         changes = []
         for i, decision in decided:
             try:
@@ -219,32 +219,19 @@ class Registrar:
         _raise(failures, len(edits), single=single)
         return changes
 
+    def _check_room(self, snapshot: Snapshot, decisions: Sequence[Change | ClassEntry]) -> None:
+        """Raise TooManyClassesError where the head would not be solved for so many classes."""
+        new = sum(isinstance(d, ClassEntry) and snapshot.get(d.id) is None for d in decisions)
+        removed = sum(isinstance(d, Change) and d.entry is None for d in decisions)
+        check_class_count(self._bundle.head.kind, len(snapshot) + new - removed)
+
     def _change(self, snapshot: Snapshot, decision: Change | ClassEntry, computed: dict[str, Computed]) -> Change:
         if isinstance(decision, Change):
             return decision if decision.row_at is None else replace(decision, row=snapshot.row(decision.class_id))
         if decision.id not in computed:
-            computed[decision.id] = self._compute(decision)
+            computed[decision.id] = compute_row(self._bundle, self._engine, decision)
         made = computed[decision.id]
         return Change(operation="put", class_id=decision.id, entry=decision, row=made.row, embeddings=made.embeddings)
-
-    def _compute(self, entry: ClassEntry) -> Computed:
-        manifest = self._bundle.manifest
-        with np.errstate(all="ignore"):  # numbers beyond float32 are refused below, in words
-            embeddings = class_embeddings(
-                self._engine.synthesize,
-                bundle_id=manifest.bundle_id,
-                class_id=entry.id,
-                attributes=entry.attributes,
-                vocabulary=manifest.vocabulary,
-                head=manifest.head,
-            )
-            row = self._bundle.head.row(embeddings)
-        if not (np.isfinite(row.weight).all() and np.isfinite(row.bias)):
-            raise AttributesError(
-                "no class can be made from these attributes",
-                [Problem(pointer="/attributes", detail="the numbers are too large for the model")],
-            )
-        return Computed(row=row)
 
     def _changes_back(self, log: Appending, snapshot: Snapshot, version: int) -> list[Change]:
         """What makes the table that of a former version; nothing for classes that are as they were."""
@@ -269,7 +256,7 @@ class Registrar:
         """The snapshot of the last committed version, when nobody else can make the next one."""
         with self._lock:
             former = self._snapshot
-            self._snapshot = self._after(former, log.since(former.registry_version))
+            self._snapshot = self._after(former, self._log.since(former.registry_version, within=log))
             return self._snapshot
 
     def _publish(self, before: Snapshot, step: Step) -> Snapshot:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from model.classes import ClassEntry
-from model.head import Float32, Row
+from model.head import Float16, Row
 
 ChangeOperation = Literal["put", "describe", "remove"]
 Operation = Literal["put", "describe", "remove", "batch", "rollback", "adopt"]
@@ -26,7 +26,7 @@ class Change:
         entry: the class after the change; None for `remove`.
         row: its row of the head, as the registering process computed it. Given with `entry` and no `row_at`, it is
             stored with the change.
-        embeddings: float32 [N, Z] stored beside such a row, where the head needs them.
+        embeddings: float16 [N, Z] stored beside such a row, where the head is solved from them; not read back with it.
         row_at: position of the change that stored the row; with neither this nor `row`, the row is the bundle's own.
     """
 
@@ -34,7 +34,7 @@ class Change:
     class_id: str
     entry: ClassEntry | None = None
     row: Row | None = None
-    embeddings: Float32 | None = None
+    embeddings: Float16 | None = None
     row_at: int | None = None
 
 

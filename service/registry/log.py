@@ -8,8 +8,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,11 @@ from sqlalchemy.exc import IntegrityError
 
 from model.classes import ClassEntry
 from model.errors import D3GZSLError
-from model.head import Float32, Row
+from model.head import Float16, Row
 from service.errors import RegistryError, RegistryReplacedError, StorageError
-from service.registry.change import Change, Operation, Step
+from service.registry.appending import Appending
+from service.registry.change import Change, Step
 from service.registry.database import Database
-from service.registry.digest import GENESIS, Stored, digest_change, digest_version
 from service.registry.tables import changes, head_rows, registry, versions
 
 AT_ONCE = 500  # positions in one question: below every database's limit of parameters
@@ -88,14 +86,20 @@ class ChangeLog:
             yield int(head.version), self._last_changes(connection, int(head.base))
             self._generation = str(head.generation)
 
-    def since(self, version: int) -> list[Step]:
+    def since(self, version: int, *, within: Appending | None = None) -> list[Step]:
         """Every version after one, oldest first, up to the last one committed.
+
+        Args:
+            version: 0 or higher.
+            within: a version in the making, before which nobody else can make one.
 
         Raises:
             RegistryReplacedError: a backup has taken the registry's place.
             RegistryError: the log is damaged, or belongs to another bundle.
             StorageError: the database refuses.
         """
+        if within is not None:
+            return self._since(within.connection, version) if within.version > version else []
         with self.database.reading() as connection:
             return self._since(connection, version)
 
@@ -110,7 +114,25 @@ class ChangeLog:
         with self.database.writing() as connection:
             # The lock on this row is kept until the commit: versions are gapless and in the order of commits.
             head = self._head(connection, lock=True)
-            yield Appending(self, connection, int(head.version), int(head.position))
+            yield Appending(self.database, connection, version=int(head.version), position=int(head.position))
+
+    def embeddings(self, positions: Sequence[int]) -> dict[int, Float16]:
+        """Stored embeddings, float16 [N, Z], by the positions of the changes that brought them.
+
+        Raises:
+            RegistryError: some were not stored.
+            StorageError: the database refuses.
+        """
+        found: dict[int, Float16] = {}
+        wanted = sa.select(head_rows.c.position, head_rows.c.embeddings).where(head_rows.c.embeddings.is_not(None))
+        with self.database.reading() as connection:
+            for start in range(0, len(positions), AT_ONCE):
+                some = wanted.where(head_rows.c.position.in_(positions[start : start + AT_ONCE]))
+                for position, data in connection.execute(some):
+                    found[position] = np.frombuffer(data, dtype="<f2").reshape(-1, self.dimension)
+        if missing := sorted(set(positions) - found.keys()):
+            raise RegistryError(f"the registry {self.database.name} has no embeddings at position {missing[0]}")
+        return found
 
     def close(self) -> None:
         """Close the database."""
@@ -213,72 +235,3 @@ class ChangeLog:
         if len(array) != self.dimension:
             raise ValueError(f"expected {self.dimension} weights, got {len(array)}")
         return Row(array.astype(np.float32, copy=False), float(bias))
-
-
-class Appending:
-    """The next version in the making, under the lock; see :meth:`ChangeLog.appending`.
-
-    Attributes:
-        version: the last one that is committed.
-    """
-
-    def __init__(self, log: ChangeLog, connection: sa.Connection, version: int, position: int) -> None:
-        self._log, self.connection = log, connection
-        self.version, self._position = version, position
-
-    def since(self, version: int) -> list[Step]:
-        """What :meth:`ChangeLog.since` answers, within this transaction."""
-        return self._log._since(self.connection, version) if self.version > version else []
-
-    def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> Step:
-        """Write one version of any number of changes; returns it as it will be read."""
-        version = self.version + 1
-        written = tuple(
-            replace(change, row_at=position) if change.row is not None and change.row_at is None else change
-            for position, change in enumerate(made, start=self._position + 1)
-        )
-        rows: list[dict[str, Any]] = []
-        records: list[dict[str, Any]] = []
-        digests: list[bytes] = []
-        for position, change in enumerate(written, start=self._position + 1):
-            stored = _stored(change) if change.row_at == position else None
-            record: dict[str, Any] = {
-                "position": position,
-                "operation": change.operation,
-                "class_id": change.class_id,
-                "document": None if change.entry is None else change.entry.to_json(),
-                "row_position": change.row_at,
-            }
-            digests.append(digest_change(**record, stored=stored))
-            records.append({**record, "version": version})
-            if stored is not None:
-                rows.append(dict(zip(("weight", "bias", "embeddings"), stored, strict=True), position=position))
-        connection = self.connection
-        before = connection.scalar(sa.select(versions.c.digest).where(versions.c.version == self.version)) or GENESIS
-        if rows:
-            connection.execute(sa.insert(head_rows), rows)
-        if records:
-            connection.execute(sa.insert(changes), records)
-        connection.execute(
-            sa.insert(versions).values(
-                version=version,
-                operation=operation,
-                source=source,
-                changes=len(records),
-                digest=digest_version(before, version=version, operation=operation, source=source, changes=digests),
-                made_at=datetime.now(UTC),
-            )
-        )
-        self.version, self._position = version, self._position + len(records)
-        connection.execute(sa.update(registry).values(version=self.version, position=self._position))
-        self._log.database.announce(connection, version)
-        return Step(version=version, changes=written)
-
-
-def _stored(change: Change) -> Stored:
-    assert change.row is not None
-    return _bytes(change.row.weight), change.row.bias, None if change.embeddings is None else _bytes(change.embeddings)
-
-
-def _bytes(array: Float32) -> bytes:
-    return array.astype("<f4").tobytes()

@@ -68,4 +68,4 @@ head_rows = sa.Table(
     sa.Column("embeddings", sa.LargeBinary),
 )
 """What the registering process computed, by the position of its change, never updated: a row of the head, and the
-synthesised embeddings where the head needs them; little-endian float32."""
+synthesised embeddings where the head is solved from them; little-endian float32, and float16 the embeddings."""

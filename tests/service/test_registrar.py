@@ -23,9 +23,10 @@ from service.errors import (
     UnknownVersionError,
 )
 from service.registrar import Precondition, Registrar
+from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database, database_url
-from service.registry.log import Appending, ChangeLog
+from service.registry.log import ChangeLog
 from service.snapshot import Snapshot
 from tests.service import tiny
 
