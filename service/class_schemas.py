@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from model.classes import CLASS_ID_PATTERN, MAX_NAME_LENGTH, Kind
 from service.images import JsonImage
-from service.schemas import ImageAnswer, ImageFailure, ReadQuery
+from service.schemas import HeadState, ImageAnswer, ImageFailure, ReadQuery
 
 MAX_DESCRIPTION_LENGTH = 4000
 MAX_METADATA_BYTES = 16_384
@@ -99,9 +99,20 @@ class NearDuplicate(BaseModel):
     threshold: float = Field(description="A class is named where either cosine reaches this.")
 
 
+class ChangeQuery(BaseModel):
+    """Parameters of a change that is answered with the class."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: Literal["exact"] | None = Field(
+        None, description="Answer only when the exact rows are there, or when the deadline has passed."
+    )
+
+
 class ChangedClass(ClassAnswer):
     """A class after a change."""
 
+    head: HeadState
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
@@ -145,6 +156,7 @@ class BatchAnswer(BaseModel):
     """What became of a batch, in the order of its classes."""
 
     registry_version: int
+    head: HeadState
     classes: list[BatchItem]
 
 

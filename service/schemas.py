@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from model.classes import Kind
 from service.ranking import Scope
 from service.registry.change import CLASS_IDS_SHOWN
+
+HeadState = Annotated[
+    Literal["exact", "provisional"],
+    Field(description="Provisional while the exact rows of a softmax head are still being computed."),
+]
 
 
 class ReadQuery(BaseModel):
@@ -112,7 +117,7 @@ class ClassifyAnswer(BaseModel):
 
     bundle: str
     registry_version: int
-    head: Literal["exact"]
+    head: HeadState
     results: list[ImageAnswer | ImageFailure]
     timing_ms: Timing
 

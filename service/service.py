@@ -9,6 +9,7 @@ from pathlib import Path
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError
+from model.softmax import SoftmaxHead
 from model.threads import available_cpus
 from service.batcher import Batcher
 from service.changes import ChangeThread
@@ -26,6 +27,7 @@ from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
 from service.snapshot import Snapshot
+from service.solver import Solver
 
 EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
 
@@ -52,6 +54,7 @@ class Service:
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
         follower: keeps the class table in step with other processes.
+        solver: solves the head behind the class table, where its rows depend on each other.
         neighbours: finds the classes nearest to one.
         previewer: tries classes out.
         explainer: says which attributes speak for a class.
@@ -67,6 +70,7 @@ class Service:
     registrar: Registrar
     changes: ChangeThread
     follower: Follower
+    solver: Solver | None
     neighbours: Neighbours
     previewer: Previewer
     explainer: Explainer
@@ -105,6 +109,8 @@ class Service:
             follower = Follower(
                 registrar, watch(database), poll_interval=settings.poll_interval, max_lag=settings.max_lag
             )
+            head = bundle.head
+            solver = Solver(bundle, head, registrar, log) if isinstance(head, SoftmaxHead) else None
         except BaseException:
             database.close()
             raise
@@ -115,6 +121,7 @@ class Service:
             bundle=bundle,
             registrar=registrar,
             follower=follower,
+            solver=solver,
             changes=ChangeThread(),
             neighbours=neighbours,
             previewer=Previewer(bundle, engine, neighbours),
@@ -133,7 +140,7 @@ class Service:
     @property
     def snapshot(self) -> Snapshot:
         """The newest snapshot; keep it for as long as one request lasts."""
-        return self.registrar.snapshot
+        return self.registrar.snapshot if self.solver is None else self.solver.snapshot
 
     def near_duplicates(self, entry: ClassEntry) -> list[Neighbour]:
         """The classes that can hardly be told from one; none where another process has removed it meanwhile."""
@@ -152,12 +159,19 @@ class Service:
         Raises:
             VersionNotReachedError: it did not come in time.
         """
-        return await self.follower.wait_for(version, deadline)
+        await self.follower.wait_for(version, deadline)
+        return self.snapshot
+
+    async def wait_for_exact(self, version: int, *, deadline: float) -> Snapshot:
+        """The newest snapshot once it is exact and has a version; after the deadline the newest as it is."""
+        return self.snapshot if self.solver is None else await self.solver.wait_for(version, deadline)
 
     async def start(self) -> None:
         """Start answering, in the running event loop."""
         await self.batcher.start()
         self.follower.start()
+        if self.solver is not None:
+            self.solver.start()
 
     async def stop(self) -> None:
         """Finish changes that have begun and let everything go."""
@@ -167,6 +181,8 @@ class Service:
     def close(self) -> None:
         """Let everything go; for a service that was never started."""
         self.changes.close()
+        if self.solver is not None:
+            self.solver.close()
         self.follower.close()
         self.studies.close()
         self.decoder.close()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.access import may_change
-from service.class_schemas import BatchAnswer, BatchDocument, BatchItem
+from service.class_schemas import BatchAnswer, BatchDocument, BatchItem, ChangeQuery
 from service.documents import Described, read_classes
 from service.edits import Create, Put
 from service.errors import BatchTooLargeError
 from service.images import parse
 from service.neighbours import Neighbour
 from service.routes.headers import VERSION, VERSION_HEADER
-from service.routes.shared import TheService, json_body, near_duplicates, problems
+from service.routes.shared import TheService, head_state, json_body, near_duplicates, problems
 from service.service import Service
 from service.snapshot import Snapshot
 from service.strictjson import MAX_VALUES, loads
@@ -30,7 +30,9 @@ router = APIRouter(tags=["classes"], dependencies=[Depends(may_change)])
     responses={200: {"headers": VERSION}, **problems(400, 409, 413, 415, 421, 422, 503)},
     openapi_extra=json_body("BatchDocument"),
 )
-async def store_batch(request: Request, response: Response, service: TheService) -> BatchAnswer:
+async def store_batch(
+    request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
+) -> BatchAnswer:
     """Create or replace many classes as one version of the table; where one of them is refused, none is stored."""
     mode, described = await asyncio.to_thread(_read, await request.body(), service)
 
@@ -44,6 +46,7 @@ async def store_batch(request: Request, response: Response, service: TheService)
     response.headers[VERSION_HEADER] = str(after.registry_version)
     return BatchAnswer(
         registry_version=after.registry_version,
+        head=await head_state(service, after.registry_version, wait=query.wait == "exact"),
         classes=[_item(one, before, after, near) for one, near in zip(described, duplicates, strict=True)],
     )
 

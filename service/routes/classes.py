@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.access import may_change, may_classify
-from service.class_schemas import ChangedClass, ClassAnswer, ClassPage, ListQuery
+from service.class_schemas import ChangedClass, ChangeQuery, ClassAnswer, ClassPage, ListQuery
 from service.documents import Described, read_class, read_words
 from service.errors import UnknownClassError
 from service.neighbours import Neighbour
@@ -27,8 +27,17 @@ from service.routes.headers import (
     set_version,
     to_cursor,
 )
-from service.routes.shared import TheService, fields_of, json_body, json_of, near_duplicates, problems, snapshot_for
-from service.schemas import ReadQuery
+from service.routes.shared import (
+    TheService,
+    fields_of,
+    head_state,
+    json_body,
+    json_of,
+    near_duplicates,
+    problems,
+    snapshot_for,
+)
+from service.schemas import HeadState, ReadQuery
 from service.table import KnownClass
 
 router = APIRouter(tags=["classes"])
@@ -105,7 +114,9 @@ async def show_class(
     openapi_extra=json_body("ClassDocument"),
     dependencies=changes,
 )
-async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
+async def create_class(
+    request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
+) -> ChangedClass:
     """Register a class by its attributes; answered when it is on disk, and recognised from the next request on."""
     described = read_class(await json_of(request), service.bundle.manifest.vocabulary)
 
@@ -116,7 +127,8 @@ async def create_class(request: Request, response: Response, service: TheService
     known, duplicates = await service.changes.run(create)
     set_location(request, response, known.entry.id)
     set_version(response, known.registry_version, etag=known.etag)
-    return _changed(known, described, duplicates)
+    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
+    return _changed(known, head, described, duplicates)
 
 
 @router.put(
@@ -130,7 +142,9 @@ async def create_class(request: Request, response: Response, service: TheService
     openapi_extra={**json_body("ClassDocument"), **PRECONDITIONS},
     dependencies=changes,
 )
-async def put_class(class_id: str, request: Request, response: Response, service: TheService) -> ChangedClass:
+async def put_class(
+    class_id: str, request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
+) -> ChangedClass:
     """Make the class what the body says; doing so twice is the same as once."""
     condition = precondition(request)
     described = read_class(await json_of(request), service.bundle.manifest.vocabulary, class_id=class_id)
@@ -144,7 +158,8 @@ async def put_class(class_id: str, request: Request, response: Response, service
         response.status_code = 201
         set_location(request, response, class_id)
     set_version(response, known.registry_version, etag=known.etag)
-    return _changed(known, described, duplicates)
+    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
+    return _changed(known, head, described, duplicates)
 
 
 @router.patch(
@@ -177,9 +192,10 @@ async def remove_class(class_id: str, request: Request, service: TheService) -> 
     return Response(status_code=204, headers={VERSION_HEADER: str(version)})
 
 
-def _changed(known: KnownClass, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:
+def _changed(known: KnownClass, head: HeadState, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:
     return ChangedClass(
         **fields_of(known),
+        head=head,
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         near_duplicates=near_duplicates(duplicates),

@@ -76,7 +76,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()], s
     return ClassifyAnswer(
         bundle=service.bundle.manifest.bundle_id,
         registry_version=snapshot.registry_version,
-        head="exact",
+        head="exact" if snapshot.exact else "provisional",
         results=[
             image_answer(service, sent.id, outcome, best, explained)
             for sent, outcome, best, explained in zip(images, outcomes, ranked, explanations, strict=True)

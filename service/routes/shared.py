@@ -14,7 +14,7 @@ from service.neighbours import NEAR_DUPLICATE, Neighbour
 from service.problems import KINDS, MEDIA_TYPE, detail_of, kind_of
 from service.ranking import Ranked, image_novelty
 from service.recognition import Embedded
-from service.schemas import Explanation, ImageAnswer, ImageError, ImageFailure, Prediction
+from service.schemas import Explanation, HeadState, ImageAnswer, ImageError, ImageFailure, Prediction
 from service.service import Service
 from service.snapshot import Snapshot
 from service.strictjson import loads
@@ -88,6 +88,13 @@ async def snapshot_for(service: Service, version: int) -> Snapshot:
     if service.snapshot.registry_version >= version:
         return service.snapshot
     return await service.wait_for_version(version, deadline=service.settings.deadline)
+
+
+async def head_state(service: Service, version: int, *, wait: bool) -> HeadState:
+    """Whether the rows of a version are exact; `wait` gives them until the deadline to become so."""
+    deadline = service.settings.deadline
+    snapshot = await service.wait_for_exact(version, deadline=deadline) if wait else service.snapshot
+    return "exact" if snapshot.exact and snapshot.registry_version >= version else "provisional"
 
 
 def image_answer(
