@@ -48,7 +48,7 @@ def report(run_dir: Path) -> str:
         selects = metrics is not None and bool(metrics["protocol"]["test_used_for_selection"])
         sections = [
             _results(metrics, selected, drawn=curves is not None),
-            *([trade_off(curves)] if metrics is not None and curves is not None else []),
+            *([trade_off(curves, selects=selects)] if metrics is not None and curves is not None else []),
             progress(log, selects=selects),
             validation(selected, int(resolved["config"]["epochs"])),
             losses(final),
@@ -177,7 +177,10 @@ def _protocol(protocol: Fields) -> Iterator[tuple[str, str]]:
         "test rows",
         f"{rows['test_seen']} of {classes['seen']} seen, {rows['test_unseen']} of {classes['unseen']} unseen",
     )
-    yield from ((f"split: {name}", str(value)) for name, value in protocol["split"].items())
+    for name, value in protocol["split"].items():
+        said = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if said:
+            yield f"split: {name}", said
     yield from (
         (name.replace("_", " "), str(protocol[name])) for name in ("seed", "commit", "data_hash", "config_hash")
     )

@@ -17,7 +17,18 @@ TERMS = {  # of the log: what it is, and the setting that holds its weight
     "kl": ("L_kl, label distillation", "label_distillation"),
     "be": ("L_be, embedding distillation", "embedding_distillation"),
     "od": ("L_od, out-of-distribution", "ood_distillation"),
-    "wasserstein": ("Critic: Wasserstein distance", ""),
+    "wasserstein": ("Critic: Wasserstein term", ""),
+    "penalty": ("Critic: gradient penalty", ""),
+    "adversarial": ("Generator: critic's score", ""),
+    "seen": ("Generator: seen classes", ""),
+    "instance": ("Projector: instance contrast", ""),
+    "class": ("Comparator: class contrast", ""),
+    "fake_instance": ("Generator: instance contrast", ""),
+    "fake_class": ("Generator: class contrast", ""),
+    "reconstruction": ("VAE: reconstruction", ""),
+    "divergence": ("VAE: divergence", ""),
+    "semantic": ("Semantic decoder", ""),
+    "denoising": ("Denoiser: squared error", ""),
 }
 SHOWN_FOLDS = 6
 Fields = Mapping[str, Any]
@@ -100,7 +111,11 @@ def progress(log: Sequence[Fields], *, selects: bool) -> str:
     said = (
         paragraph("Test images chose the length of training (protocol test-best).", "warn")
         if selects
-        else paragraph("Monitoring only, nothing was selected by it.", "note")
+        else paragraph(
+            "Monitoring only, nothing was selected by it. Test images: at the penalty that was chosen in the end. "
+            "Validation: each point with the shrinkage and the penalty that are best there.",
+            "note",
+        )
     )
     return section("U, S and H over training", said, charts(*drawn), folded)
 
@@ -127,7 +142,10 @@ def losses(final: Sequence[Fields]) -> str:
         )
         for name in names
     ]
-    text = "Unweighted, of the final training on all training rows. A term that is switched off has no chart."
+    text = (
+        "Of the final training on all training rows. The student's terms (L_) are drawn without their weights, the "
+        "generator's and the critic's with them. A term that is switched off has no chart."
+    )
     return section("Losses", paragraph(text), charts(*drawn))
 
 

@@ -18,15 +18,20 @@ SCORES = {"test_seen": "seen, test", "synthetic_unseen": "unseen, synthetic", "t
 Fields = Mapping[str, Any]
 
 
-def trade_off(curves: Fields) -> str:
-    """U against S over all penalties, and the teacher's scores, side by side."""
+def trade_off(curves: Fields, *, selects: bool) -> str:
+    """U against S over all penalties, and the teacher's scores, side by side.
+
+    Args:
+        curves: of `curves.json`.
+        selects: whether the test results chose the penalty.
+    """
+    use = "" if selects else ", there to judge the choice and never used for it"
     return section(
         "Seen against unseen",
         paragraph(
-            "Left: U and S of both classifiers for every penalty on the seen classes; a run is one point of its curve. "
-            "The ring, the largest H on the test images, is there to judge the choice and is never used. Right: the "
-            "teacher's score, by which seen and unseen images are told apart; synthetic rows should lie where test "
-            "images of unseen classes do."
+            "Left: U and S of both classifiers for every penalty on the seen classes; the disc is the chosen penalty, "
+            f"the ring the largest H on the test images{use}. Right: the teacher's score, by which seen and unseen "
+            "images are told apart; synthetic rows should lie where test images of unseen classes do."
         ),
         charts(_trade_off(curves["trade_off"]), _densities(curves["teacher_scores"])),
     )

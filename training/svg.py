@@ -22,13 +22,17 @@ def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> li
         count: how many to aim for.
         whole: whole numbers only.
     """
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    step = round_step((high - low) / count)
     if whole:
         step = max(1.0, step)
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def round_step(rough: float) -> float:
+    """The smallest of 1, 2 or 5 times a power of ten that is at least `rough`, which is above 0."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
 def number(value: float) -> str:
@@ -62,8 +66,7 @@ def axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
         margin = abs(low) / 10 or 1.0
         low, high = low - margin, high + margin
-    inner = ticks(low, high, count=4)
-    step = inner[1] - inner[0] if len(inner) > 1 else (high - low)
+    step = round_step((high - low) / 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     shown = [index * step for index in range(first, last + 1)]
     return shown[0], shown[-1], shown

@@ -36,7 +36,7 @@ def heat_map(
     cell = max(SMALLEST, min(LARGEST, SIDE / len(columns)))
     labelled = cell >= READABLE
     left = 12 + (6.6 * min(LETTERS, max(map(len, rows))) if labelled else 16)
-    top = 48 + (5.0 * min(LETTERS, max(map(len, columns))) if labelled else 0)
+    top = 48 + (5.7 * min(LETTERS, max(map(len, columns))) if labelled else 0)
     width, height = left + cell * len(columns), top + cell * len(rows)
     # Labels of columns lean to the right by 60 degrees, so the last one needs room beside the cells.
     room = max(60.0, 3.3 * min(LETTERS, len(columns[-1]))) if labelled else 4.0
@@ -52,15 +52,17 @@ def heat_map(
             f'x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" fill-opacity="{share:.3f}"/>'
         )
         if cell >= NUMBERED and share >= 0.005:
-            style = "over" if share > 0.55 else "within"
+            style = "over" if share > 0.8 else "within"
             parts.append(text(x + cell / 2, y + cell / 2 + 4, f"{100 * share:.0f}", style, anchor="middle"))
         parts.append("</g>")
     if len(columns) > len(rows):  # what follows the square is set off
         at = left + cell * len(rows)
         parts.append(f'<line class="edge" x1="{at:.1f}" x2="{at:.1f}" y1="{top:.1f}" y2="{height:.1f}"/>')
     if labelled:
+        size = min(11.5, 0.86 * cell)  # neighbouring labels do not touch
+        parts.append(f'<g font-size="{size:.1f}">')
         parts += [
-            text(left - 5, top + cell * (place + 0.5) + 4, _short(label), "axis", anchor="end")
+            text(left - 5, top + cell * (place + 0.5) + 0.35 * size, _short(label), "axis", anchor="end")
             for place, label in enumerate(rows)
         ]
         parts += [
@@ -68,6 +70,7 @@ def heat_map(
             f"{text(0, 0, _short(label), 'axis')}</g>"
             for place, label in enumerate(columns)
         ]
+        parts.append("</g>")
     return svg(title, width + room, height + 4, parts)
 
 

@@ -18,7 +18,7 @@ from tests.training import tiny
 from training import cli
 from training.report import method_title, report, write_report
 from training.run_dir import SCHEMA
-from training.svg import ticks
+from training.svg import axis, ticks
 from training.svg_bars import Bar, bar_chart
 from training.svg_heat import heat_map
 from training.svg_lines import Line, line_chart
@@ -108,7 +108,7 @@ def metrics() -> dict[str, Any]:
             "selection": "validation: pseudo-unseen <classes>",
             "test_used_for_selection": False,
             "metric": "mean per-class top-1",
-            "split": {"rule": "made up & small"},
+            "split": {"rule": "made up & small", "notes": ["leaks 3 rows", "so what"], "empty": []},
             "seed": 3,
             "data_hash": "d" * 64,
             "config_hash": "c" * 32,
@@ -180,7 +180,15 @@ def test_every_number_and_the_protocol(run: Path) -> None:
         at = page.cells.index(name)
         assert page.cells[at + 1 : at + 7] == [f"{value:.3f}" for value in scores.values()]
     assert page.cells[:7] == ["head", "U", "S", "H", "T1", "AUSUC", "ECE"]
-    for said in ("0.914", "0.601", "0.300", "0.812", "31 of 2 seen, 17 of 1 unseen", "made up & small", "d" * 64):
+    for said in (
+        "0.914",
+        "0.601",
+        "0.300",
+        "0.812",
+        "31 of 2 seen, 17 of 1 unseen",
+        "made up & small",
+        "leaks 3 rows; so what",
+    ):
         assert said in page.text
     assert "validation: pseudo-unseen <classes>" in page.text
     assert "test images used for selectionno" in page.text
@@ -393,7 +401,9 @@ def test_a_selection_by_test_images_is_said_aloud(tmp_path: Path) -> None:
     ):
         assert said in loud.text
     assert "pseudo-H" not in loud.text
-    assert "nothing was selected" not in loud.text
+    for said in ("nothing was selected", "never used for it"):
+        assert said not in loud.text
+    assert "never used for it" in quiet.text
 
 
 @pytest.mark.parametrize("folds", [1, 6, 7])
@@ -476,6 +486,22 @@ def test_long_lists_are_folded(run: Path, count: int) -> None:
 )
 def test_ticks(low: float, high: float, whole: bool, expected: list[float]) -> None:
     assert ticks(low, high, whole=whole) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.9, 0.98], [0.9, 0.92, 0.94, 0.96, 0.98]),
+        ([0.916, 0.997], [0.9, 0.95, 1.0]),
+        ([5.35, 8.68], [5, 6, 7, 8, 9]),
+        ([2.0, 2.0], [1.8, 1.9, 2.0, 2.1, 2.2]),
+        ([0.0], [-1, -0.5, 0, 0.5, 1]),
+    ],
+)
+def test_axes_end_at_round_values(values: list[float], expected: list[float]) -> None:
+    low, high, shown = axis(values)
+    assert shown == pytest.approx(expected)
+    assert (low, high) == pytest.approx((expected[0], expected[-1]))
 
 
 def coordinates(chart: str, style: str) -> list[tuple[float, float]]:
