@@ -1,11 +1,11 @@
 """From a class's attributes to its embeddings, as export, service and tests all compute them.
 
-N: samples, K: noise dimension, A: attributes, Z: embedding dimension.
+C: classes, N: samples, K: noise dimension, A: attributes, Z: embedding dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,9 +44,9 @@ def class_embeddings(
     Raises:
         AttributesError: the networks give no finite embedding for these attributes.
     """
-    noise = class_noise(bundle_id, class_id, head.samples, head.noise_dimension)
-    described = np.broadcast_to(vocabulary.normalise(attributes), (head.samples, len(vocabulary)))
-    embeddings = synthesizer(noise, np.ascontiguousarray(described))
+    embeddings: Float32 = many_class_embeddings(
+        synthesizer, bundle_id=bundle_id, classes=[(class_id, attributes)], vocabulary=vocabulary, head=head
+    )[0]
     if not np.isfinite(embeddings).all():
         raise AttributesError(
             "no class can be made from these attributes",
@@ -57,3 +57,29 @@ def class_embeddings(
             ],
         )
     return embeddings
+
+
+def many_class_embeddings(
+    synthesizer: Synthesizer,
+    *,
+    bundle_id: str,
+    classes: Sequence[tuple[str, ArrayLike]],
+    vocabulary: Vocabulary,
+    head: HeadSpec,
+) -> Float32:
+    """Synthesised embeddings of C classes in one call of the networks; of each what it would have alone.
+
+    Args:
+        synthesizer: runs `synthesizer.onnx`.
+        bundle_id: id of the bundle; with a class's id the key of its noise.
+        classes: ids with A numbers each, at least one.
+        vocabulary: of the bundle.
+        head: of the bundle; gives the number of samples.
+
+    Returns:
+        float32 [C, N, Z]; not finite where the networks give nothing for a class.
+    """
+    noise = [class_noise(bundle_id, class_id, head.samples, head.noise_dimension) for class_id, _ in classes]
+    described = vocabulary.normalise([np.asarray(attributes) for _, attributes in classes])
+    embeddings = synthesizer(np.concatenate(noise), np.repeat(described, head.samples, axis=0))
+    return embeddings.reshape(len(classes), head.samples, -1)

@@ -13,6 +13,7 @@ from model.preprocess import preprocess
 from model.synthesis import class_embeddings
 from service.engine import OnnxEngine
 from service.snapshot import Snapshot
+from service.table import KnownClass
 from training.demo.dataset import draw_jpeg
 from training.demo.world import EXTRA, SEEN, UNSEEN, VisualClass
 from training.metrics import GzslScores, evaluate
@@ -57,7 +58,7 @@ def test_registered_classes_are_recognised(bundle: Bundle) -> None:
     engine = OnnxEngine(bundle, threads=2)
     snapshot = Snapshot.of_bundle(bundle)
     manifest = bundle.manifest
-    for kind in EXTRA:
+    for version, kind in enumerate(EXTRA, 1):
         attributes = tuple(kind.attributes().tolist())
         embeddings = class_embeddings(
             engine.synthesize,
@@ -68,7 +69,8 @@ def test_registered_classes_are_recognised(bundle: Bundle) -> None:
             head=manifest.head,
         )
         entry = ClassEntry(id=kind.id, name=kind.name, kind="unseen", attributes=attributes)
-        snapshot = snapshot.with_class(entry, bundle.head.row(embeddings), 1)
+        known = KnownClass(entry=entry, registry_version=version)
+        snapshot = snapshot.with_changes(version, [(kind.id, (known, bundle.head.row(embeddings)))])
     accuracies = [fresh_accuracy(engine, bundle, snapshot, kind) for kind in EXTRA]
     assert np.mean(accuracies) >= 0.6, dict(zip([k.id for k in EXTRA], accuracies, strict=True))
 
@@ -80,7 +82,8 @@ def fresh_accuracy(engine: OnnxEngine, bundle: Bundle, snapshot: Snapshot, kind:
     ]
     logits = engine.embed(np.stack(images)).embedding @ snapshot.weight.T + snapshot.bias
     probabilities = bundle.manifest.calibration.probabilities(logits, snapshot.seen)
-    return float((probabilities.argmax(axis=1) == snapshot.position[kind.id]).mean())
+    ids = [known.entry.id for known in snapshot.classes]
+    return float((probabilities.argmax(axis=1) == ids.index(kind.id)).mean())
 
 
 def fresh_scores(bundle: Bundle, snapshot: Snapshot) -> GzslScores:
