@@ -101,9 +101,10 @@ class Solver:
             contents, rows = self._contents, self._rows
         if contents != contents_of(newest):
             return replace(newest, exact=False)
-        known = newest.classes
-        exact = [rows[k.entry.id] for k in known]
-        return Snapshot.build(newest.registry_version, known, exact, dimension=self._head.dimension)
+        by_id = {known.entry.id: known for known in newest.classes}
+        # In the order of the solution and not of the history, so that sums over classes round the same.
+        known = [by_id[class_id] for class_id in rows]
+        return Snapshot.build(newest.registry_version, known, [*rows.values()], dimension=self._head.dimension)
 
     def _run(self) -> None:
         while not self._closing:
