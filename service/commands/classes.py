@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import base64
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,13 +11,17 @@ from urllib.parse import quote
 import typer
 
 from model.classes import slug
-from model.errors import DataError, Problem
+from model.errors import DataError
+from service.commands.class_files import read_attributes, read_documents
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 
+Attributes = Annotated[
+    str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
+]
+ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
-_WORDS = ("id", "name", "class", "description")
 
 
 @app.command("list")
@@ -60,10 +64,8 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
 @app.command("add")
 def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
-    attributes: Annotated[
-        str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
-    ],
-    class_id: Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")] = None,
+    attributes: Attributes,
+    class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
     replace: Replace = False,
     url: Url = DEFAULT_URL,
@@ -75,7 +77,7 @@ def add_class(
 
     document: dict[str, Any] = {
         "name": name,
-        "attributes": _attributes(attributes),
+        "attributes": read_attributes(attributes),
         "description": description,
         "id": class_id,
     }
@@ -102,22 +104,83 @@ def remove_classes(class_ids: list[str], url: Url = DEFAULT_URL, key: Key = None
 def import_classes(
     file: Annotated[Path, typer.Argument(help="classes.csv (class, one column per attribute) or a JSON list.")],
     replace: Replace = False,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Send so many classes at a time, not all at once.")] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register every class of a file, one after another; stops at the first that is refused."""
-    from service.client import Client
+    """Register every class of a file as one version: all of them, or none where one is refused."""
+    from service.client import Client, ClientError
 
-    documents = _documents(file)
-    done = []
+    documents = [{k: v for k, v in document.items() if v is not None} for document in read_documents(file)]
+    mode, size = "upsert" if replace else "create", chunk or max(len(documents), 1)
+    done: list[dict[str, Any]] = []
     with Client(url, key=key) as client:
-        for document in documents:
-            done.append(_send(client, document, replace))
+        for start in range(0, len(documents), size):
+            part = documents[start : start + size]
+            try:
+                answer = client.request("POST", "/classes:batch", json={"mode": mode, "classes": part})
+            except ClientError as error:
+                raise ClientError(f"{file}, classes {start} to {start + len(part) - 1}: {error}") from None
+            done += answer["classes"]
             if not as_json:
-                print_line(_added(done[-1]))
+                for item in answer["classes"]:
+                    print_line(_added(item))
     if as_json:
         print_json(done)
+
+
+@app.command("preview")
+def preview_class(
+    name: Annotated[str, typer.Argument(help="What people would call the class.")],
+    attributes: Attributes,
+    images: Annotated[
+        list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
+    ] = None,
+    class_id: ClassId = None,
+    neighbours: Annotated[int, typer.Option(min=1, max=50, help="Most classes in each list of neighbours.")] = 5,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what registering a class would do; nothing is stored."""
+    from service.client import Client
+
+    document = {"name": name, "attributes": read_attributes(attributes), "images": [_image(i) for i in images or ()]}
+    given = document if class_id is None else {**document, "id": class_id}
+    with Client(url, key=key) as client:
+        found = client.request("POST", "/classes:preview", params={"neighbours": neighbours}, json=given)
+    if as_json:
+        print_json(found)
+        return
+    print_line(f"{found['id']} {'would be replaced' if found['exists'] else 'is not taken'}{_notes(found)}")
+    columns = ("class", "kind", "cosine of attributes", "cosine of rows")
+    for field in ("nearest_by_attributes", "nearest_by_row"):
+        rows = [
+            (n["class_id"], n["kind"], f"{n['attribute_cosine']:.3f}", f"{n['row_cosine']:.3f}") for n in found[field]
+        ]
+        print_table(columns, rows)
+    confusion = found["confusion"]
+    print_table(("wins its embeddings", "share"), [(w["class_id"], f"{w['share']:.3f}") for w in confusion["won"]])
+    losses = [
+        (t["class_id"], f"{t['before']:.3f}", f"{t['after']:.3f}", f"{t['taken']:.3f}") for t in confusion["taken"]
+    ]
+    print_table(("would lose", "wins today", "would win", "taken"), losses)
+    for result in found["results"]:
+        best = result.get("predictions")
+        words = result["error"]["detail"] if best is None else ", ".join(_prediction(p) for p in best)
+        print_line(f"{result['id']}: {words}")
+
+
+def _prediction(prediction: dict[str, Any]) -> str:
+    return f"{prediction['class_id']} {prediction['probability']:.3f}"
+
+
+def _image(file: Path) -> dict[str, str]:
+    try:
+        return {"id": file.name, "data": base64.b64encode(file.read_bytes()).decode()}
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
 
 
 def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any]:
@@ -131,87 +194,20 @@ def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any
 
 
 def _added(answer: dict[str, Any]) -> str:
+    return f"{answer['id']} is in version {answer['registry_version']}{_notes(answer)}"
+
+
+def _notes(answer: dict[str, Any]) -> str:
     notes = [
         f"{len(answer[field])} attributes {words}"
         for field, words in (("filled", "took their mean"), ("out_of_range", "are beyond the training classes"))
         if answer[field]
     ]
-    return f"{answer['id']} is in version {answer['registry_version']}" + "".join(f"; {note}" for note in notes)
+    near = [n["class_id"] for n in answer["near_duplicates"]]
+    if near:
+        notes.append(f"almost the same as {', '.join(near)}")
+    return "".join(f"; {note}" for note in notes)
 
 
 def _path(class_id: str) -> str:
     return f"/classes/{quote(class_id, safe='')}"
-
-
-def _attributes(text: str) -> Any:
-    """The attributes of the flag: JSON, a file with JSON, or name=number pairs."""
-    if text.startswith("@"):
-        return _json(Path(text[1:]))
-    if text.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise DataError(f"--attributes is not JSON: {error}") from None
-    values, problems = {}, []
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, number = pair.rpartition("=")
-        try:
-            values[name.strip()] = float(number) if equals else float("")
-        except ValueError:
-            problems.append(Problem(pointer="--attributes", detail=f"expected name=number, got {pair!r}"))
-    if problems:
-        raise DataError("the attributes cannot be read", problems)
-    return values
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}") from None
-
-
-def _documents(file: Path) -> list[dict[str, Any]]:
-    """The classes of a JSON list or of a CSV file like the training's `classes.csv`."""
-    if file.suffix.lower() == ".json":
-        found = _json(file)
-        if not isinstance(found, list) or not all(isinstance(item, dict) and "name" in item for item in found):
-            raise DataError(f"{file}: expected a JSON list of objects with a name")
-        return found
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows = list(reader)
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not CSV: {error}") from None
-    if not rows or not {"name", "class"} & set(rows[0]):
-        raise DataError(f"{file}: expected a header with the column class or name, and a row per class")
-    problems: list[Problem] = []
-    documents = [_from_row(row, f"{file}:{line}", problems) for line, row in enumerate(rows, 2)]
-    if problems:
-        raise DataError("the classes cannot be read", problems)
-    return documents
-
-
-def _from_row(row: dict[Any, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
-    if None in row or None in row.values():
-        problems.append(Problem(pointer=where, detail="expected as many cells as the header has"))
-        return {}
-    attributes = {}
-    for column, cell in row.items():
-        if column in (*_WORDS, "split"):
-            continue
-        try:
-            attributes[column] = float(cell)
-        except ValueError:
-            problems.append(Problem(pointer=where, detail=f"expected a number for {column}, got {cell!r}"))
-    return {
-        "id": row.get("id") or None,
-        "name": row.get("name") or row["class"],
-        "description": row.get("description"),
-        "attributes": attributes,
-    }

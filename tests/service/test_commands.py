@@ -124,12 +124,50 @@ def test_classes_are_imported_from_csv_and_json(fresh: Server, tmp_path: Path) -
             [["class", "split", *NAMES], ["violet", "unseen", *VIOLET], ["Light Grey", "unseen", 0.8, 0.8, 0.8]]
         )
     done = json.loads(ran("classes", "import", table, "--json", "--url", fresh.url))
-    assert [(c["id"], c["attributes"]) for c in done] == [("violet", list(VIOLET)), ("light-grey", [0.8, 0.8, 0.8])]
+    assert [(c["id"], c["status"]) for c in done] == [("violet", "created"), ("light-grey", "created")]
+    listed_now = {c["id"]: c["attributes"] for c in fresh.request("GET", "/classes").json()["classes"]}
+    assert (listed_now["violet"], listed_now["light-grey"]) == (list(VIOLET), [0.8, 0.8, 0.8])
 
     listed = tmp_path / "classes.json"
     listed.write_text(json.dumps([{"name": "Violet", "attributes": {"red": 1, "blue": 1, "green": 0}}]))
     assert "exists" in failed("classes", "import", listed, "--url", fresh.url)
     assert ran("classes", "import", listed, "--replace", "--url", fresh.url).startswith("violet is in version")
+
+
+def test_a_file_is_imported_whole_or_not_at_all(fresh: Server, tmp_path: Path) -> None:
+    def version() -> int:
+        found: int = fresh.request("GET", "/registry").json()["registry_version"]
+        return found
+
+    listed = tmp_path / "classes.json"
+    good = [{"name": f"Grey {i}", "attributes": [0.1 * i, 0.5, 0.5]} for i in range(4)]
+    listed.write_text(json.dumps([*good, {"name": "Bad", "attributes": {"rde": 1}}]))
+    before = version()
+    said = failed("classes", "import", listed, "--url", fresh.url)
+    assert "/classes/4/attributes/rde: no such attribute in the vocabulary; did you mean red?" in said
+    assert version() == before
+    listed.write_text(json.dumps(good))
+    said = ran("classes", "import", listed, "--url", fresh.url)
+    assert version() == before + 1
+    assert said.count(f"is in version {before + 1}") == 4
+    listed.write_text(json.dumps([{**c, "description": "new"} for c in good]))
+    ran("classes", "import", listed, "--replace", "--chunk", 3, "--url", fresh.url)
+    assert version() == before + 3
+
+
+def test_a_class_is_tried_out(fresh: Server, images: list[Path]) -> None:
+    before = fresh.request("GET", "/registry").json()
+    wanted = ("classes", "preview", "Violet", "--attributes", "red=0.9,blue=0.9,green=0", "--url", fresh.url)
+    said = ran(*wanted, "--image", images[1], "--neighbours", 2)
+    for words in ("violet is not taken", "cosine of rows", "bluish", "violet.png: violet 1.000"):
+        assert words in said
+    found = json.loads(ran(*wanted, "--id", "bluish", "--json"))
+    assert (found["exists"], found["results"]) == (True, [])
+    assert "almost the same as reddish" in ran(
+        "classes", "preview", "R", "--attributes", "[0.5,0,0]", "--url", fresh.url
+    )
+    assert "none.png" in failed(*wanted, "--image", images[0].parent / "none.png")
+    assert fresh.request("GET", "/registry").json() == before
 
 
 @pytest.mark.parametrize(

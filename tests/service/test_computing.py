@@ -1,0 +1,72 @@
+"""Rows of many classes at once: the same numbers as one after another, in few calls of the networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import Bundle
+from model.classes import ClassEntry
+from model.errors import AttributesError
+from service.computing import compute_row, compute_rows
+from service.engine import Engine, OnnxEngine
+from tests.service import tiny
+
+
+class Counting:
+    """The synthesizer in NumPy; counts the rows of each call."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def embed(self, images):
+        raise AssertionError("no image is embedded here")
+
+    def synthesize(self, noise, attributes):
+        self.rows.append(len(noise))
+        return tiny.synthesize(noise, attributes)
+
+
+def entries(count: int) -> list[ClassEntry]:
+    numbers = np.random.default_rng(5).random((count, tiny.A)).tolist()
+    return [ClassEntry(id=f"c{i}", name="x", kind="unseen", attributes=tuple(a)) for i, a in enumerate(numbers)]
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_dir: Path) -> Bundle:
+    return Bundle.load(bundle_dir)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 250])
+@pytest.mark.parametrize("onnx", [False, True])
+def test_rows_are_those_of_each_class_alone(bundle: Bundle, count: int, onnx: bool) -> None:
+    engine: Engine = OnnxEngine(bundle, threads=1) if onnx else Counting()
+    many = entries(count)
+    together = compute_rows(bundle, engine, many)
+    assert len(together) == count
+    for entry, made in zip(many, together, strict=True):
+        alone = compute_row(bundle, engine, entry)
+        assert not isinstance(made, AttributesError)
+        assert (made.row.weight.tobytes(), made.row.bias) == (alone.row.weight.tobytes(), alone.row.bias)
+
+
+def test_the_networks_run_a_few_times_only(bundle: Bundle) -> None:
+    engine = Counting()
+    compute_rows(bundle, engine, entries(250))
+    assert len(engine.rows) == 3
+    assert sum(engine.rows) == 250 * tiny.HEAD.samples
+    assert max(engine.rows) <= 2048
+
+
+def test_only_the_class_that_is_too_far_has_no_row(bundle: Bundle) -> None:
+    near, far = entries(1)[0], ClassEntry(id="far", name="x", kind="unseen", attributes=(1e30, 0.0, 0.0))
+    first, second, third = compute_rows(bundle, Counting(), [near, far, near])
+    assert isinstance(second, AttributesError)
+    assert [p.pointer for p in second.problems] == ["/attributes"]
+    for made in (first, third):
+        assert not isinstance(made, AttributesError)
+        assert made.row.weight.tobytes() == compute_row(bundle, Counting(), near).row.weight.tobytes()
+    with pytest.raises(AttributesError):
+        compute_row(bundle, Counting(), far)
