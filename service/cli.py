@@ -8,7 +8,7 @@ import typer
 
 from model import __version__
 from model.errors import D3GZSLError
-from service.commands import bundle, classes, classify, keys, serve
+from service.commands import bundle, classes, classify, keys, registry, serve
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ app.command()(serve.serve)
 app.command()(classify.classify)
 app.add_typer(classes.app, name="classes")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(registry.app, name="registry")
 app.add_typer(keys.app, name="keys")
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.errors import D3GZSLError, InvalidInputError, Problem
-from model.head import Row, check_class_count
-from service.computing import Computed, compute_row
+from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
+from model.head import check_class_count
+from service.computing import Computed, compute_rows
 from service.edits import ANY, Create, Describe, Edit, Precondition, Put, Remove
 from service.engine import Engine
 from service.errors import (
@@ -20,7 +19,6 @@ from service.errors import (
     ClassExistsError,
     InvalidBatchError,
     PreconditionError,
-    RegistryError,
     RegistryReplacedError,
     UnknownClassError,
 )
@@ -28,8 +26,9 @@ from service.registry.appending import Appending
 from service.registry.change import Change, Operation, Step, Version
 from service.registry.history import changes_back_to, list_versions
 from service.registry.log import ChangeLog
+from service.replay import Replay
 from service.snapshot import Snapshot
-from service.table import KnownClass, Table
+from service.table import KnownClass
 
 __all__ = ["ANY", "Precondition", "Registrar", "Stored"]
 
@@ -58,7 +57,8 @@ class Registrar:
         self._bundle, self._engine, self._log = bundle, engine, log
         self._lock = threading.Lock()
         self._observers: list[Callable[[], None]] = []
-        self._snapshot = self._load()
+        self._replay = Replay(bundle)
+        self._snapshot = self._replay.load(log)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -166,9 +166,9 @@ class Registrar:
         with self._lock:
             former = self._snapshot
             try:
-                snapshot = self._after(former, self._log.since(former.registry_version))
+                snapshot = self._replay.after(former, self._log.since(former.registry_version))
             except RegistryReplacedError:
-                snapshot = self._load()
+                snapshot = self._replay.load(self._log)
             self._snapshot = snapshot
         if snapshot is not former:
             self._tell()
@@ -210,28 +210,21 @@ class Registrar:
                     decided.append((i, decision))
         _raise(failures, len(edits), single=single)
         self._check_room(snapshot, [decision for _, decision in decided])
-        changes = []
-        for i, decision in decided:
-            try:
-                changes.append(self._change(snapshot, decision, computed))
-            except D3GZSLError as error:
-                failures[i] = error
+        missing = [(i, d) for i, d in decided if isinstance(d, ClassEntry) and d.id not in computed]
+        rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing])
+        for (i, entry), made in zip(missing, rows, strict=True):
+            if isinstance(made, AttributesError):
+                failures[i] = made
+            else:
+                computed[entry.id] = made
         _raise(failures, len(edits), single=single)
-        return changes
+        return [_change(snapshot, decision, computed) for _, decision in decided]
 
     def _check_room(self, snapshot: Snapshot, decisions: Sequence[Change | ClassEntry]) -> None:
         """Raise TooManyClassesError where the head would not be solved for so many classes."""
         new = sum(isinstance(d, ClassEntry) and snapshot.get(d.id) is None for d in decisions)
         removed = sum(isinstance(d, Change) and d.entry is None for d in decisions)
         check_class_count(self._bundle.head.kind, len(snapshot) + new - removed)
-
-    def _change(self, snapshot: Snapshot, decision: Change | ClassEntry, computed: dict[str, Computed]) -> Change:
-        if isinstance(decision, Change):
-            return decision if decision.row_at is None else replace(decision, row=snapshot.row(decision.class_id))
-        if decision.id not in computed:
-            computed[decision.id] = compute_row(self._bundle, self._engine, decision)
-        made = computed[decision.id]
-        return Change(operation="put", class_id=decision.id, entry=decision, row=made.row, embeddings=made.embeddings)
 
     def _changes_back(self, log: Appending, snapshot: Snapshot, version: int) -> list[Change]:
         """What makes the table that of a former version; nothing for classes that are as they were."""
@@ -256,14 +249,14 @@ class Registrar:
         """The snapshot of the last committed version, when nobody else can make the next one."""
         with self._lock:
             former = self._snapshot
-            self._snapshot = self._after(former, self._log.since(former.registry_version, within=log))
+            self._snapshot = self._replay.after(former, self._log.since(former.registry_version, within=log))
             return self._snapshot
 
     def _publish(self, before: Snapshot, step: Step) -> Snapshot:
         """Show a version that is on disk; returns its snapshot, also where others have made newer ones meanwhile."""
         with self._lock:
             newest = self._snapshot
-            after = newest if newest.registry_version == step.version else self._after(before, [step])
+            after = newest if newest.registry_version == step.version else self._replay.after(before, [step])
             if after.registry_version > newest.registry_version:
                 self._snapshot = after
         self._tell()
@@ -273,48 +266,12 @@ class Registrar:
         for observer in self._observers:
             observer()
 
-    def _load(self) -> Snapshot:
-        dimension = self._bundle.manifest.head.dimension
-        table = Table(dimension)
-        with self._log.loading() as (version, changes):
-            table.extend(version, self._bundled_and(changes))
-        return Snapshot(registry_version=version, table=table, length=len(table))
 
-    def _bundled_and(
-        self, changes: Iterator[tuple[int, Change]]
-    ) -> Iterator[tuple[str, tuple[KnownClass, Row] | None]]:
-        for entry in self._bundle.manifest.classes:
-            yield entry.id, (KnownClass(entry=entry, registry_version=0), self._bundled_rows[entry.id])
-        for version, change in changes:
-            yield change.class_id, self._known(change, version)
-
-    def _after(self, snapshot: Snapshot, steps: Iterable[Step]) -> Snapshot:
-        """The snapshot after further versions.
-
-        Raises:
-            RegistryError: one does not fit what came before it.
-        """
-        for step in steps:
-            try:
-                edits = [(change.class_id, self._known(change, step.version)) for change in step.changes]
-                snapshot = snapshot.with_changes(step.version, edits)
-            except KeyError as error:
-                raise RegistryError(
-                    f"version {step.version} of the registry changes {error.args[0]!r}, which does not exist"
-                ) from None
-        return snapshot
-
-    def _known(self, change: Change, version: int) -> tuple[KnownClass, Row] | None:
-        if change.entry is None:
-            return None
-        known = KnownClass(entry=change.entry, registry_version=version, row_at=change.row_at)
-        return known, change.row or self._bundled_rows[change.class_id]
-
-    @cached_property
-    def _bundled_rows(self) -> Mapping[str, Row]:
-        """The rows that the bundle brought, by class."""
-        rows = zip(self._bundle.manifest.classes, self._bundle.weight, self._bundle.bias, strict=True)
-        return {entry.id: Row(weight, float(bias)) for entry, weight, bias in rows}
+def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Mapping[str, Computed]) -> Change:
+    if isinstance(decision, Change):
+        return decision if decision.row_at is None else replace(decision, row=snapshot.row(decision.class_id))
+    made = computed[decision.id]
+    return Change(operation="put", class_id=decision.id, entry=decision, row=made.row, embeddings=made.embeddings)
 
 
 def _there(snapshot: Snapshot, class_id: str) -> KnownClass:

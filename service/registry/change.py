@@ -6,7 +6,7 @@ N: synthesised samples, Z: embedding dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from model.classes import ClassEntry
@@ -68,3 +68,8 @@ class Version:
 
 
 CLASS_IDS_SHOWN = 100
+
+
+def in_utc(time: datetime) -> datetime:
+    """A time as databases give it back, some of them without its zone, which then is UTC."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC
 from typing import cast
 
 import sqlalchemy as sa
 
 from service.errors import UnknownVersionError
-from service.registry.change import CLASS_IDS_SHOWN, Change, Operation, Version
+from service.registry.change import CLASS_IDS_SHOWN, Change, Operation, Version, in_utc
 from service.registry.log import AT_ONCE, WITH_ROWS, ChangeLog
 from service.registry.tables import changes, registry, versions
 
@@ -49,7 +48,7 @@ def list_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[Version, .
         Version(
             version=row.version,
             operation=cast(Operation, row.operation),
-            made_at=row.made_at.replace(tzinfo=UTC) if row.made_at.tzinfo is None else row.made_at,
+            made_at=in_utc(row.made_at),
             changes=row.changes,
             class_ids=tuple(ids[row.version]),
             source=row.source,

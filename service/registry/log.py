@@ -134,6 +134,16 @@ class ChangeLog:
             raise RegistryError(f"the registry {self.database.name} has no embeddings at position {missing[0]}")
         return found
 
+    @property
+    def base(self) -> int:
+        """The last version that was made for another bundle; 0 where there was none.
+
+        Raises:
+            StorageError: the database refuses.
+        """
+        with self.database.reading() as connection:
+            return int(self._head(connection, any_generation=True).base)
+
     def close(self) -> None:
         """Close the database."""
         self.database.close()

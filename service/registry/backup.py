@@ -1,0 +1,183 @@
+"""A whole registry as one file, the same for every database: a line of JSON for each version and each change.
+
+The first line says what the file is, the last one has the SHA-256 of all others.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from model.errors import DataError
+from service.errors import RegistryError
+from service.registry.audit import audit
+from service.registry.change import in_utc
+from service.registry.database import Database
+from service.registry.log import AT_ONCE
+from service.registry.tables import changes, head_rows, registry, versions
+
+FORMAT = "d3gzsl-registry-backup"
+FORMAT_VERSION = 1
+_HEAD = ("bundle_id", "version", "position", "base", "vocabulary")
+_BYTES = ("weight", "embeddings")
+
+
+def write_backup(database: Database, file: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the registry as it is at one moment, also while services use it; returns the first line.
+
+    Raises:
+        DataError: the file exists, or cannot be written.
+        RegistryError: there is no registry.
+        StorageError: the database refuses.
+    """
+    if file.exists() and not overwrite:
+        raise DataError(f"{file} exists already; choose another place or pass --overwrite")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as stream, database.reading() as connection:
+            digest = hashlib.sha256()
+            lines = _lines(connection)
+            first = next(lines)
+            for line in _chain(first, lines):
+                data = json.dumps(line, sort_keys=True).encode() + b"\n"
+                digest.update(data)
+                stream.write(data)
+            stream.write(json.dumps({"sha256": digest.hexdigest()}).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(file)
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return first
+
+
+def read_backup(database: Database, file: Path, *, replace: bool = False) -> dict[str, Any]:
+    """Make a registry what a backup says, all or nothing; returns the backup's first line.
+
+    Args:
+        database: with an empty registry, or with any where `replace` is set.
+        file: from :func:`write_backup`.
+        replace: forget what the registry holds.
+
+    Raises:
+        DataError: the file is not a whole backup.
+        RegistryError: the registry is not empty.
+        StorageError: the database refuses; nothing was changed.
+    """
+    try:
+        with file.open("rb") as stream, database.writing() as connection:
+            head = connection.execute(sa.select(registry).with_for_update()).one_or_none()
+            if head is not None and head.version > 0 and not replace:
+                raise RegistryError(
+                    f"the registry {database.name} has {head.version} versions already; restore into another one, "
+                    "or pass --replace to forget them"
+                )
+            for table in (registry, versions, changes, head_rows):
+                connection.execute(sa.delete(table))
+            lines = _verified(file, stream)
+            first = next(lines)
+            connection.execute(
+                sa.insert(registry).values(id=1, generation=uuid.uuid4().hex, **{name: first[name] for name in _HEAD})
+            )
+            while some := list(islice(lines, AT_ONCE)):
+                _insert(connection, some)
+            found = audit(connection)
+            if found.findings:
+                raise DataError(f"{file} holds a registry that is not whole: {'; '.join(found.findings)}")
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise DataError(f"{file} is not a backup of this form: {error!r}") from None
+    return first
+
+
+def _lines(connection: sa.Connection) -> Iterator[dict[str, Any]]:
+    head = connection.execute(sa.select(registry)).one_or_none()
+    if head is None:
+        raise RegistryError("there is no registry in this database")
+    yield {"format": FORMAT, "format_version": FORMAT_VERSION, **{name: getattr(head, name) for name in _HEAD}}
+    streaming = connection.execution_options(yield_per=AT_ONCE)
+    for row in streaming.execute(sa.select(versions).order_by(versions.c.version)).mappings():
+        yield {"version": {**row, "made_at": in_utc(row["made_at"]).isoformat()}}
+    own = head_rows.c.position == changes.c.position
+    query = sa.select(changes, head_rows.c.weight, head_rows.c.bias, head_rows.c.embeddings)
+    for row in streaming.execute(
+        query.select_from(changes.outerjoin(head_rows, own)).order_by(changes.c.position)
+    ).mappings():
+        change = {column.name: row[column.name] for column in changes.columns}
+        if row["weight"] is not None:
+            change["row"] = {"bias": row["bias"], **{name: _text(row[name]) for name in _BYTES}}
+        yield {"change": change}
+
+
+def _verified(file: Path, stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The lines of a backup but the last, which must fit them."""
+    digest, expected, before = hashlib.sha256(), None, b""
+    for number, data in enumerate(stream, start=1):
+        line = json.loads(data)
+        if number == 1 and (line.get("format"), line.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            raise DataError(f"{file} is not a backup of a registry in the form {FORMAT_VERSION}")
+        if expected is not None:
+            raise DataError(f"{file}: expected nothing behind the line with the sha256, got line {number}")
+        if before:
+            digest.update(before)
+        before = data
+        if "sha256" in line:
+            expected = line["sha256"]
+        else:
+            yield line
+    if expected is None:
+        raise DataError(f"{file} is cut off: the line with the sha256 is missing")
+    if digest.hexdigest() != expected:
+        raise DataError(f"{file} is damaged: expected sha256 {expected}, got {digest.hexdigest()}")
+
+
+def _insert(connection: sa.Connection, lines: list[dict[str, Any]]) -> None:
+    made = [line["version"] for line in lines if "version" in line]
+    changed = [line["change"] for line in lines if "change" in line]
+    rows = [
+        {
+            "position": change["position"],
+            "bias": change["row"]["bias"],
+            **{name: _data(change["row"][name]) for name in _BYTES},
+        }
+        for change in changed
+        if "row" in change
+    ]
+    for table, records in (
+        (versions, [{**version, "made_at": datetime.fromisoformat(version["made_at"])} for version in made]),
+        (changes, [{k: v for k, v in change.items() if k != "row"} for change in changed]),
+        (head_rows, rows),
+    ):
+        if records:
+            connection.execute(sa.insert(table), records)
+
+
+def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield first
+    yield from rest
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def _data(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text, validate=True)
