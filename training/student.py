@@ -44,7 +44,6 @@ def student_terms(
     if not any(weights.values()):
         return {}
     z, logits = student(torch.cat([batch.synthetic, batch.real]))
-    scores = teacher.score(batch.synthetic) if weights["od"] else None
     labels = torch.cat([batch.synthetic_labels, batch.real_labels])
     count = len(batch.synthetic)
     terms: dict[str, Tensor] = {}
@@ -58,12 +57,14 @@ def student_terms(
             terms["be"] = losses.embedding_distillation(
                 batch.teacher.embeddings, z[count:], batch.real_labels, config.be_form
             )
-        if scores is not None:
+        if weights["od"]:
+            # The confidence divides by the spread of the real rows' scores, which may be less than bfloat16 resolves.
+            scores = teacher.score(at_least_float32(batch.synthetic))
             domain = torch.arange(len(labels), device=labels.device) < count
             terms["od"] = losses.ood_distillation(
                 logits,
                 student.ood_head,
-                student.confidence(torch.cat([at_least_float32(scores), batch.teacher.scores])),
+                student.confidence(torch.cat([scores, batch.teacher.scores])),
                 labels if config.ood_target == "class" else domain,
                 config.od_form,
             )
