@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 AGREEMENT = 1e-3  # relative; float32 sums in different orders
+LEAST_S, MOST_REPEATS = 2.0, 50  # short cases are repeated more often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Case:
 
 
 def compare(case: Case, *, repeats: int, device: torch.device) -> dict[str, Any]:
-    """Medians in seconds and their ratio.
+    """Medians in seconds of at least `repeats` repetitions, and their ratio.
 
     Raises:
         RuntimeError: the two forms do not compute the same.
@@ -51,8 +52,8 @@ def compare(case: Case, *, repeats: int, device: torch.device) -> dict[str, Any]
         if not difference < AGREEMENT:
             raise RuntimeError(f"{case.name}: the forms differ, plain {plain} and fast {fast}")
     seconds: dict[str, list[float]] = {"plain": [], "fast": []}
-    for form in ("plain", "fast"):
-        getattr(case, form)()  # once for allocators and lazy initialisation
+    once = [timed(getattr(case, form), device) for form in seconds]  # for allocators and lazy initialisation, too
+    repeats = max(repeats, min(MOST_REPEATS, int(LEAST_S / sum(once))))
     for _ in range(repeats):
         for form, taken in seconds.items():
             scale = case.scale if form == "plain" else 1.0

@@ -204,6 +204,18 @@ def test_gradient_penalty(rows: int, dim: int, _classes: int) -> None:
     close(losses.gradient_penalty(gradients), sum((length - 1) ** 2 for length in lengths) / rows)
 
 
+@pytest.mark.parametrize(("rows", "dim", "_classes"), SIZES)
+def test_gaussian_kl(rows: int, dim: int, _classes: int) -> None:
+    """Of independent numbers: the sum of KL(N(m, v) || N(0, 1)) = (m^2 + v - 1 - ln v)/2."""
+    mean, log_variance = embeddings(rows, dim, 16), 2 * normal(rows, dim, seed=17)
+    log_variance[-1] = 0
+    total = 0.0
+    for means, logs in zip(mean.tolist(), log_variance.tolist(), strict=True):
+        total += sum((m * m + math.exp(v) - 1 - v) / 2 for m, v in zip(means, logs, strict=True))
+    close(losses.gaussian_kl(mean, log_variance), total / rows)
+    assert number(losses.gaussian_kl(0 * mean, 0 * log_variance)) == 0
+
+
 # --- values that follow from the formulas ---------------------------------------------------------
 
 
@@ -324,6 +336,7 @@ def _terms(form: Form) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, .
             (normal(rows, classes, seed=25), normal(rows, seed=26).sigmoid()),
         ),
         "gp": (losses.gradient_penalty, (normal(rows, 4, seed=27),)),
+        "kl to N(0, 1)": (losses.gaussian_kl, (normal(rows, 4, seed=28), normal(rows, 4, seed=29))),
     }
 
 
@@ -350,7 +363,7 @@ def test_gradients_of_pair_losses_are_those_of_autograd(shape: tuple[int, ...], 
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["cls", "kl", "be", "od", "gp"])
+@pytest.mark.parametrize("name", ["cls", "kl", "be", "od", "gp", "kl to N(0, 1)"])
 def test_gradients_are_those_of_finite_differences(name: str, form: Form) -> None:
     loss, inputs = _terms(form)[name]
     assert torch.autograd.gradcheck(loss, tuple(x.detach().clone().requires_grad_() for x in inputs))
