@@ -40,7 +40,8 @@ from training.dataset import Dataset, from_store
 from training.export import export
 from training.extraction import extract
 from training.features import FeatureStore
-from training.fit import code_commit, fit
+from training.commit import code_commit
+from training.fit import fit
 from training.metrics import harmonic_mean, per_class_accuracy
 from training.overrides import configured
 from training.own_data import read_own_data

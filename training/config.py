@@ -298,7 +298,7 @@ class TrainConfig:
         ):
             yield name, count, "at least 2", count >= 2
         used, folds = self.selection.used_folds, self.selection.folds
-        yield "selection.used_folds", used, f"0 (all) up to selection.folds, {folds}", 0 <= used <= folds
+        yield "selection.used_folds", used, f"0 (all) up to selection.folds, {folds}", 0 <= used <= max(folds, 0)
         yield (
             "selection.seen_fraction",
             self.selection.seen_fraction,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import time
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,40 @@ import torch
 from numpy.typing import NDArray
 
 from model.errors import DataError
+from training.begin import begin
+from training.best_on_test import STAGE, train_test_best
+from training.board import Board
+from training.checkpoints import LOG, PROGRESS, Checkpoints
 from training.config import TrainConfig
 from training.dataset import Dataset
-from training.gradients import gradient_shares
-from training.run_dir import LOG, Trained
+from training.epochs import FinalEpochs, FoldEpochs
+from training.evaluation import require_testable, testable
+from training.folds import fold_count
+from training.interruption import Interruption
+from training.monitor import Monitor
+from training.progress import OnStep
+from training.run_dir import Trained
 from training.scaler import Scaler
-from training.selection import make_task, measured_epochs, select
+from training.selection import Selected, make_task, select
 from training.task import Task
 from training.teacher import fit_teacher
-from training.trainer import Networks, train
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, epochs done and epochs in all."""
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a fit runs; none of it changes what is trained.
+
+    Attributes:
+        checkpoint_seconds: how often the state is kept at most; 0 keeps it after every epoch.
+        monitor: measure the final training on the test rows while it goes, where there are any.
+        tensorboard: write TensorBoard's events.
+        asked: whether to save and stop.
+    """
+
+    checkpoint_seconds: float = 60.0
+    monitor: bool = True
+    tensorboard: bool = False
+    asked: Interruption = field(default_factory=Interruption)
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,38 +72,56 @@ def fit(
     *,
     data: Mapping[str, Any],
     device: torch.device,
-    progress: Progress = lambda *_: None,
+    progress: OnStep = lambda _: None,
+    options: FitOptions | None = None,
 ) -> Trained:
-    """Select, train and save into a run directory.
+    """Select, train and save into a run directory; a run that was begun there and left is continued.
 
     Args:
-        dataset: test rows are not read.
+        dataset: its test rows are measured for people to see; only under `test-best` is anything chosen by them.
         config: hyper-parameters.
         run_dir: existing folder; `config.json`, `checkpoint.pt` and `log.jsonl` are written into it.
         data: how to build the data set again, kept in `config.json`.
         device: where to train.
         progress: told after each epoch.
+        options: how it runs.
+
+    Raises:
+        DataError: the run that was begun has other settings or data, and names what differs; or `test-best` without
+            test rows.
+        DivergedError: the training diverged; says where the last good checkpoint is.
+        Interrupted: somebody asked to stop, and the state is saved.
     """
-    with (run_dir / LOG).open("w", encoding="utf-8") as log:
-        started = time.monotonic()
-
-        def write(**fields: Any) -> None:
-            log.write(json.dumps({"seconds": round(time.monotonic() - started, 2), **fields}) + "\n")
-            log.flush()
-
-        def on_selection(fold: int, epoch: int, losses: Mapping[str, float]) -> None:
-            write(stage="selection", fold=fold, epoch=epoch, losses=losses)
-            progress("selection", fold * config.epochs + epoch, config.selection.folds * config.epochs)
-
-        selected = select(dataset, config, device, on_epoch=on_selection)
-        write(stage="selected", epochs=selected.epochs, shrinkage=selected.shrinkage, H=selected.validation["H"])
+    options = options or FitOptions()
+    record = begin(run_dir, config, {**data, "data_hash": dataset.data_hash, "split": dataset.split})
+    stages = _stages(config)
+    kept = Checkpoints(run_dir, stages, every_seconds=options.checkpoint_seconds, asked=options.asked)
+    with closing(kept.log), ExitStack() as opened:
+        if options.tensorboard:
+            board = opened.enter_context(closing(Board(run_dir, run_dir / LOG)))
+            kept.log.on_line.append(board.add)
         scaler = Scaler.fit(dataset.features[dataset.trainval])
         task = make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), scaler, device)
-        networks = _final(task, config, selected.epochs, write, progress)
+        final = FinalEpochs(task, config, kept, progress)
+        if config.selection.protocol == "test-best":
+            require_testable(dataset)
+            final.begin(STAGE, config.epochs)
+            selected, networks = train_test_best(dataset, task, scaler, config, kept, on_epoch=final.note)
+            _log_selected(kept, selected)
+        else:
+            selected = select(dataset, config, device, on_epoch=FoldEpochs(config, kept, progress), kept=kept)
+            choice = len(stages) - 2
+            if not kept.finished(choice):
+                _log_selected(kept, selected)
+                kept.finish(choice)
+            final.begin(choice + 1, selected.epochs)
+            if options.monitor and testable(dataset):
+                final.monitor = Monitor(dataset, task, scaler, selected, config)
+            networks = kept.train(choice + 1, task, config, epochs=selected.epochs, on_epoch=final.note)
         reference = held_out_scores(task, config)
     trained = Trained(
         config=config,
-        data={**data, "data_hash": dataset.data_hash, "split": dataset.split, "commit": code_commit()},
+        data=record,
         selected=selected,
         scaler=scaler,
         networks=networks,
@@ -89,18 +129,19 @@ def fit(
         attribute_dim=len(dataset.vocabulary),
     )
     trained.save(run_dir)
+    shutil.rmtree(run_dir / PROGRESS)
     return trained
 
 
-def _final(task: Task, config: TrainConfig, epochs: int, write: Callable[..., None], progress: Progress) -> Networks:
-    measured = measured_epochs(config)
+def _stages(config: TrainConfig) -> list[str]:
+    if config.selection.protocol == "test-best":
+        return ["the training"]
+    count = fold_count(config.selection)
+    return [*(f"fold {fold + 1} of {count}" for fold in range(count)), "the selection", "the final training"]
 
-    def on_epoch(epoch: int, networks: Networks, losses: dict[str, float]) -> None:
-        shares = gradient_shares(networks, task, config) if epoch in measured or epoch == 1 else {}
-        write(stage="final", epoch=epoch, losses=losses, **({"gradient_shares": shares} if shares else {}))
-        progress("training", epoch, epochs)
 
-    return train(task, config, epochs=epochs, on_epoch=on_epoch)
+def _log_selected(kept: Checkpoints, selected: Selected) -> None:
+    kept.log.write(stage="selected", epochs=selected.epochs, shrinkage=selected.shrinkage, H=selected.validation["H"])
 
 
 def held_out_scores(task: Task, config: TrainConfig) -> NDArray[np.float32]:
@@ -126,19 +167,3 @@ def without_d3(config: TrainConfig) -> TrainConfig:
     """The base generator with a plain student: L_cls only."""
     d3 = dataclasses.replace(config.d3, label_distillation=0.0, embedding_distillation=0.0, ood_distillation=0.0)
     return dataclasses.replace(config, d3=d3)
-
-
-def code_commit() -> str | None:
-    """Commit of the checkout that runs, if it is one and git is there."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],  # noqa: S607
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -12,7 +12,7 @@ from training.report_classes import per_class
 from training.report_curves import gradients, losses, progress, validation
 from training.report_figures import confusion, plane, trade_off
 from training.report_page import beside, definitions, page, paragraph, section, table
-from training.run_dir import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json
+from training.run_dir import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
 HEADS = {"lda": "lda on E_s (served)", "student": "C_s (the paper's student)"}
@@ -33,6 +33,7 @@ def report(run_dir: Path) -> str:
     resolved = read_json(run_dir / CONFIG)
     if resolved.get("schema") not in (SCHEMA, *OLDER_SCHEMAS):
         raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {resolved.get('schema')!r}")
+    refuse_unfinished(run_dir, resolved)
     metrics, curves = (read_json(file) if (file := run_dir / name).exists() else None for name in (METRICS, CURVES))
     log = _read_log(run_dir / LOG)
     try:

@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from training.gradients import INERT
+from training.measurement import STUDENT
 from training.report_page import charts, definitions, paragraph, section, table
-from training.selection import STUDENT
 from training.svg import number
 from training.svg_lines import Line, line_chart
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,15 @@ from model.bundle import sha256_of
 from model.calibration import Calibration
 from model.errors import DataError
 from model.networks.d3gzsl import Student, Teacher
+from training.checkpoints import LOG as LOG  # a file of a run directory like the others
 from training.config import TrainConfig
-from training.features import move_into_place
+from training.durable import renamed
 from training.generators import new_sampler
 from training.scaler import Scaler
 from training.selection import Selected
 from training.trainer import Networks
 
-CONFIG, CHECKPOINT, LOG = "config.json", "checkpoint.pt", "log.jsonl"
+CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 METRICS, CURVES, REPORT = "metrics.json", "curves.json", "report.html"  # of the test rows, where there are any
 SCHEMA = "d3gzsl-run/2"
 
@@ -87,7 +85,7 @@ class Trained:
             },
             "novelty_reference": torch.from_numpy(self.novelty_reference),
         }
-        with _renamed(run_dir / CHECKPOINT) as beside:
+        with renamed(run_dir / CHECKPOINT) as beside:
             torch.save(checkpoint, beside)
         write_json(run_dir / CONFIG, {**self.resolved(), "checkpoint_sha256": sha256_of(run_dir / CHECKPOINT)})
 
@@ -96,11 +94,12 @@ class Trained:
         """Read a finished run, tensors with `weights_only`.
 
         Raises:
-            DataError: a file is missing or has another form; names it.
+            DataError: the run has not finished, or a file is missing or has another form; names it.
         """
         fields = read_json(run_dir / CONFIG)
         if fields.get("schema") != SCHEMA:
             raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {fields.get('schema')!r}")
+        refuse_unfinished(run_dir, fields)
         checkpoint = _read_checkpoint(run_dir / CHECKPOINT, sha256=fields.get("checkpoint_sha256"))
         try:
             if not isinstance(fields["data"], dict):
@@ -165,44 +164,18 @@ def _networks(config: TrainConfig, shapes: Mapping[str, int]) -> Networks:
     )
 
 
-@contextmanager
-def new_run_dir(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` to write a run into, renamed to `out` at the end; removed if anything fails.
-
-    Raises:
-        DataError: `out` exists and is not a run, or is one and `overwrite` is not set.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / CONFIG).is_file():
-            raise DataError(f"--out {out}: exists and is not a run directory; choose another place")
-        if not overwrite:
-            raise DataError(f"--out {out}: exists already; choose another place or pass --overwrite")
-    out = out.resolve()  # a link stays a link, to the new run
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        beside.chmod(0o755)
-        yield beside
-        move_into_place(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def refuse_unfinished(run_dir: Path, fields: Mapping[str, Any]) -> None:
+    """Raise a DataError if `config.json` says that its run has not finished."""
+    if fields.get("finished") is False:
+        raise DataError(
+            f"{run_dir}: the run has not finished; continue it with `d3gzsl-train fit DATA --out {run_dir} --resume`"
+        )
 
 
 def write_json(file: Path, fields: Mapping[str, Any]) -> None:
     """Write JSON beside a file, then rename."""
-    with _renamed(file) as beside:
+    with renamed(file) as beside:
         beside.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _renamed(file: Path) -> Iterator[Path]:
-    """A place beside a file to write to, renamed to it at the end; removed if anything fails."""
-    beside = file.with_name(f"{file.name}.partial")
-    try:
-        yield beside
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """Model selection without test data: pseudo-unseen classes and held-out rows, both taken from trainval.
 
-Seen classes are dealt into folds. In each fold one group is hidden and described by attributes only, as unseen classes
-are, and a share of the other classes' rows is held out. Training length, shrinkage, seen penalty and temperature are
-those with the best mean pseudo-H over the folds; then everything is trained again on all of trainval.
+Training length, shrinkage, seen penalty and temperature are those with the best mean pseudo-H over the folds; then
+everything is trained again on all of trainval.
 
-N: held-out rows, C: classes of a fold, Z: embedding.
+N: held-out rows, C: classes of a fold, D: scaled features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +19,30 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from model.calibration import Calibration
-from model.errors import DataError
-from training.config import SelectionConfig, TrainConfig
+from training.checkpoints import Unkept
+from training.config import Protocol, TrainConfig
 from training.dataset import Dataset
-from training.heads import fit_heads
-from training.metrics import SeenUnseenCurve, auroc, seen_unseen_curve
+from training.folds import used_folds
+from training.measurement import STUDENT, HeldOut, Measurement
+from training.metrics import SeenUnseenCurve, seen_unseen_curve
 from training.scaler import Scaler
 from training.task import Task
-from training.trainer import Networks, train
+from training.trainer import Networks
 
-MIN_SEEN_CLASSES = 4  # two folds of two
 NEARLY_BEST = 0.005  # penalties within this much of the best mean H count as equally good
-STUDENT = "student"
+
+PROTOCOLS: Mapping[Protocol, str] = {
+    "validation": "validation: pseudo-unseen classes and held-out seen rows from trainval",
+    "test-best": "test-best: the best H on the test rows themselves, as papers report it",
+}
 
 Candidate = tuple[int, str]
 """Epochs and the head: `student` or `lda/<shrinkage>`."""
+
+Scores = dict[str, float]
+"""U, S and H."""
+
+OnFoldEpoch = Callable[[int, int, Mapping[str, float], Scores | None], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,45 +73,6 @@ class Selected:
     validation: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Fold:
-    """Rows and classes of one fold, as indices into the data set."""
-
-    train: NDArray[np.int64]
-    held: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    hidden: NDArray[np.int64]
-
-
-def folds(dataset: Dataset, config: SelectionConfig, seed: int) -> Iterator[Fold]:
-    """Deal the seen classes into folds; every seen class is hidden exactly once.
-
-    Raises:
-        DataError: fewer than four seen classes, or fewer than two a fold.
-    """
-    seen = np.flatnonzero(dataset.seen)
-    if len(seen) < MIN_SEEN_CLASSES:
-        raise DataError(
-            f"selection hides some seen classes and trains on the others: expected at least {MIN_SEEN_CLASSES} seen "
-            f"classes, got {len(seen)}"
-        )
-    if not 2 <= config.folds <= len(seen) // 2:
-        raise DataError(
-            f"selection.folds: expected 2 to {len(seen) // 2} with {len(seen)} seen classes, got {config.folds}"
-        )
-    random = np.random.default_rng(seed)
-    order = random.permutation(seen)
-    labels = dataset.labels[dataset.trainval]
-    for group in range(config.folds):
-        hidden = np.sort(order[group :: config.folds])
-        held = np.isin(labels, hidden)
-        for index in np.setdiff1d(seen, hidden):
-            rows = random.permutation(np.flatnonzero(labels == index))
-            count = round(config.seen_fraction * len(rows))
-            held[rows[: min(max(1, count), len(rows) - 1)]] = True  # at least one row to hold out, and one to train on
-        yield Fold(train=dataset.trainval[~held], held=dataset.trainval[held], classes=np.sort(order), hidden=hidden)
-
-
 def make_task(
     dataset: Dataset, rows: NDArray[np.int64], classes: NDArray[np.int64], scaler: Scaler, device: torch.device
 ) -> Task:
@@ -124,7 +93,8 @@ def select(
     config: TrainConfig,
     device: torch.device,
     *,
-    on_epoch: Callable[[int, int, Mapping[str, float]], None] = lambda *_: None,
+    on_epoch: OnFoldEpoch = lambda *_: None,
+    kept: Unkept | None = None,
 ) -> Selected:
     """Choose length, shrinkage and calibration on pseudo-unseen validation.
 
@@ -132,42 +102,40 @@ def select(
         dataset: only its trainval rows are read.
         config: hyper-parameters.
         device: where to train.
-        on_epoch: called with fold (from 0), epoch (from 1) and mean losses.
+        on_epoch: called with fold (from 0), epoch (from 1), mean losses and, where the epoch was measured, the fold's
+            pseudo-U, S and H there with the best shrinkage and penalty.
+        kept: what an earlier part of the run has done already, fold by fold; without it nothing is kept.
     """
-    measured = measured_epochs(config)
-    scored: dict[Candidate, list[Scored]] = {}
-    novelty: dict[int, list[float]] = {}
-    for number, fold in enumerate(folds(dataset, config.selection, config.seed)):
-        scaler = Scaler.fit(dataset.features[fold.train])
-        task = make_task(dataset, fold.train, fold.classes, scaler, device)
-        held = torch.from_numpy(scaler.apply(dataset.features[fold.held])).to(device)
-        labels = np.searchsorted(fold.classes, dataset.labels[fold.held])
-        seen = task.seen.cpu().numpy()
-        names = [dataset.classes[index].id for index in fold.classes]
+    lengths, kept = measured_epochs(config), kept or Unkept()
+    measurements: list[Mapping[int, Measurement]] = []
+    for number, fold in enumerate(used_folds(dataset, config.selection, config.seed)):
+        measured = kept.measured(number)
+        if not kept.finished(number):
+            scaler = Scaler.fit(dataset.features[fold.train])
+            task = make_task(dataset, fold.train, fold.classes, scaler, device)
+            held = HeldOut.of(dataset, fold.held, fold.classes, scaler, device)
 
-        def measure(
-            epoch: int,
-            networks: Networks,
-            losses: Mapping[str, float],
-            *,
-            number: int = number,
-            task: Task = task,
-            held: torch.Tensor = held,
-            labels: NDArray[np.int64] = labels,
-            seen: NDArray[np.bool_] = seen,
-            names: list[str] = names,
-        ) -> None:
-            on_epoch(number, epoch, losses)
-            if epoch not in measured:
-                return
-            for name, logits in candidate_logits(networks, task, held, names, config):
-                scored.setdefault((epoch, name), []).append(Scored(logits=logits, labels=labels, seen=seen))
-            with torch.no_grad():
-                scores = networks.teacher.score(held).cpu().numpy()
-            novelty.setdefault(epoch, []).append(auroc(-scores[~seen[labels]], -scores[seen[labels]]))
+            def measure(
+                epoch: int,
+                networks: Networks,
+                losses: Mapping[str, float],
+                *,
+                number: int = number,
+                task: Task = task,
+                held: HeldOut = held,
+                measured: dict[int, Measurement] = measured,
+            ) -> None:
+                scores = None
+                if epoch in lengths:
+                    measured[epoch] = held.measure(networks, task, config, key="")
+                    kept.keep(number, epoch, measured[epoch])
+                    scores = best_scores(measured[epoch])["lda"]
+                on_epoch(number, epoch, losses, scores)
 
-        train(task, config, epochs=config.epochs, on_epoch=measure)
-    return choose(scored, novelty, config)
+            kept.train(number, task, config, epochs=config.epochs, on_epoch=measure)
+            kept.finish(number)
+        measurements.append(measured)
+    return choose(measurements, config)
 
 
 def measured_epochs(config: TrainConfig) -> set[int]:
@@ -176,24 +144,21 @@ def measured_epochs(config: TrainConfig) -> set[int]:
     return {round(config.epochs * (i + 1) / count) for i in range(count)}
 
 
-def candidate_logits(
-    networks: Networks, task: Task, held: torch.Tensor, names: list[str], config: TrainConfig
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Logits of held-out rows by the student's classifier and by a head of each shrinkage."""
-    with torch.no_grad():
-        z, logits = networks.student(held)
-    yield STUDENT, logits.cpu().numpy()
-    rows = z.cpu().numpy()
-    shrinkages = config.selection.shrinkage
-    heads = fit_heads(networks, task, names, shrinkages=shrinkages, samples=config.selection.samples, key="")
-    for shrinkage, head in zip(shrinkages, heads, strict=True):
-        yield f"lda/{shrinkage}", head.logits(rows)
+def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfig) -> Selected:
+    """The candidate with the best mean H for the served head; the student is taken at the same length.
 
-
-def choose(
-    scored: Mapping[Candidate, list[Scored]], novelty: Mapping[int, list[float]], config: TrainConfig
-) -> Selected:
-    """The candidate with the best mean pseudo-H for the served head; the student is taken at the same length."""
+    Args:
+        measurements: of each fold by epoch, all of the same epochs; under `test-best` of the test rows alone.
+        config: hyper-parameters.
+    """
+    scored: dict[Candidate, list[Scored]] = {
+        (epoch, name): [
+            Scored(logits=fold[epoch].logits[name], labels=fold[epoch].labels, seen=fold[epoch].seen)
+            for fold in measurements
+        ]
+        for epoch, first in measurements[0].items()
+        for name in first.logits
+    }
     results = {candidate: best_penalty([curve_of(s) for s in runs]) for candidate, runs in scored.items()}
     served = max((c for c in results if c[1] != STUDENT), key=lambda c: (results[c][1], -c[0]))
     epochs, name = served
@@ -204,18 +169,34 @@ def choose(
         head=calibrate(scored[served], results[served][0]),
         student=calibrate(scored[student], results[student][0]),
         validation={
-            "protocol": "validation: pseudo-unseen classes and held-out seen rows from trainval",
-            "folds": config.selection.folds,
+            "protocol": PROTOCOLS[config.selection.protocol],
+            "folds": len(measurements),
             "seed": config.seed,
             "H": results[served][1],
             "H_student": results[student][1],
-            "novelty_auroc": float(np.mean(novelty[epochs])),
+            "novelty_auroc": float(np.mean([fold[epochs].novelty for fold in measurements])),
             "candidates": [
                 {"epochs": c[0], "head": c[1], "seen_penalty": penalty, "H": h}
                 for c, (penalty, h) in sorted(results.items())
             ],
         },
     )
+
+
+def best_scores(measurement: Measurement) -> dict[str, Scores]:
+    """U, S and H of one measurement, of the head with the best shrinkage (`lda`) and of the `student`.
+
+    Both with the penalty that is best for them.
+    """
+    found: dict[str, Scores] = {}
+    for name, logits in measurement.logits.items():
+        curve = seen_unseen_curve(logits, measurement.labels, measurement.seen)
+        penalty, h = best_penalty([curve])
+        unseen, seen = curve.at(np.array([penalty]))
+        kind = STUDENT if name == STUDENT else "lda"
+        if kind not in found or h > found[kind]["H"]:
+            found[kind] = {"U": float(unseen[0]), "S": float(seen[0]), "H": h}
+    return found
 
 
 def curve_of(scored: Scored) -> SeenUnseenCurve:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +15,7 @@ from model import threads
 from model.bundle import Bundle
 from tests.training.photos import write_backbone
 from tests.training.tiny import SETTINGS, write_images
-from training import cli, selection
+from training import cli
 from training.backbone import load_backbone
 from training.evaluation import evaluate_run
 from training.extraction import extract
@@ -28,7 +23,6 @@ from training.own_data import read_own_data
 from training.run_dir import CHECKPOINT, CONFIG, METRICS, Trained, read_json
 from training.sources import reopen
 
-REPOSITORY = Path(__file__).parents[2]
 TINY = [word for setting in SETTINGS for word in ("--set", setting)]
 
 
@@ -157,7 +151,7 @@ def test_data_that_were_moved(run: Command, store_dir: Path, run_dir: Path, tmp_
     for command in (["evaluate", out], ["export", out, "--out", tmp_path / "b"]):
         status, _, errors = run(*command)
         assert status == 2
-        assert errors.startswith(f"error: DATA {tmp_path / 'gone'}: expected features made by `d3gzsl-train extract`")
+        assert errors.startswith(f"error: DATA {tmp_path / 'gone'}: expected a benchmark folder (res101.mat and ")
     shutil.copytree(store_dir, moved)
     status, printed, _ = run("evaluate", out, "--data", moved, "--json")
     assert status == 0
@@ -269,71 +263,3 @@ def test_missing_arguments(run: Command, command: str) -> None:
     status, printed, errors = run(command)
     assert (status, printed) == (2, "")
     assert "Missing" in errors
-
-
-# --- crashes --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("existing", [False, True])
-def test_nothing_half_written_is_left_of_a_crash_in_training(
-    run: Command,
-    store_dir: Path,
-    run_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    existing: bool,
-) -> None:
-    out = tmp_path / "run"
-    if existing:
-        shutil.copytree(run_dir, out)
-    train, calls = selection.train, []
-
-    def crashing(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise MemoryError("out of memory")
-        return train(*arguments, **options)
-
-    monkeypatch.setattr(selection, "train", crashing)
-    monkeypatch.setattr(sys, "argv", ["d3gzsl-train", "fit", str(store_dir), "--out", str(out), "--overwrite", *TINY])
-    with pytest.raises(MemoryError):
-        cli.main()
-    assert len(calls) == 2
-    assert names(tmp_path) == (["run"] if existing else [])
-    if existing:
-        assert (out / CHECKPOINT).read_bytes() == (run_dir / CHECKPOINT).read_bytes()
-        Trained.load(out)
-
-
-def test_interrupt(run: Command, store_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(selection, "train", interrupted)
-    status, printed, errors = run("fit", store_dir, "--out", tmp_path / "run", *TINY)
-    assert (status, printed) == (130, "")
-    assert "Traceback" not in errors
-    assert names(tmp_path) == []
-
-
-def test_a_killed_training_leaves_no_run(run: Command, store_dir: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "training.cli", "fit", str(store_dir), "--out", str(out), *TINY]
-    endless = [*command, "--set", "epochs=1000000"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(endless, cwd=REPOSITORY, stderr=subprocess.DEVNULL, env=one_thread)
-    try:
-        for _ in range(2400):  # until it is in the middle of training
-            logs = list(tmp_path.glob(".run.*.partial/log.jsonl"))
-            if process.poll() is not None or (logs and logs[0].stat().st_size):
-                break
-            time.sleep(0.1)
-        assert logs
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    assert not out.exists()
-    assert all(name.startswith(".run.") and name.endswith(".partial") for name in names(tmp_path))
-    assert run("fit", store_dir, "--out", out, *TINY)[0] == 0
-    Trained.load(out)

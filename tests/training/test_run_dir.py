@@ -20,7 +20,7 @@ from model.bundle import sha256_of
 from model.errors import DataError
 from tests.training.tiny import config, same, write_run
 from training.fit import without_d3
-from training.run_dir import CHECKPOINT, CONFIG, LOG, Trained, new_run_dir, read_json, write_json
+from training.run_dir import CHECKPOINT, CONFIG, LOG, Trained, read_json, write_json
 
 
 @pytest.fixture
@@ -244,86 +244,6 @@ def test_scaler_that_is_no_array(copy: Path) -> None:
 
 def contents(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-def test_new_run_dir_appears_when_it_is_whole(tmp_path: Path) -> None:
-    out = tmp_path / "runs" / "a"
-    with new_run_dir(out, overwrite=False) as folder:
-        (folder / CONFIG).write_text("{}")
-        assert not out.exists()
-    assert contents(out) == {CONFIG}
-    assert contents(out.parent) == {"a"}
-    assert out.stat().st_mode & 0o777 == 0o755
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("existing", [False, True])
-def test_nothing_is_left_of_a_failure(tmp_path: Path, error: type[BaseException], existing: bool) -> None:
-    out = tmp_path / "run"
-    if existing:
-        out.mkdir()
-        (out / CONFIG).write_text("old")
-
-    def fail() -> None:
-        with new_run_dir(out, overwrite=True) as folder:
-            (folder / CONFIG).write_text("new")
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert contents(tmp_path) == ({"run"} if existing else set())
-    if existing:
-        assert (out / CONFIG).read_text() == "old"
-
-
-def test_overwrite(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    for text in ("old", "new"):
-        with new_run_dir(out, overwrite=True) as folder:
-            (folder / CONFIG).write_text(text)
-            (folder / f"{text}.txt").touch()
-    assert contents(out) == {CONFIG, "new.txt"}
-    assert contents(tmp_path) == {"run"}
-    with pytest.raises(DataError, match="exists already; choose another place or pass --overwrite"):
-        new_run_dir(out, overwrite=False).__enter__()
-    assert (out / CONFIG).read_text() == "new"
-
-
-def test_empty_folder_may_be_filled(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    out.mkdir()
-    with new_run_dir(out, overwrite=False) as folder:
-        (folder / CONFIG).touch()
-    assert contents(out) == {CONFIG}
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_no_run_is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "mine").touch()
-    for name in ("file", "folder"):
-        with pytest.raises(DataError, match="exists and is not a run directory"):
-            new_run_dir(tmp_path / name, overwrite=overwrite).__enter__()
-    assert contents(tmp_path) == {"file", "folder"}
-    assert contents(tmp_path / "folder") == {"mine"}
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "run").symlink_to(tmp_path / "disk")
-    with new_run_dir(tmp_path / "run", overwrite=False) as folder:
-        (folder / CONFIG).touch()
-    assert (tmp_path / "run").is_symlink()
-    assert contents(tmp_path / "disk") == {CONFIG}
-    assert contents(tmp_path) == {"disk", "run"}
-
-
-def test_a_relative_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with new_run_dir(Path("run"), overwrite=False) as folder:
-        (folder / CONFIG).touch()
-    assert contents(tmp_path / "run") == {CONFIG}
 
 
 def test_json_that_cannot_be_written_leaves_what_was(tmp_path: Path) -> None:

@@ -19,18 +19,19 @@ from model.errors import DataError
 from tests.training.tiny import config, dataset
 from training.config import SelectionConfig, TrainConfig
 from training.dataset import Dataset
+from training.folds import fold_count, folds, used_folds
+from training.measurement import STUDENT, Measurement
 from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
 from training.scaler import Scaler
 from training.selection import (
     NEARLY_BEST,
-    STUDENT,
     Candidate,
     Scored,
     best_penalty,
+    best_scores,
     calibrate,
     choose,
     curve_of,
-    folds,
     make_task,
     measured_epochs,
     select,
@@ -112,6 +113,25 @@ def test_task_of_a_fold(data: Dataset) -> None:
     np.testing.assert_array_equal(some.attributes.numpy(), data.attributes[[1, 4, 7]])
 
 
+def test_only_the_used_folds_are_trained(data: Dataset) -> None:
+    every = list(folds(data, SelectionConfig(folds=3), seed=0))
+    some = list(used_folds(data, SelectionConfig(folds=3, used_folds=2), 0))
+    assert [fold.hidden.tolist() for fold in some] == [fold.hidden.tolist() for fold in every[:2]]
+    selected = select(data, config("selection.folds=3", "selection.used_folds=1"), CPU)
+    assert selected.validation["folds"] == 1
+
+
+def test_every_deal_hides_every_class_once_in_other_groups(data: Dataset) -> None:
+    settings = SelectionConfig(folds=3, deals=2)
+    dealt = [fold.hidden.tolist() for fold in used_folds(data, settings, 0)]
+    assert len(dealt) == fold_count(settings) == 6
+    first, second = dealt[:3], dealt[3:]
+    assert first == [fold.hidden.tolist() for fold in folds(data, settings, 0)]  # one deal is as it always was
+    for deal in (first, second):
+        assert sorted(index for group in deal for index in group) == list(range(6))
+    assert {tuple(group) for group in first} != {tuple(group) for group in second}
+
+
 # --- test rows ------------------------------------------------------------------------------------
 
 
@@ -135,8 +155,9 @@ def test_select_measures_every_candidate_in_every_fold(data: Dataset) -> None:
     settings = config("selection.evaluations=2", "selection.folds=3", epochs=4)
     calls: list[tuple[int, int]] = []
 
-    def note(fold: int, epoch: int, losses: Any) -> None:
-        assert {"cls", "kl", "be", "od", "wasserstein"} == set(losses)
+    def note(fold: int, epoch: int, losses: Any, scores: Any) -> None:
+        assert {"cls", "kl", "be", "od"} < set(losses)
+        assert (scores is not None) == (epoch in (2, 4))
         calls.append((fold, epoch))
 
     selected = select(data, settings, CPU, on_epoch=note)
@@ -152,6 +173,22 @@ def test_select_measures_every_candidate_in_every_fold(data: Dataset) -> None:
     assert selected.head.seen_penalty * selected.head.temperature == pytest.approx(best["seen_penalty"])
     assert selected.validation["folds"] == 3
     assert 0 <= selected.validation["novelty_auroc"] <= 1
+
+
+def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
+    good, bad = with_noise(0.6, folds=1)[0], with_noise(3, folds=2)[1]
+    measured = Measurement(
+        labels=good.labels,
+        seen=good.seen,
+        logits={STUDENT: bad.logits, "lda/0.1": bad.logits, "lda/0.3": good.logits},
+        novelty=0.5,
+    )
+    found = best_scores(measured)
+    for name, run in (("lda", good), (STUDENT, bad)):
+        penalty, h = best_penalty([curve_of(run)])
+        result = evaluate(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
+        assert found[name] == pytest.approx({"U": result.U, "S": result.S, "H": h})
+        assert h == pytest.approx(result.H)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +293,20 @@ def test_calibration_does_not_change_what_is_best() -> None:
 
 
 def chosen(scored: dict[Candidate, list[Scored]]) -> Any:
-    return choose(scored, {5: [0.5, 0.7], 10: [0.9, 0.9], 15: [0.1, 0.1]}, TrainConfig())
+    novelty = {5: [0.5, 0.7], 10: [0.8, 1.0], 15: [0.1, 0.1]}
+    folds = [
+        {
+            epoch: Measurement(
+                labels=some[fold].labels,
+                seen=some[fold].seen,
+                logits={head: runs[fold].logits for (at, head), runs in scored.items() if at == epoch},
+                novelty=novelty[epoch][fold],
+            )
+            for (epoch, _), some in scored.items()
+        }
+        for fold in range(2)
+    ]
+    return choose(folds, TrainConfig())
 
 
 def with_noise(noise: float, folds: int = 2) -> list[Scored]:

@@ -32,52 +32,97 @@ def fit(
     split_seed: Annotated[int, typer.Option(help="Which split into training and test images.")] = 0,
     splits: Splits = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training; short for --set seed=.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Several runs with these seeds (0,1,2) or this many (3), each in RUN_DIR/seed-<n>."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="validation|test-best",
+            help="Choose on pseudo-unseen validation classes, or on the test images as papers do; short for --set "
+            "selection.protocol=.",
+        ),
+    ] = None,
+    select_folds_used: Annotated[
+        int | None,
+        typer.Option(min=0, help="Train this many of the selection's folds; short for --set selection.used_folds=."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="How often the training is saved at most; 0 saves it after every epoch.")
+    ] = 60.0,
+    monitor: Annotated[
+        bool, typer.Option("--monitor/--no-monitor", help="Measure the test images while the final training goes on.")
+    ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's events to RUN_DIR/tensorboard.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run at --out; where there is none, begin it.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train D3GZSL; length and calibration are chosen on pseudo-unseen validation classes, never on test images.
 
     RUN_DIR then holds config.json, checkpoint.pt, log.jsonl, report.html and, with test images, metrics.json and
-    curves.json.
+    curves.json. Ctrl-C finishes the epoch, saves and stops; --resume goes on.
     """
     import torch
 
+    from model.errors import DataError
     from model.threads import available_cpus
-    from training.evaluation import testable
-    from training.fit import choose_device, without_d3
-    from training.fit import fit as run
+    from training.fit import FitOptions, choose_device, without_d3
+    from training.interruption import Interrupted, interruptible
     from training.overrides import configured
-    from training.report import write_report
-    from training.results import write_results
-    from training.run_dir import new_run_dir
+    from training.progress import Bars
+    from training.runs import Order, run
+    from training.seeds import parse_seeds, run_seeds, table
     from training.sources import open_data
 
-    config = configured([*(settings or []), *([] if seed is None else [f"seed={seed}"])])
+    if seeds is not None and seed is not None:
+        raise DataError("--seed is for one run and --seeds for several: give one of them")
+    short = {"seed": seed, "selection.protocol": protocol, "selection.used_folds": select_folds_used}
+    given = [f"{name}={value}" for name, value in short.items() if value is not None]
+    config = configured([*(settings or []), *given])
     if not d3:
         config = without_d3(config)
+    several = None if seeds is None else parse_seeds(seeds)
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
     dataset, described = open_data(data, test_fraction=test_fraction, split_seed=split_seed, splits=splits)
     for note in dataset.split.get("notes", ()):
         console.warn(note)
-    with new_run_dir(out, overwrite=overwrite) as folder, console.progress_bar(quiet=as_json) as bar:
-        tasks = {name: bar.add_task(name, total=None) for name in ("selection", "training")}
-        trained = run(
-            dataset,
-            config,
-            folder,
-            data=described,
-            device=target,
-            progress=lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
+    if config.selection.protocol == "test-best":
+        console.warn(
+            "protocol test-best: epoch, head and penalty are CHOSEN ON THE TEST IMAGES; the results compare with "
+            "papers that do so, and say nothing about new images"
         )
-        metrics = write_results(folder, dataset, trained) if testable(dataset) else None
-    write_report(out)
-    selected = trained.selected
+    try:
+        with interruptible() as asked, Bars(console.progress_bar(quiet=as_json)) as bars:
+            options = FitOptions(
+                checkpoint_seconds=checkpoint_seconds, monitor=monitor, tensorboard=tensorboard, asked=asked
+            )
+            order = Order(
+                dataset=dataset, data=described, device=target, options=options, resume=resume, overwrite=overwrite
+            )
+            if several is not None:
+                summary = run_seeds(order, config, several, out, progress=lambda seed: bars.of(f"seed {seed} "))
+            else:
+                finished = run(order, config, out, progress=bars.of(""))
+    except Interrupted as stopped:
+        console.warn(f"stopped; {stopped}. The same command with --resume goes on from there")
+        raise typer.Exit(stopped.status) from None
+    if several is not None:
+        console.result({"out": str(out), **summary}, f"{table(summary)}\n{out}: {len(several)} runs", as_json=as_json)
+        return
+    selected = finished.trained.selected
     chosen = {"epochs": selected.epochs, "shrinkage": selected.shrinkage, "validation_H": selected.validation["H"]}
-    fields = {"out": str(out), "selected": chosen, "metrics": metrics}
+    fields = {"out": str(out), "selected": chosen, "metrics": finished.metrics}
+    where = "validation" if config.selection.protocol == "validation" else "THE TEST IMAGES"
     sentence = (
-        f"{out}: trained for {selected.epochs} epochs, chosen on validation (H {selected.validation['H']:.3f}); "
+        f"{out}: trained for {selected.epochs} epochs, chosen on {where} (H {selected.validation['H']:.3f}); "
         f"next: d3gzsl-train evaluate {out}"
     )
     console.result(fields, sentence, as_json=as_json)

@@ -104,7 +104,7 @@ def build_demo(
             work / "run",
             data={"kind": "demo", "images_seed": _IMAGES_SEED, "per_class": config.per_class},
             device=torch.device("cpu"),
-            progress=progress,
+            progress=lambda step: progress(step.stage, step.done, step.total),
         )
         return export(dataset, trained, out, examples=example_images(config), overwrite=overwrite)
 

@@ -1,0 +1,122 @@
+"""What held-out rows get from every candidate at one length of training, kept as an .npz file.
+
+N: held-out rows, C: classes of the training, D: scaled features.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.config import TrainConfig
+from training.dataset import Dataset
+from training.heads import fit_heads
+from training.metrics import auroc
+from training.scaler import Scaler
+from training.task import Task
+from training.trainer import Networks
+
+STUDENT = "student"
+_HEAD = "logits/"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement:
+    """Scores of one training's held-out rows at one epoch.
+
+    Attributes:
+        labels: class of each row, int64 [N].
+        seen: which classes have training rows, bool [C].
+        logits: by head, `student` or `lda/<shrinkage>`, float32 [N, C].
+        novelty: AUROC of the teacher's score for rows of unseen against those of seen classes.
+    """
+
+    labels: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+    logits: Mapping[str, NDArray[np.float32]]
+    novelty: float
+
+    def to_bytes(self) -> bytes:
+        """The content of an .npz file."""
+        content = io.BytesIO()
+        np.savez(
+            content,
+            allow_pickle=False,
+            labels=self.labels,
+            seen=self.seen,
+            novelty=np.float64(self.novelty),
+            **{_HEAD + name: values for name, values in self.logits.items()},
+        )
+        return content.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Measurement:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError, zipfile.BadZipFile: the content is no such file.
+        """
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return cls(
+                labels=arrays["labels"],
+                seen=arrays["seen"],
+                novelty=float(arrays["novelty"]),
+                logits={n.removeprefix(_HEAD): arrays[n] for n in arrays.files if n.startswith(_HEAD)},
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    """Rows that a training has not seen, on its device.
+
+    Attributes:
+        features: scaled, float32 [N, D].
+        labels: positions among the classes of the training, int64 [N].
+        names: ids of the classes.
+    """
+
+    features: torch.Tensor
+    labels: NDArray[np.int64]
+    names: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        rows: NDArray[np.int64],
+        classes: NDArray[np.int64],
+        scaler: Scaler,
+        device: torch.device,
+    ) -> HeldOut:
+        """Some rows of a data set, for a training of some of its classes."""
+        return cls(
+            features=torch.from_numpy(scaler.apply(dataset.features[rows])).to(device),
+            labels=np.searchsorted(classes, dataset.labels[rows]),
+            names=[dataset.classes[index].id for index in classes],
+        )
+
+    def measure(self, networks: Networks, task: Task, config: TrainConfig, *, key: str) -> Measurement:
+        """Logits by the student's classifier and by a head of each shrinkage, whose noise is keyed by `key`."""
+        with torch.no_grad():
+            z, logits = networks.student(self.features)
+            scores = networks.teacher.score(self.features).cpu().numpy()
+        shrinkages, samples = config.selection.shrinkage, config.selection.samples
+        heads = fit_heads(networks, task, self.names, shrinkages=shrinkages, samples=samples, key=key)
+        rows, seen = z.cpu().numpy(), task.seen.cpu().numpy()
+        of_heads = {_name(s): head.logits(rows) for s, head in zip(shrinkages, heads, strict=True)}
+        return Measurement(
+            labels=self.labels,
+            seen=seen,
+            logits={STUDENT: logits.cpu().numpy(), **of_heads},
+            novelty=auroc(-scores[~seen[self.labels]], -scores[seen[self.labels]]),
+        )
+
+
+def _name(shrinkage: float) -> str:
+    return f"lda/{shrinkage}"
