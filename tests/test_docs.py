@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from model.bundle import Bundle
-from service import problems, schemas
+from service import class_schemas, problems, schemas
 from service.app import create_app
 from service.cli import app as service_cli
 from service.images import JsonImages
@@ -206,11 +206,14 @@ def test_every_parameter_is_documented(openapi: dict[str, Any]) -> None:
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ClassifyAnswer,
-    schemas.ChangedClass,
-    schemas.ClassAnswer,
-    schemas.ClassPage,
+    schemas.Explanation,
+    class_schemas.ChangedClass,
+    class_schemas.ClassAnswer,
+    class_schemas.ClassPage,
+    class_schemas.BatchAnswer,
     schemas.AttributeList,
     schemas.RegistryAnswer,
+    schemas.VersionPage,
     schemas.VersionAnswer,
     problems.ProblemDocument,
     JsonImages,
@@ -229,7 +232,7 @@ def test_json_examples_are_answers_of_the_service() -> None:
     examples = [json.loads(block) for block in blocks(SERVICE_PAGE.read_text(), "json")]
     shown = {model for example in examples for model in ANSWERS if fits(model, example)}
     assert [example for example in examples if not any(fits(model, example) for model in ANSWERS)] == []
-    assert {schemas.ClassifyAnswer, schemas.ChangedClass, problems.ProblemDocument} <= shown
+    assert {schemas.ClassifyAnswer, schemas.Explanation, class_schemas.ChangedClass, problems.ProblemDocument} <= shown
 
 
 def test_every_field_of_an_answer_is_explained() -> None:
