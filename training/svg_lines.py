@@ -63,10 +63,10 @@ def line_chart(
     ys = [y for _, _, points in kept for _, y in points] + ([marked_y[0]] if marked_y else [])
     labels = [line.label for _, line, _ in kept] + ([marked_y[1]] if marked_y else [])
     right = 12 + max(6.4 * len(label) + 22 if label else 0 for label in labels)
-    left, top, bottom = 52, 44, 36
+    y_low, y_high, y_ticks = log_axis(ys) if log else axis(ys)
+    left, top, bottom = max(52.0, 14 + 6.4 * max(len(number(value)) for value in y_ticks)), 44, 36
     x_low, x_high = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 0.5, max(xs) + 0.5)
     x = Scale(low=x_low, high=x_high, start=left, end=width - right)
-    y_low, y_high, y_ticks = log_axis(ys) if log else axis(ys)
     y = Scale(low=y_low, high=y_high, start=height - bottom, end=top, log=log)
     x_ticks = ticks(x_low, x_high, count=6, whole=True)
     parts = [text(0, 13, title, "title"), *grid(x, y, x_ticks, y_ticks, x_label, y_label)]

@@ -101,8 +101,7 @@ def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_uns
         assert results[name]["T1"] >= results[name]["U"]
     if favour_unseen:
         assert results["lda"]["H"] > 0.5
-        plain = by_hand(logits.numpy(), data)
-        assert results["student"]["U"] != plain["U"]
+        assert (student.argmax(axis=1) != logits.numpy().argmax(axis=1)).any()
     assert set(results["lda"]["per_class"]) == {entry.id for entry in data.classes}
 
 
