@@ -134,9 +134,9 @@ def test_scores_of_synthetic_rows_are_as_exact_as_those_of_real_ones(small: Task
     with torch.no_grad():
         made.networks.student.ood_head.weight.mul_(5)
         assert float(teacher.scores.std()) < 2**-7  # the step of bfloat16 at the scores, some -1.6
-        exact = made._student_loss(real, teacher, real.features)[1]["od"]
+        exact = made._student_loss(real, teacher, real.features[:10])[1]["od"]
         with autocast(CPU, "bf16"):
-            rounded = made._student_loss(real, teacher, real.features)[1]["od"]
+            rounded = made._student_loss(real, teacher, real.features[:10])[1]["od"]
     torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
 
 
