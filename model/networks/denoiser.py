@@ -30,7 +30,7 @@ class Denoiser(nn.Module):
             init_normal(module)
 
     def forward(self, noisy: Tensor, attributes: Tensor, level: Tensor) -> Tensor:
-        """Noisy residual [B, D], attributes [B, A] and level [B, 1] in 0..1 to the clean residual [B, D]."""
+        """Noisy residual [B, D], attributes [B, A] and level [B, 1] or [1, 1] in 0..1 to the clean residual [B, D]."""
         waves = (math.pi * level) * 2.0 ** torch.arange(FREQUENCIES, device=level.device)
         time = torch.cat([waves.sin(), waves.cos()], dim=1)
         hidden = self.hidden_features(noisy) + self.hidden_attributes(attributes) + self.hidden_level(time)
@@ -72,7 +72,7 @@ class DiffusionSampler(Sampler):
         state = clean = noise
         for step in range(self.steps, 0, -1):
             level, after = (math.pi / 2) * step / self.steps, (math.pi / 2) * (step - 1) / self.steps
-            clean = self.denoiser(state, attributes, state.new_full((len(state), 1), step / self.steps))
+            clean = self.denoiser(state, attributes, state.new_full((1, 1), step / self.steps))
             rest = (state - math.cos(level) * clean) / math.sin(level)
             state = math.cos(after) * clean + math.sin(after) * rest
         return torch.relu(self.linear_path(attributes) + self.spread * clean)

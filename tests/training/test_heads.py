@@ -11,8 +11,8 @@ import torch
 from model.errors import DataError
 from model.lda import LdaHead
 from model.noise import class_noise
-from tests.training.tiny import config, task
-from training.heads import HeadFit, embed, fit_head, synthesise
+from tests.training.tiny import METHODS, config, task
+from training.heads import HeadFit, embed, fit_head, fit_heads, synthesise, synthesise_features
 from training.task import Task
 from training.trainer import Networks, train
 
@@ -76,3 +76,35 @@ def test_embeddings_without_spread_make_no_head(networks: Networks, small: Task)
     flat = dataclasses.replace(small, features=torch.eye(6)[small.labels])
     with pytest.raises(DataError, match=r"no head can be fitted on the embeddings of the training images: .*singular"):
         fitted(networks, flat)
+
+
+def test_heads_of_several_shrinkages_are_those_of_each(networks: Networks, small: Task) -> None:
+    """One pass over rows and noise for all of them; in the order asked for."""
+    shrinkages = (0.9, 0.1, 0.4)
+    heads = fit_heads(networks, small, NAMES, shrinkages=shrinkages, samples=7, key="k")
+    assert len(heads) == 3
+    for shrinkage, head in zip(shrinkages, heads, strict=True):
+        alone = fit_head(networks, small, NAMES, shrinkage=shrinkage, samples=7, key="k")
+        np.testing.assert_array_equal(head.weight, alone.weight)
+        np.testing.assert_array_equal(head.bias, alone.bias)
+        np.testing.assert_array_equal(head.centre, alone.centre)
+    assert not np.allclose(heads[0].weight, heads[1].weight)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sampler_makes_classes_from_keyed_noise(small: Task, method: str) -> None:
+    networks = train(small, config(f"generator.method={method}"), epochs=1)
+    attributes = small.attributes[4]
+    made = synthesise_features(networks, attributes, "k", "x", 9)
+    noise = torch.from_numpy(class_noise("k", "x", 9, networks.generator.noise_dim))
+    assert noise.shape == (9, 6 if method == "diffusion" else 3)
+    with torch.no_grad():
+        assert torch.equal(made, networks.generator(noise, attributes.repeat(9, 1)))
+        z = networks.student.embedding(made).numpy()
+    np.testing.assert_array_equal(synthesise(networks, attributes, "k", "x", 9), z)
+    np.testing.assert_array_equal(synthesise(networks, attributes, "k", "x", 9), z)  # and the same again
+    assert len({tuple(row) for row in made.tolist()}) == 9
+    assert not np.array_equal(synthesise(networks, attributes, "k", "y", 9), z)
+    head = fit_head(networks, small, NAMES, shrinkage=0.4, samples=9, key="k")
+    assert head.weight.shape == (6, 6)
+    assert np.isfinite(head.logits(embed(networks, small.features))).all()

@@ -17,8 +17,10 @@ from model.errors import BundleError, DataError
 from model.networks.d3gzsl import Embedding, Teacher
 from model.networks.generator import Generator
 from tests.training.photos import write_backbone
+from tests.training.tiny import config
 from training import onnx_graphs
 from training.backbone import card_path, load_backbone
+from training.generators import new_sampler
 from training.onnx_graphs import Synthesizer, TrunkTail, check_parity, open_session, synthesizer_graph, trunk_graph
 from training.scaler import Scaler
 
@@ -99,16 +101,46 @@ def test_graphs_hold_nothing_of_this_machine(backbone: Path, tail: TrunkTail, sy
         assert b".py" not in graph
 
 
+SAMPLERS = {
+    "wgan": (),
+    "cegzsl": ("generator.linear_path=false",),
+    "tfvaegan": ("vae.feedback=0.7",),
+    "tfvaegan without feedback": ("vae.feedback=0",),
+    "diffusion": (),
+}
+
+
+def synthesizer_of(name: str) -> Synthesizer:
+    """Of a method, with weights of which every one shows."""
+    settings = config(f"generator.method={name.split()[0]}", f"generator.noise_dim={K}", *SAMPLERS[name])
+    generator = new_sampler(settings, feature_dim=D, attribute_dim=A)
+    embedding = Embedding(feature_dim=D, dim=Z, init="normal")
+    random = torch.Generator().manual_seed(2)
+    for parameter in (*generator.parameters(), *embedding.parameters()):
+        parameter.requires_grad_(False).copy_(torch.randn(parameter.shape, generator=random) / 2)
+    for buffer in generator.buffers():
+        buffer.copy_(0.1 + torch.rand(buffer.shape, generator=random))
+    return Synthesizer(generator=generator, embedding=embedding, centre=np.arange(Z, dtype=np.float32))
+
+
 @torch.no_grad()
-def test_synthesizer(synthesizer: Synthesizer) -> None:
-    session = open_session(synthesizer_graph(synthesizer, noise_dim=K, attribute_dim=A))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_synthesizer(name: str) -> None:
+    """Of every sampler, for any number of rows."""
+    synthesizer = synthesizer_of(name)
+    size = synthesizer.generator.noise_dim
+    assert size == (D if name.startswith("diffusion") else K)
+    graph = synthesizer_graph(synthesizer, noise_dim=size, attribute_dim=A)
+    session = open_session(graph)
     assert [node.name for node in session.get_inputs()] == ["noise", "attributes"]
     assert [node.name for node in session.get_outputs()] == ["embedding"]
     for count in (1, 200):
-        noise, attributes = torch.randn(count, K), torch.randn(count, A)
+        noise, attributes = torch.randn(count, size), torch.randn(count, A)
         (z,) = session.run(None, {"noise": noise.numpy(), "attributes": attributes.numpy()})
         made = synthesizer.embedding(synthesizer.generator(noise, attributes))
         close(z, (made - torch.arange(Z)).numpy())
+    if name == "diffusion":  # its hash is an id
+        assert synthesizer_graph(synthesizer_of(name), noise_dim=size, attribute_dim=A) == graph
 
 
 # --- backbones of other makes ---------------------------------------------------------------------
