@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.head import HeadSpec, logits
+from model.head import HeadSpec, check_class_count, logits
 from model.lda import LdaHead, class_means, shrunk_cholesky
 
 
@@ -96,6 +98,34 @@ def test_a_row_is_that_of_the_mean_and_of_no_other_class() -> None:
     np.testing.assert_allclose(bias[0], biases[2], rtol=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 6), max_size=20))
+def test_any_history_gives_the_rows_of_a_fresh_fit_to_the_last_bit(history: list[int]) -> None:
+    """Each step registers a class that is not there, or removes one that is."""
+    z, labels = rows(7, 6)
+    head = LdaHead.fit(z, labels, shrinkage=0.3)
+    embeddings = [z[labels == c].astype(np.float32) for c in range(7)]
+    table: dict[int, bytes] = {}
+    for c in history:
+        if c in table:
+            del table[c]
+        else:
+            table[c] = head.row(embeddings[c]).weight.tobytes()
+    fresh = LdaHead.from_bank(head.bank())
+    assert table == {c: fresh.row(embeddings[c]).weight.tobytes() for c in sorted(table)}
+
+
+def test_a_class_has_the_same_row_to_the_last_bit_alone_and_among_others() -> None:
+    z, labels = rows(40, 24)
+    head = LdaHead.fit(z, labels, shrinkage=0.3)
+    means, _ = class_means(z, labels)
+    weights, biases = head.rows(means)
+    for c in range(40):
+        alone, bias = head.rows(means[c : c + 1])
+        np.testing.assert_array_equal(alone[0], weights[c])
+        assert bias[0] == biases[c]
+
+
 def test_the_stored_factor_gives_the_very_same_rows() -> None:
     z, labels = rows(5, 6)
     head = LdaHead.fit(z, labels, shrinkage=0.3)
@@ -125,6 +155,12 @@ def test_the_factor_is_lower_and_rebuilds_the_covariance() -> None:
     factor = shrunk_cholesky(covariance.copy(), 0.25)
     np.testing.assert_array_equal(np.triu(factor, 1), 0)
     np.testing.assert_allclose(factor @ factor.T, shrink(covariance, 0.25), rtol=1e-5, atol=1e-6)
+
+
+def test_its_rows_are_exact_at_once() -> None:
+    head = LdaHead(np.eye(3))
+    assert (head.kind, head.independent) == ("lda", True)
+    check_class_count(head.kind, 1_000_000)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 2, 2)])
