@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Mount
 
 from model import errors as base
 from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
@@ -216,7 +216,9 @@ def _allowed_methods(request: Request) -> list[str]:
 
     def taken(method: str) -> bool:
         scope = {**request.scope, "method": method}
-        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+        # A mount takes every method, and then answers those that files have.
+        routes = [r for r in request.app.routes if method == "GET" or not isinstance(r, Mount)]
+        return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
     allowed = [method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if taken(method)]
     return [*(["HEAD"] if "GET" in allowed else []), *allowed]

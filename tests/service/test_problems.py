@@ -87,6 +87,7 @@ async def test_a_method_that_is_not_there_is_told_which_are(client: Client) -> N
         "/classes:batch": {"POST"},
         "/docs": {"GET", "HEAD"},
         "/classify": {"POST"},
+        "/docs/assets/swagger-ui.css": {"GET", "HEAD"},
     }.items():
         answer = await client.request("PURGE", path)
         assert (answer.status_code, answer.json()["type"]) == (405, "urn:d3gzsl:problem:method-not-allowed")
