@@ -215,8 +215,10 @@ def _allowed_methods(request: Request) -> list[str]:
     """Every method of a path; the router knows only those of the first route that has it."""
 
     def taken(method: str) -> bool:
-        scope = {**request.scope, "method": method}
-        # A mount takes every method, and then answers those that files have.
+        # A mount has taken its own path for the root.
+        root = request.scope.get("app_root_path", request.scope.get("root_path", ""))
+        scope = {**request.scope, "method": method, "root_path": root}
+        # It takes every method, and then answers those that files have.
         routes = [r for r in request.app.routes if method == "GET" or not isinstance(r, Mount)]
         return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
