@@ -21,7 +21,7 @@ Float64 = NDArray[np.float64]
 Preconditioner = Callable[[Float32], Float32]
 
 _CHUNK = 1024  # rows that are held in float64 at a time
-_MAX_STEPS = 100
+_MAX_STEPS = 50
 _MAX_PRODUCTS = 400  # of one Newton step
 _FORCING = 0.1  # a Newton step is solved to a tenth of its residual, near the end as far as the tolerance asks
 _ROUNDING = 1e-12  # of the value, by which it may seem to rise
@@ -116,11 +116,13 @@ class SoftmaxRegression:
         """Solves with the mean of the Hessian's C diagonal blocks at a point, the same for every class."""
         uncertainty = self._share * (1 - np.square(point.probability).sum(axis=1, dtype=np.float64)) / self.shape[0]
         root = np.sqrt(np.maximum(uncertainty, 0)).astype(np.float32)
-        block: Float32 = np.diag(np.full(self.shape[1], self.penalty)).astype(np.float32)
+        block = np.zeros((self.shape[1], self.shape[1]), dtype=np.float32)
         for start in range(0, len(self._rows), _CHUNK):
             part = slice(start, start + _CHUNK)
             scaled = root[part, None] * self._rows[part]
             block += scaled.T @ scaled
+        # What float32 leaves of a block without full rank may be indefinite by its rounding.
+        block[np.diag_indices(len(block))] += self.penalty + 1e-6 * np.trace(block)
         factor = cho_factor(block, lower=True, overwrite_a=True, check_finite=False)
 
         def solve(residual_CD: Float32) -> Float32:
@@ -184,7 +186,9 @@ def _newton_step(
         if stop():
             raise StoppedError("the solution of the softmax head was given up")
         product = problem.hessian_product(point, direction)
-        length = np.float32(fit / _dot(direction, product))
+        if not (curvature := _dot(direction, product)) > 0:  # lost in rounding: what there is must do
+            break
+        length = np.float32(fit / curvature)
         step += length * direction
         residual -= length * product
         if np.sqrt(_dot(residual, residual)) <= forcing:
@@ -205,7 +209,9 @@ def _search(problem: SoftmaxRegression, point: Point, step_CD: Float64) -> Point
         found = problem.at(point.weight + reach * step_CD)
         if found.value <= point.value + 1e-4 * reach * slope + rounding:
             return found
-    raise ConvergenceError(f"the softmax head stands still at a relative gradient of {point.relative:g}")
+    raise ConvergenceError(
+        f"the softmax head stands still at a relative gradient of {point.relative:g}; use a larger penalty"
+    )
 
 
 def _dot(a: Float32, b: Float32) -> float:

@@ -239,6 +239,13 @@ def test_a_tolerance_beyond_the_numbers_is_said_and_not_hidden() -> None:
         minimise(problem, np.zeros((4, 6)), tolerance=1e-30)
 
 
+@pytest.mark.parametrize("penalty", [1e-10, 1e-30])
+def test_a_penalty_beyond_the_numbers_is_said_and_not_hidden(penalty: float) -> None:
+    z, labels = embeddings(5, 30)
+    with pytest.raises(ConvergenceError, match="use a larger penalty"):
+        SoftmaxHead.fit(z, labels, penalty=penalty)
+
+
 def test_a_solution_can_be_given_up() -> None:
     problem, _, _ = sorted_problem(4, 5, 0.02)
     asked: list[int] = []
