@@ -60,7 +60,8 @@ class DiffusionSampler(Sampler):
 
     def residual(self, features: Tensor, attributes: Tensor) -> Tensor:
         """Features [B, D] of classes with attributes [B, A] as what is diffused, [B, D]."""
-        return (features - self.linear_path(attributes)) / self.spread
+        residual: Tensor = (features - self.linear_path(attributes)) / self.spread
+        return residual
 
     def noisy(self, residual: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """r_t for residual and noise [B, D] and level [B, 1]."""

@@ -18,7 +18,7 @@ import torch
 
 from model.bundle import sha256_of
 from model.errors import DataError
-from tests.training.tiny import config, same, write_run
+from tests.training.tiny import METHODS, config, same, write_run
 from training.fit import without_d3
 from training.run_dir import CHECKPOINT, CONFIG, LOG, Trained, read_json, write_json
 
@@ -82,6 +82,25 @@ def test_what_fit_returns_is_what_is_read(store_dir: Path, tmp_path: Path) -> No
     assert (read.config, read.selected) == (settings, trained.selected)
     assert read.networks.generator.linear_path is None
     assert read.networks.student.embedding.linear.out_features == 5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_generators_of_every_method_are_read_back(store_dir: Path, tmp_path: Path, method: str) -> None:
+    run = write_run(store_dir, tmp_path / "run", f"generator.method={method}", "vae.feedback=0.5", "epochs=1")
+    read, again = Trained.load(run), tmp_path / "again"
+    again.mkdir()
+    read.save(again)
+    assert same(Trained.load(again).networks, read.networks)
+    generator = read.networks.generator
+    noise = torch.randn(4, generator.noise_dim)
+    with torch.no_grad():
+        made = generator(noise, torch.rand(4, read.attribute_dim))
+    assert made.shape == (4, read.networks.student.embedding.linear.in_features)
+    other = {"wgan": "diffusion", "cegzsl": "tfvaegan", "tfvaegan": "wgan", "diffusion": "cegzsl"}
+    fields = read_json(run / CONFIG)
+    fields["config"]["generator"]["method"] = other[method]
+    write_json(run / CONFIG, fields)
+    assert "do not fit each other" in refused(run)
 
 
 def test_two_runs_are_the_same_but_for_their_times(run_dir: Path, store_dir: Path, tmp_path: Path) -> None:
