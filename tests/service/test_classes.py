@@ -162,6 +162,22 @@ async def test_patch_changes_words_and_leaves_the_row(client: Client) -> None:
     assert after == {**before, "name": "Blue"}
 
 
+async def test_other_classes_keep_their_scores_to_the_last_bit(client: Client) -> None:
+    """With the `lda` head, among themselves, whatever comes and goes."""
+
+    async def others() -> list[dict[str, Any]]:
+        query = {"classes": "reddish,greenish,bluish"}
+        return (await client.post("/classify", params=query, **IMAGE)).json()["results"][0]["predictions"]
+
+    before = await others()
+    await client.post("/classes", json=DOCUMENT)
+    assert await others() == before
+    await client.post("/classes:batch", json={"classes": [{**DOCUMENT, "id": f"c{i}"} for i in range(30)]})
+    assert await others() == before
+    await client.delete("/classes/c7")
+    assert await others() == before
+
+
 async def test_seen_classes_stay(client: Client) -> None:
     for method, body in (("PUT", DOCUMENT), ("PATCH", {"name": "x"}), ("DELETE", None)):
         answer = await client.request(method, "/classes/reddish", json=body)
