@@ -16,13 +16,16 @@ from training.run_dir import CONFIG, SCHEMA, read_json, write_json
 _MAY_DIFFER = ("path", "commit")  # data may have been moved; another commit is noted
 
 
-def begin(run_dir: Path, config: TrainConfig, data: Mapping[str, Any]) -> dict[str, Any]:
+def begin(
+    run_dir: Path, config: TrainConfig, data: Mapping[str, Any], recipe: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Write `config.json` of a run that has not finished, or continue one.
 
     Args:
         run_dir: existing folder.
         config: hyper-parameters.
         data: how to build the data set again, its hash and its split.
+        recipe: the recipe the settings began with.
 
     Returns:
         The data with the commit of the code, and with that of a later one that continues the run.
@@ -39,7 +42,7 @@ def begin(run_dir: Path, config: TrainConfig, data: Mapping[str, Any]) -> dict[s
         commit = first if first == commit else f"{first}, continued by {commit}"
     record = {**data, "commit": commit}
     fields = {"schema": SCHEMA, "code_version": __version__, "finished": False, "data": record}
-    write_json(run_dir / CONFIG, {**fields, "config": config.to_json()})
+    write_json(run_dir / CONFIG, {**fields, "recipe": recipe, "config": config.to_json()})
     return record
 
 

@@ -15,6 +15,7 @@ from training.commands.export import export
 from training.commands.extract import extract
 from training.commands.fetch import fetch
 from training.commands.fit import fit
+from training.commands.recipes import recipes
 from training.commands.report import report
 
 USER_ERROR = 2  # exit status, the same as for a wrong option
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(fetch)
 app.command()(extract)
 app.command()(backbone)
+app.command()(recipes)
 app.command()(fit)
 app.command()(evaluate)
 app.command()(report)

@@ -43,12 +43,14 @@ class FitOptions:
         monitor: measure the final training on the test rows while it goes, where there are any.
         tensorboard: write TensorBoard's events.
         asked: whether to save and stop.
+        recipe: the recipe the settings began with, noted in `config.json`.
     """
 
     checkpoint_seconds: float = 60.0
     monitor: bool = True
     tensorboard: bool = False
     asked: Interruption = field(default_factory=Interruption)
+    recipe: Mapping[str, Any] | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -93,7 +95,8 @@ def fit(
         Interrupted: somebody asked to stop, and the state is saved.
     """
     options = options or FitOptions()
-    record = begin(run_dir, config, {**data, "data_hash": dataset.data_hash, "split": dataset.split})
+    described = {**data, "data_hash": dataset.data_hash, "split": dataset.split}
+    record = begin(run_dir, config, described, options.recipe)
     stages = _stages(config)
     kept = Checkpoints(run_dir, stages, every_seconds=options.checkpoint_seconds, asked=options.asked)
     with closing(kept.log), ExitStack() as opened:
@@ -122,6 +125,7 @@ def fit(
     trained = Trained(
         config=config,
         data=record,
+        recipe=options.recipe,
         selected=selected,
         scaler=scaler,
         networks=networks,

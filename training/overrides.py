@@ -1,17 +1,22 @@
-"""Settings given on the command line as `section.name=value`."""
+"""Settings given on the command line as `section.name=value`, over those of a recipe."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from model.errors import DataError, Problem
 from training.config import TrainConfig
+from training.recipe import merged
 
 
-def configured(settings: Iterable[str]) -> TrainConfig:
+def configured(settings: Iterable[str], *, base: Mapping[str, Any] | None = None) -> TrainConfig:
     """The default configuration with overrides; values are JSON (`0.5`, `true`, `[0.1, 0.5]`) or bare words.
+
+    Args:
+        settings: later ones win.
+        base: settings that the overrides are put over, nested as in :meth:`TrainConfig.to_json`.
 
     Raises:
         DataError: an override without `=`, an unknown name or a value that does not fit; names every one.
@@ -33,7 +38,7 @@ def configured(settings: Iterable[str]) -> TrainConfig:
         place[last] = _value(value)
     if problems:
         raise DataError("the settings are not valid", problems)
-    return TrainConfig.from_json(fields)
+    return TrainConfig.from_json(merged(base or {}, fields))
 
 
 def _value(text: str) -> Any:

@@ -188,7 +188,8 @@ def _protocol(protocol: Fields) -> Iterator[tuple[str, str]]:
 
 
 def _settings(resolved: Fields) -> str:
-    rows = list(_flat(resolved["config"], "")) + list(_flat(resolved["data"], "data."))
+    recipe = {"recipe": resolved.get("recipe") or "none"}
+    rows = [*_flat(recipe, ""), *_flat(resolved["config"], ""), *_flat(resolved["data"], "data.")]
     return section(
         "Settings",
         "<details><summary>All settings, resolved, and the data</summary>",

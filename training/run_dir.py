@@ -41,6 +41,7 @@ class Trained:
         networks: of the final training.
         novelty_reference: teacher scores of held-out seen rows, ascending.
         attribute_dim: A.
+        recipe: the recipe the settings began with, its name and sources.
     """
 
     config: TrainConfig
@@ -50,6 +51,7 @@ class Trained:
     networks: Networks
     novelty_reference: np.ndarray[Any, np.dtype[np.float32]]
     attribute_dim: int
+    recipe: Mapping[str, Any] | None = None
 
     def resolved(self) -> dict[str, Any]:
         """The resolved configuration, as `config.json` holds it."""
@@ -57,6 +59,7 @@ class Trained:
             "schema": SCHEMA,
             "code_version": __version__,
             "data": dict(self.data),
+            "recipe": self.recipe,
             "config": self.config.to_json(),
             "selected": {
                 "epochs": self.selected.epochs,
@@ -111,6 +114,7 @@ class Trained:
             return cls(
                 config=config,
                 data=fields["data"],
+                recipe=fields.get("recipe"),
                 selected=Selected(
                     epochs=int(chosen["epochs"]),
                     shrinkage=float(chosen["shrinkage"]),

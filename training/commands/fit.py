@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from training import console
-from training.commands.options import AsJson, Overwrite, Splits
+from training.commands.options import AsJson, GeneratorName, Overwrite, RecipeName, Settings, Splits, settled
 
 
 def fit(
@@ -16,10 +16,9 @@ def fit(
         Path, typer.Argument(metavar="DATA", help="Features made by `d3gzsl-train extract`, or a benchmark folder.")
     ],
     out: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder the run is written to.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. generator.hidden=512. Repeatable."),
-    ] = None,
+    recipe: RecipeName = None,
+    generator: GeneratorName = None,
+    settings: Settings = None,
     d3: Annotated[
         bool, typer.Option("--d3/--no-d3", help="Distil the student from the teacher, or train it on L_cls only.")
     ] = True,
@@ -75,7 +74,6 @@ def fit(
     from model.threads import available_cpus
     from training.fit import FitOptions, choose_device, without_d3
     from training.interruption import Interrupted, interruptible
-    from training.overrides import configured
     from training.progress import Bars
     from training.runs import Order, run
     from training.seeds import parse_seeds, run_seeds, table
@@ -85,7 +83,7 @@ def fit(
         raise DataError("--seed is for one run and --seeds for several: give one of them")
     short = {"seed": seed, "selection.protocol": protocol, "selection.used_folds": select_folds_used}
     given = [f"{name}={value}" for name, value in short.items() if value is not None]
-    config = configured([*(settings or []), *given])
+    chosen, config = settled(recipe, generator, [*(settings or []), *given])
     if not d3:
         config = without_d3(config)
     several = None if seeds is None else parse_seeds(seeds)
@@ -102,7 +100,11 @@ def fit(
     try:
         with interruptible() as asked, Bars(console.progress_bar(quiet=as_json)) as bars:
             options = FitOptions(
-                checkpoint_seconds=checkpoint_seconds, monitor=monitor, tensorboard=tensorboard, asked=asked
+                checkpoint_seconds=checkpoint_seconds,
+                monitor=monitor,
+                tensorboard=tensorboard,
+                asked=asked,
+                recipe=None if chosen is None else chosen.to_json(),
             )
             order = Order(
                 dataset=dataset, data=described, device=target, options=options, resume=resume, overwrite=overwrite
@@ -118,8 +120,8 @@ def fit(
         console.result({"out": str(out), **summary}, f"{table(summary)}\n{out}: {len(several)} runs", as_json=as_json)
         return
     selected = finished.trained.selected
-    chosen = {"epochs": selected.epochs, "shrinkage": selected.shrinkage, "validation_H": selected.validation["H"]}
-    fields = {"out": str(out), "selected": chosen, "metrics": finished.metrics}
+    choice = {"epochs": selected.epochs, "shrinkage": selected.shrinkage, "validation_H": selected.validation["H"]}
+    fields = {"out": str(out), "selected": choice, "metrics": finished.metrics}
     where = "validation" if config.selection.protocol == "validation" else "THE TEST IMAGES"
     sentence = (
         f"{out}: trained for {selected.epochs} epochs, chosen on {where} (H {selected.validation['H']:.3f}); "

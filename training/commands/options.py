@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+    from training.recipe import Recipe
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory made by `d3gzsl-train fit`.")]
 Data = Annotated[
@@ -19,3 +23,32 @@ Splits = Annotated[
         metavar="att|sent", help="Of a benchmark: att_splits.mat (default where it is there) or sent_splits.mat."
     ),
 ]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE.toml", help="Settings to begin with; `d3gzsl-train recipes` lists the names."),
+]
+GeneratorName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="wgan|cegzsl|tfvaegan|diffusion",
+        help="The base generator, over the recipe's; short for --set generator.method=.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. generator.hidden=512. Repeatable."),
+]
+
+
+def settled(recipe: str | None, generator: str | None, settings: list[str]) -> tuple[Recipe | None, TrainConfig]:
+    """The recipe that was asked for, and all settings: defaults, then recipe, generator and overrides, in this order.
+
+    Raises:
+        DataError: there is no such recipe, or a setting is not valid.
+    """
+    from training.overrides import configured
+    from training.recipe import load_recipe
+
+    found = None if recipe is None else load_recipe(recipe)
+    given = [] if generator is None else [f"generator.method={generator}"]
+    return found, configured([*given, *settings], base=None if found is None else found.settings)
