@@ -62,7 +62,9 @@ def compute_rows(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) 
                 head=manifest.head,
             )
             weights, biases = bundle.head.rows(embeddings.mean(axis=1, dtype=np.float64))
-        finite = np.isfinite(embeddings).all(axis=(1, 2)) & np.isfinite(weights).all(axis=1) & np.isfinite(biases)
+        finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
+        largest = np.inf if bundle.head.independent else np.finfo(np.float16).max  # of what is stored
+        finite &= (np.isfinite(embeddings) & (np.abs(embeddings) <= largest)).all(axis=(1, 2))
         for i in range(len(part)):
             if not finite[i]:
                 made.append(_too_far())

@@ -333,6 +333,17 @@ async def test_more_classes_than_the_head_takes_are_refused_and_not_stored(
         assert (await client.put("/classes/violet", json={**VIOLET, "attributes": [0.5, 0, 0.5]})).status_code == 200
 
 
+async def test_embeddings_beyond_float16_are_refused_by_class(running: Callable[..., Any]) -> None:
+    far = {**CYAN, "attributes": [1e5, 0.0, 0.0]}
+    async with running() as client:
+        answer = await client.post("/classes", json=far)
+        assert (answer.status_code, answer.json()["type"]) == (422, "urn:d3gzsl:problem:invalid-attributes")
+        answer = await client.post("/classes:batch", json={"classes": [VIOLET, far]})
+        assert (answer.status_code, answer.json()["type"]) == (422, "urn:d3gzsl:problem:invalid-batch")
+        assert answer.json()["errors"][0]["pointer"].startswith("/classes/1")
+        assert (await client.get("/classes/violet")).status_code == 404
+
+
 async def test_only_exact_can_be_waited_for(running: Callable[..., Any]) -> None:
     async with running() as client:
         for query in ("wait=soon", "weight=exact"):
