@@ -66,6 +66,7 @@ def compare(case: Case, *, repeats: int, device: torch.device) -> dict[str, Any]
         "plain_s": medians["plain"],
         "fast_s": medians["fast"],
         "ratio": medians["plain"] / medians["fast"],
+        "ratio_of_fastest": min(seconds["plain"]) / min(seconds["fast"]),
         "ratio_lowest": min(ratios),
         "ratio_highest": max(ratios),
         "relative_difference": difference,
