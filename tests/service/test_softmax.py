@@ -249,6 +249,28 @@ async def test_any_history_gives_the_same_probabilities(running: Callable[..., A
         assert await probabilities(one) == bundled
 
 
+async def test_a_storm_of_changes_ends_with_the_exact_rows(running: Callable[..., Any], softmax_dir: Path) -> None:
+    random = np.random.default_rng(3)
+    there: dict[str, dict[str, Any]] = {}
+    async with running() as client:
+        for step in range(40):
+            name = f"c{random.integers(6)}"
+            if name in there:
+                assert (await client.delete(f"/classes/{name}")).status_code == 204
+                del there[name]
+            else:
+                there[name] = {"id": name, "name": name, "attributes": random.uniform(0, 1, 3).round(3).tolist()}
+                assert (await client.post("/classes", json=there[name])).status_code == 201
+            if step % 7 == 0:
+                await exact(client)
+        await exact(client)
+        found = await probabilities(client)
+    async with running("fresh") as client:
+        assert (await client.post("/classes:batch?wait=exact", json={"classes": [*there.values()]})).status_code == 200
+        assert await probabilities(client) == found
+    assert len(found) == 3 + len(there)
+
+
 async def test_a_restart_and_a_rollback_give_the_same_probabilities(running: Callable[..., Any]) -> None:
     async with running() as client:
         await client.post("/classes?wait=exact", json=VIOLET)
