@@ -211,5 +211,5 @@ def _read(file: Path) -> dict[str, Any]:
 def _read_measurement(file: Path) -> Measurement:
     try:
         return Measurement.from_bytes(file.read_bytes())
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{file}: damaged: {error}; begin anew with --overwrite") from None

@@ -60,7 +60,7 @@ class Measurement:
 
         Raises:
             KeyError: an array is missing.
-            ValueError, zipfile.BadZipFile: the content is no such file.
+            ValueError, EOFError, zipfile.BadZipFile: the content is no such file.
         """
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return cls(
