@@ -1,0 +1,315 @@
+"""Classes at run time: registering one, a thousand, and living with a hundred thousand.
+
+    python benchmarks/registry.py BACKBONE --out benchmarks/results/DATE-registry.json [--many 100000]
+
+BACKBONE is a ResNet-101 as `d3gzsl-train backbone` writes it. The other networks have the default sizes and random
+weights, which cost what trained ones cost. Everything is measured through HTTP at a `d3gzsl serve` process. The many
+classes have random rows, written to the log by the code that every registration uses, a thousand in a version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+CLASSES, SEEN, ATTRIBUTES, HIDDEN = 50, 40, 85, 512
+SAMPLES = 200
+BATCH = 1000
+_LISTENING = re.compile(r"on (http://\S+)")
+
+
+def main() -> None:
+    arguments = parse()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        work = Path(name)
+        bundle = work / "bundle"
+        make_bundle(arguments.backbone, bundle)
+        results: dict[str, Any] = {"machine": machine(arguments.threads)}
+        results |= few(bundle, work / "few", arguments)
+        results |= many(bundle, work / "many", arguments)
+        ratio = results["classify_many_ms"]["p50"] / results["classify_few_ms"]["p50"]
+        results["classify_ratio"] = ratio
+        results["within"] = {
+            "post p50 <= 100 ms": results["post_ms"]["p50"] <= 100,
+            "post p99 <= 300 ms": results["post_ms"]["p99"] <= 300,
+            f"{BATCH} by batch <= 60 s": results["batch_s"] <= 60,
+            "classify with many <= 1.5 x few": ratio <= 1.5,
+            "restart with many <= 10 s": results["ready_many_s"] <= 10,
+        }
+    text = json.dumps(results, indent=2)
+    arguments.out.write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+def few(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """With the bundle's 50 classes."""
+    with serving(bundle, data, arguments.threads):
+        pass  # makes the database
+    with serving(bundle, data, arguments.threads) as (client, ready_s):
+        classified = classify_times(client, arguments.images)
+        memory = memory_mb(client)
+        posts = post_times(client, arguments.posts, "p")
+    with serving(bundle, data.with_name("batch"), arguments.threads) as (client, _):
+        documents = [document(f"b{i}") for i in range(BATCH)]
+        begun = time.perf_counter()
+        client.post("/classes:batch", json={"classes": documents}, timeout=600).raise_for_status()
+        batch_s = time.perf_counter() - begun
+    return {
+        "classify_few_ms": classified,
+        "ready_few_s": ready_s,
+        "memory_few_mb": memory,
+        "post_ms": posts,
+        "batch_s": batch_s,
+    }
+
+
+def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """With many more, most of them written straight to the log."""
+    begun = time.perf_counter()
+    fill(bundle, data, arguments.many)
+    fill_s = time.perf_counter() - begun
+    size = sum(file.stat().st_size for file in data.iterdir())
+    readies = []
+    for _ in range(3):
+        with serving(bundle, data, arguments.threads) as (client, ready_s):
+            readies.append(ready_s)
+            seen = client.get("/registry").json()["classes"]
+            assert seen["unseen"] == arguments.many - SEEN, seen
+            answer = classify_times(client, arguments.images)
+            memory = memory_mb(client)
+            posts = post_times(client, 20, f"m{len(readies)}")
+            for i in range(23):
+                client.delete(f"/classes/m{len(readies)}{i}").raise_for_status()
+    return {
+        "many": arguments.many,
+        "fill_s": fill_s,
+        "database_mb": size / 1e6,
+        "ready_many_s": max(readies),
+        "ready_many_all_s": readies,
+        "classify_many_ms": answer,
+        "memory_many_mb": memory,
+        "post_many_ms": posts,
+    }
+
+
+def fill(bundle_dir: Path, data: Path, count: int) -> None:
+    """Bring the registry to `count` classes."""
+    from model.bundle import Bundle
+    from model.head import Row
+    from service.registry.change import Change
+    from service.registry.database import Database, database_url
+    from service.registry.log import ChangeLog
+
+    bundle = Bundle.load(bundle_dir)
+    dimension = bundle.manifest.head.dimension
+    log = ChangeLog(
+        Database(database_url(data, None)),
+        bundle_id=bundle.manifest.bundle_id,
+        dimension=dimension,
+        vocabulary=bundle.manifest.vocabulary.names,
+    )
+    random = np.random.default_rng(0)
+    scale = float(np.abs(bundle.weight).mean())
+    todo = count - len(bundle.manifest.classes)
+    for start in range(0, todo, BATCH):
+        size = min(BATCH, todo - start)
+        weights = scale * random.standard_normal((size, dimension), dtype=np.float32)
+        made = [
+            Change(operation="put", class_id=f"f{start + i}", entry=entry(f"f{start + i}"), row=Row(weights[i], -50.0))
+            for i in range(size)
+        ]
+        with log.appending() as appending:
+            appending.append("batch", made)
+    log.close()
+
+
+def entry(class_id: str) -> Any:
+    from model.classes import ClassEntry
+
+    given = document(class_id)
+    return ClassEntry(
+        id=class_id,
+        name=given["name"],
+        kind="unseen",
+        attributes=tuple(given["attributes"]),
+        metadata={"source": "made"},
+    )
+
+
+def document(class_id: str) -> dict[str, Any]:
+    values = np.random.default_rng([*class_id.encode()]).random(ATTRIBUTES)
+    return {"id": class_id, "name": f"class {class_id}", "attributes": np.round(100 * values, 2).tolist()}
+
+
+def classify_times(client: httpx.Client, count: int) -> dict[str, float]:
+    """Milliseconds of one image at a time."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).resize((500, 375)).save(stream, "JPEG")
+    times = []
+    for _ in range(count + 3):
+        begun = time.perf_counter()
+        client.post("/classify", content=stream.getvalue(), headers={"content-type": "image/jpeg"}).raise_for_status()
+        times.append(1000 * (time.perf_counter() - begun))
+    return summary(times[3:])
+
+
+def post_times(client: httpx.Client, count: int, prefix: str) -> dict[str, float]:
+    times = []
+    for i in range(count + 3):
+        given = document(f"{prefix}{i}")
+        begun = time.perf_counter()
+        client.post("/classes", json=given).raise_for_status()
+        times.append(1000 * (time.perf_counter() - begun))
+    return summary(times[3:])
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    ordered = sorted(times)
+    return {
+        "p50": statistics.median(ordered),
+        "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
+        "least": ordered[0],
+        "most": ordered[-1],
+        "count": len(ordered),
+    }
+
+
+@contextmanager
+def serving(bundle: Path, data: Path, threads: int) -> Iterator[tuple[httpx.Client, float]]:
+    """A client of a service, and the seconds from its start to ready."""
+    arguments = ["--bundle", str(bundle), "--data-dir", str(data), "--port", "0", "--threads", str(threads)]
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            url = next(found[1] for line in process.stderr if (found := _LISTENING.search(line)))
+            with httpx.Client(base_url=url, timeout=120) as client:
+                while client.get("/readyz").status_code != 200:
+                    time.sleep(0.02)
+                client.headers["x-process"] = str(process.pid)
+                yield client, time.perf_counter() - begun
+        finally:
+            process.terminate()
+
+
+def memory_mb(client: httpx.Client) -> float:
+    status = Path(f"/proc/{client.headers['x-process']}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1000
+
+
+def make_bundle(backbone: Path, out: Path) -> None:
+    """A bundle with the full trunk and random other networks."""
+    import torch
+
+    from model.bundle import write_bundle
+    from model.calibration import Calibration
+    from model.classes import ClassEntry
+    from model.head import HeadSpec
+    from model.lda import LdaHead
+    from model.networks.d3gzsl import Embedding, Teacher
+    from model.networks.generator import Generator
+    from model.vocabulary import Vocabulary
+    from training.backbone import load_backbone
+    from training.onnx_graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
+    from training.scaler import Scaler
+
+    torch.manual_seed(0)
+    source = load_backbone(backbone)
+    width = source.description.feature_dim
+    random = np.random.default_rng(0)
+    entries = tuple(
+        ClassEntry(
+            id=f"c{i:02}",
+            name=f"class {i}",
+            kind="seen" if i < SEEN else "unseen",
+            attributes=tuple(document(f"c{i:02}")["attributes"]),
+        )
+        for i in range(CLASSES)
+    )
+    vocabulary = Vocabulary.from_classes(
+        [f"a{i}" for i in range(ATTRIBUTES)], [e.attributes for e in entries], offset=0.0, scale=1.0, unit_length=True
+    )
+    embedding = Embedding(feature_dim=width, dim=width, init="identity")
+    teacher = Teacher(feature_dim=width, dim=width, seen_classes=SEEN, init="identity")
+    generator = Generator(
+        noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES, feature_dim=width, hidden=HIDDEN, linear_path=True
+    )
+    centre = np.full(width, 0.1, dtype=np.float32)
+    scaler = Scaler(minimum=np.zeros(width, dtype=np.float32), range=np.ones(width, dtype=np.float32))
+    tail = TrunkTail(scaler=scaler, embedding=embedding, teacher=teacher, centre=centre)
+    synthesizer = Synthesizer(generator=generator, embedding=embedding, centre=centre)
+    head = LdaHead(np.eye(width))
+    weight, bias = head.rows(random.standard_normal((CLASSES, width)).astype(np.float32))
+    write_bundle(
+        out,
+        trunk=trunk_graph(backbone, tail, feature_dim=width, side=source.spec.size),
+        synthesizer=synthesizer_graph(synthesizer, noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES),
+        preprocess=source.spec,
+        backbone=source.description,
+        vocabulary=vocabulary,
+        classes=entries,
+        head_spec=HeadSpec(kind="lda", dimension=width, samples=SAMPLES, noise_dimension=ATTRIBUTES, shrinkage=0.5),
+        head=head,
+        weight=weight,
+        bias=bias,
+        novelty_reference=np.linspace(-1, 0, 11, dtype=np.float32),
+        calibration=Calibration(seen_penalty=0.5, temperature=1.0),
+        metrics={},
+        training={},
+    )
+
+
+def machine(threads: int) -> dict[str, Any]:
+    about = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in about if "model name" in line), "")
+    return {
+        "cpu": cpu,
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "at": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--posts", type=int, default=200)
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="Where the files are kept meanwhile; 2 GB for 100,000 classes.")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
