@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from model.errors import Problem, TooManyClassesError
+from model.noise import class_noise
 
 Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
@@ -37,6 +38,7 @@ class HeadSpec:
         shrinkage: share of the scaled identity in the within-class covariance, 0..1 (`lda` only).
         penalty: on the squared length of weights and biases, above 0 (`softmax` only).
         tolerance: relative distance to the exact weights at which a solution stops, above 0 (`softmax` only).
+        antithetic: noise comes in pairs of opposite sign; bundles made before this was known do without.
     """
 
     kind: HeadKind
@@ -46,6 +48,7 @@ class HeadSpec:
     shrinkage: float | None = None
     penalty: float | None = None
     tolerance: float | None = None
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in MAX_SAMPLES:
@@ -68,6 +71,7 @@ class HeadSpec:
             "samples": self.samples,
             "noise_dimension": self.noise_dimension,
             **{name: float(number) for name, number in numbers.items() if number is not None},
+            **({"antithetic": True} if self.antithetic else {}),
         }
 
     @classmethod
@@ -80,6 +84,13 @@ class HeadSpec:
             samples=int(fields["samples"]),
             noise_dimension=int(fields["noise_dimension"]),
             **{name: float(fields[name]) for name in own},
+            antithetic=bool(fields.get("antithetic", False)),
+        )
+
+    def noise(self, bundle_id: str, class_id: str, samples: int | None = None) -> Float32:
+        """The noise of a class, float32 [samples, K]; `samples` of the head where not given."""
+        return class_noise(
+            bundle_id, class_id, samples or self.samples, self.noise_dimension, antithetic=self.antithetic
         )
 
 

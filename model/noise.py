@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def class_noise(bundle_id: str, class_id: str, samples: int, dimension: int) -> NDArray[np.float32]:
+def class_noise(
+    bundle_id: str, class_id: str, samples: int, dimension: int, *, antithetic: bool = False
+) -> NDArray[np.float32]:
     """Standard normal noise keyed by bundle and class.
 
     Words come from the counter-based generator Philox 4x64-10 (Salmon et al., SC 2011), keyed by the first 128 bits of
@@ -23,10 +25,15 @@ def class_noise(bundle_id: str, class_id: str, samples: int, dimension: int) -> 
         class_id: id of the class.
         samples: N, at least 1.
         dimension: K, at least 1.
+        antithetic: every second row is the one before it with the other sign, so that what is linear in the noise leaves
+            the mean of an even number of rows exact.
 
     Returns:
         float32 [N, K]; the first rows do not depend on N.
     """
+    if antithetic:
+        drawn = class_noise(bundle_id, class_id, (samples + 1) // 2, dimension)
+        return np.stack([drawn, -drawn], axis=1).reshape(-1, dimension)[:samples]
     digest = hashlib.sha256(f"{bundle_id}\0{class_id}".encode()).digest()
     key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
     pairs = (samples * dimension + 1) // 2

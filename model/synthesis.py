@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 from model.errors import AttributesError, Problem
 from model.head import Float32, HeadSpec
-from model.noise import class_noise
 from model.vocabulary import Vocabulary
 
 Synthesizer = Callable[[Float32, Float32], Float32]
@@ -79,7 +78,7 @@ def many_class_embeddings(
     Returns:
         float32 [C, N, Z]; not finite where the networks give nothing for a class.
     """
-    noise = [class_noise(bundle_id, class_id, head.samples, head.noise_dimension) for class_id, _ in classes]
+    noise = [head.noise(bundle_id, class_id) for class_id, _ in classes]
     described = vocabulary.normalise([np.asarray(attributes) for _, attributes in classes])
     embeddings = synthesizer(np.concatenate(noise), np.repeat(described, head.samples, axis=0))
     return embeddings.reshape(len(classes), head.samples, -1)

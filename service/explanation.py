@@ -14,7 +14,6 @@ import numpy as np
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.head import Float32
-from model.noise import class_noise
 from service.engine import Engine
 
 SAMPLES = 16
@@ -120,7 +119,7 @@ class Explainer:
         manifest = self._bundle.manifest
         vocabulary, head = manifest.vocabulary, manifest.head
         samples = min(SAMPLES, head.samples)
-        noise_MK = class_noise(manifest.bundle_id, entry.id, samples, head.noise_dimension)
+        noise_MK = head.noise(manifest.bundle_id, entry.id, samples)
         # The description as it is, then A times with one attribute at its mean.
         variants = np.tile(np.array(entry.attributes, dtype=np.float64), (len(vocabulary) + 1, 1))
         np.fill_diagonal(variants[1:], [a.mean for a in vocabulary.attributes])

@@ -16,6 +16,7 @@ from model.networks.d3gzsl import EmbeddingInit
 from training.losses import Form, Target
 from training.precision import Precision
 
+AttributePathName = Literal["kernel", "linear", "none"]
 MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
 Schedule = Literal["constant", "cosine", "published"]
 Protocol = Literal["validation", "test-best"]
@@ -38,8 +39,12 @@ class GeneratorConfig:
         method: `wgan`, `cegzsl`, `tfvaegan` or `diffusion`.
         hidden: hidden units of generator, critic, encoder, decoder and denoiser.
         noise_dim: K; 0 takes the number of attributes. A `diffusion` generator has one per feature.
-        linear_path: a linear map from attributes beside the hidden layer (ours).
-        linear_path_ridge: relative ridge strength its weights start from; 0 starts at zero weights.
+        attribute_path: a fixed ridge map from attributes to class means that the generator starts from and adds to, on
+            the attributes themselves (`linear`) or on their likeness to those of seen classes (`kernel`); `none` as
+            published (the paths are ours).
+        path_ridge: candidates for its relative strength; the one that predicts left-out seen classes best is taken.
+        learning_rate_factor: learning rate of the generator relative to the others'.
+        warm_up: outer steps of the training before the generator takes its first.
         critic_steps: steps of critic and student per step of the generator.
         gp_weight: of the gradient penalty.
         averaging: decay per outer step of the generator's moving average, which is what is kept; 0 keeps the last.
@@ -49,12 +54,18 @@ class GeneratorConfig:
     method: MethodName = "wgan"
     hidden: int = 512
     noise_dim: int = 0
-    linear_path: bool = True
-    linear_path_ridge: float = 0.3
+    attribute_path: AttributePathName = "kernel"
+    path_ridge: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    learning_rate_factor: float = 0.1
+    warm_up: int = 20
     critic_steps: int = 5
     gp_weight: float = 10.0
     seen_classification: float = 0.01
     averaging: float = 0.98
+
+    def anchors(self, seen_classes: int) -> int | None:
+        """Seen classes that the attribute path compares with; 0 for a linear path, None for none."""
+        return {"kernel": seen_classes, "linear": 0, "none": None}[self.attribute_path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +275,7 @@ class TrainConfig:
             ("learning_rate", self.learning_rate),
             ("teacher.learning_rate", self.teacher.learning_rate),
             ("d3.embedding_lr_factor", self.d3.embedding_lr_factor),
+            ("generator.learning_rate_factor", self.generator.learning_rate_factor),
             ("contrastive.instance_temperature", self.contrastive.instance_temperature),
             ("contrastive.class_temperature", self.contrastive.class_temperature),
         ):
@@ -276,7 +288,6 @@ class TrainConfig:
             ("d3.generator_share", self.d3.generator_share),
             ("generator.gp_weight", self.generator.gp_weight),
             ("generator.seen_classification", self.generator.seen_classification),
-            ("generator.linear_path_ridge", self.generator.linear_path_ridge),
             ("contrastive.instance_weight", self.contrastive.instance_weight),
             ("contrastive.class_weight", self.contrastive.class_weight),
             ("vae.weight", self.vae.weight),
@@ -284,6 +295,8 @@ class TrainConfig:
             ("vae.feedback", self.vae.feedback),
         ):
             yield name, weight, "a number of at least 0", 0 <= weight < math.inf
+        ridge = self.generator.path_ridge
+        yield "generator.path_ridge", ridge, "numbers above 0", bool(ridge) and all(0 < r < math.inf for r in ridge)
         shrinkage, samples = self.selection.shrinkage, self.selection.samples
         yield (
             "selection.shrinkage",
@@ -309,6 +322,7 @@ class TrainConfig:
             ("generator.noise_dim", self.generator.noise_dim),
             ("d3.embedding_dim", self.d3.embedding_dim),
             ("steps", self.steps),
+            ("generator.warm_up", self.generator.warm_up),
         ):
             yield name, size, "at least 0", size >= 0
         yield "seed", self.seed, "0 up to 2^63 - 1", 0 <= self.seed < 2**63

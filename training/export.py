@@ -76,6 +76,7 @@ def export(
         dimension=len(fitted.centre),
         samples=trained.config.selection.samples,
         noise_dimension=generator.noise_dim,
+        antithetic=True,
         shrinkage=selected.shrinkage,
     )
     identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesis), dataset.vocabulary, spec)

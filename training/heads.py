@@ -108,6 +108,8 @@ def synthesise_features(
 ) -> torch.Tensor:
     """Scaled features of a class from its normalised attributes, on their device, float32 [samples, D]."""
     generator = networks.generator
-    noise = torch.from_numpy(class_noise(key, class_id, samples, generator.noise_dim)).to(attributes_A.device)
+    noise = torch.from_numpy(class_noise(key, class_id, samples, generator.noise_dim, antithetic=True)).to(
+        attributes_A.device
+    )
     features: torch.Tensor = generator(noise, attributes_A.expand(samples, -1))
     return features

@@ -155,7 +155,12 @@ def _networks(config: TrainConfig, shapes: Mapping[str, int]) -> Networks:
     feature_dim = shapes["feature_dim"]
     dim, init = shapes["embedding_dim"], config.d3.embedding_init
     return Networks(
-        generator=new_sampler(config, feature_dim=feature_dim, attribute_dim=shapes["attribute_dim"]),
+        generator=new_sampler(
+            config,
+            feature_dim=feature_dim,
+            attribute_dim=shapes["attribute_dim"],
+            seen_classes=shapes["seen_classes"],
+        ),
         teacher=Teacher(feature_dim=feature_dim, dim=dim, seen_classes=shapes["seen_classes"], init=init),
         student=Student(
             feature_dim=feature_dim,

@@ -1,4 +1,7 @@
-"""How much rows of one class differ: the unit in which generators measure errors."""
+"""Classes as Gaussians: their means, and how rows of one class spread around them.
+
+N: rows, D: features, C: classes.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,32 @@ FLOOR = 1e-2  # of the scaled features' range 0..1: a dimension that hardly vari
 
 def within_class_spread(task: Task) -> Tensor:
     """Standard deviation of each feature around its class's mean, float32 [D], at least `FLOOR`."""
+    variance = residuals(task).square().mean(dim=0)
+    return variance.sqrt().clamp(min=FLOOR).float()
+
+
+def within_class_directions(task: Task, count: int) -> Tensor:
+    """The largest principal directions of rows around their class's mean, float32 [D, count].
+
+    Each is scaled by its standard deviation, so that multiplying standard normal noise gives rows that spread as the
+    classes do; columns beyond D are zero.
+    """
+    rows = residuals(task)
+    variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
+    kept = min(count, len(variances))
+    scaled = torch.zeros(len(variances), count, dtype=rows.dtype, device=rows.device)
+    scaled[:, :kept] = (directions * variances.clamp(min=0).sqrt())[:, -kept:].flip(1)
+    return scaled.float()
+
+
+def residuals(task: Task) -> Tensor:
+    """Rows less their class's mean, float64 [N, D]."""
+    return task.features.double() - class_means(task)[task.labels]
+
+
+def class_means(task: Task) -> Tensor:
+    """Mean features of each class, float64 [C, D]; zeros where a class has no rows."""
     counts = torch.bincount(task.labels, minlength=len(task.seen)).clamp(min=1)
     features = task.features.double()
     sums = torch.zeros(len(task.seen), features.shape[1], dtype=torch.float64, device=features.device)
-    means = sums.index_add_(0, task.labels, features) / counts[:, None]
-    variance = (features - means[task.labels]).square().mean(dim=0)
-    return variance.sqrt().clamp(min=FLOOR).float()
+    return sums.index_add_(0, task.labels, features) / counts[:, None]

@@ -103,6 +103,8 @@ class Trainer:
                 self._step(terms, student_loss, [*critic, student])
                 meter.add(terms, step)
                 meter.add(unweighted, step)
+            if self.epoch * self.steps + step < self._config.generator.warm_up:
+                continue
             with autocast(self._device, self._config.precision):
                 terms = method.generator_loss(real, self._random)
                 synthetic = scale_gradient(self._synthesise(), self._config.d3.generator_share)
@@ -160,10 +162,10 @@ class Trainer:
             )
 
         sides = (
-            ("critic", list(self._method.critic_side())),
-            ("generator", [p for p in self._method.generator_side() if p.requires_grad]),
+            ("critic", list(self._method.critic_side()), 1.0),
+            ("generator", list(self._method.generator_side()), config.generator.learning_rate_factor),
         )
-        critic, generator = ([adam((role, side, 1.0))] if side else [] for role, side in sides)
+        critic, generator = ([adam((role, side, factor))] if side else [] for role, side, factor in sides)
         of_student = adam(
             ("embedding", embedding, config.d3.embedding_lr_factor),
             ("student", list(named.values()), 1.0),

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model.networks.attribute_path import AttributePath
 from model.networks.generator import SLOPE, init_normal
 from model.networks.sampler import Sampler
 
@@ -43,24 +44,21 @@ class Denoiser(nn.Module):
 class DiffusionSampler(Sampler):
     """Noise to features in T deterministic steps (DDIM; Song et al., ICLR 2021, arXiv 2010.02502).
 
-    What is diffused is the residual r of features around a linear map of the attributes, in units of their within-class
-    spread: x = ReLU(W a + b + s * r). At level t in 0..1, r_t = cos(pi t/2) r + sin(pi t/2) e.
+    What is diffused is the residual r of features around a fixed path from attributes, in units of their within-class
+    spread: x = ReLU(P(a) + s * r). At level t in 0..1, r_t = cos(pi t/2) r + sin(pi t/2) e.
     """
 
-    def __init__(self, *, attribute_dim: int, feature_dim: int, hidden: int, steps: int) -> None:
+    def __init__(self, *, attribute_dim: int, feature_dim: int, hidden: int, anchors: int, steps: int) -> None:
         super().__init__()
         self.noise_dim = feature_dim
         self.steps = steps
-        self.linear_path = nn.Linear(attribute_dim, feature_dim)
+        self.attribute_path = AttributePath(attribute_dim=attribute_dim, feature_dim=feature_dim, anchors=anchors)
         self.denoiser = Denoiser(feature_dim=feature_dim, attribute_dim=attribute_dim, hidden=hidden)
         self.spread = nn.Buffer(torch.ones(feature_dim))
-        nn.init.zeros_(self.linear_path.weight)
-        nn.init.zeros_(self.linear_path.bias)
-        self.linear_path.requires_grad_(False)
 
     def residual(self, features: Tensor, attributes: Tensor) -> Tensor:
         """Features [B, D] of classes with attributes [B, A] as what is diffused, [B, D]."""
-        residual: Tensor = (features - self.linear_path(attributes)) / self.spread
+        residual: Tensor = (features - self.attribute_path(attributes)) / self.spread
         return residual
 
     def noisy(self, residual: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -76,4 +74,4 @@ class DiffusionSampler(Sampler):
             clean = self.denoiser(state, attributes, state.new_full((1, 1), step / self.steps))
             rest = (state - math.cos(level) * clean) / math.sin(level)
             state = math.cos(after) * clean + math.sin(after) * rest
-        return torch.relu(self.linear_path(attributes) + self.spread * clean)
+        return torch.relu(self.attribute_path(attributes) + self.spread * clean)

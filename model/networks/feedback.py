@@ -43,7 +43,7 @@ class FeedbackGenerator(Generator):
         attribute_dim: int,
         feature_dim: int,
         hidden: int,
-        linear_path: bool,
+        anchors: int | None,
         strength: float,
     ) -> None:
         super().__init__(
@@ -51,7 +51,7 @@ class FeedbackGenerator(Generator):
             attribute_dim=attribute_dim,
             feature_dim=feature_dim,
             hidden=hidden,
-            linear_path=linear_path,
+            anchors=anchors,
         )
         self.strength = strength
         self.decoder = SemanticDecoder(feature_dim=feature_dim, attribute_dim=attribute_dim, hidden=hidden)
@@ -66,12 +66,12 @@ class FeedbackGenerator(Generator):
 
     def forward(self, noise: Tensor, attributes: Tensor) -> Tensor:
         """Noise [B, K] and attributes [B, A] to features [B, D], at least 0."""
-        hidden = self.hidden_noise(noise) + self.hidden_attributes(attributes)
-        features = self.decode(hidden, attributes)
+        hidden, paths = self.hidden_units(noise, attributes), self.paths(noise, attributes)
+        features = self.decode(hidden, paths)
         if self.feedback is None:
             return features
         correction = self.strength * self.feedback(self.decoder.hidden(features))
-        return self.decode(hidden + correction, attributes)
+        return self.decode(hidden + correction, paths)
 
 
 class Encoder(nn.Module):

@@ -8,40 +8,64 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.networks.attribute_path import AttributePath
 from model.networks.sampler import Sampler
 
 SLOPE = 0.2
 
 
 class Generator(Sampler):
-    """Noise and attributes to scaled features: ReLU(W2 LeakyReLU(W1 [noise, a] + b1) + b2 + L a).
+    """Noise and attributes to scaled features: ReLU(W2 LeakyReLU(W1 [e, a] + b1) + b2 + P(a) + V e).
 
-    The published generator (Xian et al., CVPR 2018, arXiv 1712.00981) has no L; the linear path is ours, since with few
-    seen classes the linear map from attributes to class means is hard to beat. It starts at zero.
+    The published generator (Xian et al., CVPR 2018, arXiv 1712.00981) has neither P, a fixed path from attributes, nor
+    V, a linear path from noise. Both are ours: with few seen classes a ridge map from attributes to class means is hard
+    to beat, and together they are a Gaussian for every class, which training only has to improve on.
+
+    Args:
+        noise_dim: K.
+        attribute_dim: A.
+        feature_dim: D.
+        hidden: H.
+        anchors: of the attribute path, see :class:`AttributePath`; None for no paths.
     """
 
-    def __init__(self, *, noise_dim: int, attribute_dim: int, feature_dim: int, hidden: int, linear_path: bool) -> None:
+    def __init__(
+        self, *, noise_dim: int, attribute_dim: int, feature_dim: int, hidden: int, anchors: int | None
+    ) -> None:
         super().__init__()
         self.noise_dim = noise_dim
         self.hidden_noise = nn.Linear(noise_dim, hidden)
         self.hidden_attributes = nn.Linear(attribute_dim, hidden, bias=False)
         self.output = nn.Linear(hidden, feature_dim)
-        self.linear_path = nn.Linear(attribute_dim, feature_dim, bias=False) if linear_path else None
         for module in (self.hidden_noise, self.hidden_attributes, self.output):
             init_normal(module)
-        if self.linear_path is not None:
-            nn.init.zeros_(self.linear_path.weight)
+        self.attribute_path: AttributePath | None = None
+        self.noise_path: nn.Linear | None = None
+        if anchors is not None:
+            self.attribute_path = AttributePath(attribute_dim=attribute_dim, feature_dim=feature_dim, anchors=anchors)
+            self.noise_path = nn.Linear(noise_dim, feature_dim, bias=False)
+            nn.init.zeros_(self.noise_path.weight)
 
     def forward(self, noise: Tensor, attributes: Tensor) -> Tensor:
         """Noise [B, K] and attributes [B, A] to features [B, D], at least 0."""
-        return self.decode(self.hidden_noise(noise) + self.hidden_attributes(attributes), attributes)
+        return self.decode(self.hidden_units(noise, attributes), self.paths(noise, attributes))
 
-    def decode(self, hidden: Tensor, attributes: Tensor) -> Tensor:
-        """Pre-activations of the hidden layer [B, H] and attributes [B, A] to features [B, D]."""
+    def hidden_units(self, noise: Tensor, attributes: Tensor) -> Tensor:
+        """Noise [B, K] and attributes [B, A] to the hidden layer's pre-activations [B, H]."""
+        hidden: Tensor = self.hidden_noise(noise) + self.hidden_attributes(attributes)
+        return hidden
+
+    def paths(self, noise: Tensor, attributes: Tensor) -> Tensor | None:
+        """What goes past the hidden layer, [B, D]; None without paths."""
+        if self.attribute_path is None or self.noise_path is None:
+            return None
+        features: Tensor = self.attribute_path(attributes) + self.noise_path(noise)
+        return features
+
+    def decode(self, hidden: Tensor, paths: Tensor | None) -> Tensor:
+        """Pre-activations [B, H], and what goes past them [B, D], to features [B, D]."""
         features = self.output(nn.functional.leaky_relu(hidden, SLOPE))
-        if self.linear_path is not None:
-            features = features + self.linear_path(attributes)
-        return torch.relu(features)
+        return torch.relu(features if paths is None else features + paths)
 
 
 class Critic(nn.Module):

@@ -49,7 +49,7 @@ class DemoConfig:
             epochs=8,
             batch_size=128,
             learning_rate=1e-4,
-            generator=GeneratorConfig(hidden=512, linear_path_ridge=0.03),
+            generator=GeneratorConfig(hidden=512),
             d3=D3Config(embedding_lr_factor=0.01),
             selection=SelectionConfig(folds=4, evaluations=4, shrinkage=(0.1, 0.3, 0.5, 0.7, 0.9)),
         )

@@ -31,6 +31,8 @@ def new_method(task: Task, teacher: Teacher, student: Student, config: TrainConf
     return METHODS[config.generator.method](task, teacher, student, config).to(task.features.device)
 
 
-def new_sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int) -> Sampler:
+def new_sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> Sampler:
     """A sampler to load trained weights into."""
-    return SAMPLERS[config.generator.method](config, feature_dim=feature_dim, attribute_dim=attribute_dim)
+    return SAMPLERS[config.generator.method](
+        config, feature_dim=feature_dim, attribute_dim=attribute_dim, seen_classes=seen_classes
+    )

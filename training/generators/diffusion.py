@@ -10,30 +10,32 @@ from torch.nn import functional as F  # noqa: N812
 
 from model.networks.d3gzsl import Student, Teacher
 from model.networks.denoiser import DiffusionSampler
+from training.attribute_path import fit_path
 from training.config import TrainConfig
 from training.generators.base import Method, RealBatch, Terms
 from training.precision import at_least_float32, full_precision
-from training.ridge import class_mean_ridge
 from training.spread import within_class_spread
 from training.task import Task
 
 
 class Diffusion(Method):
-    """A denoiser of the features' residual around the ridge map; it has no critic, but the student keeps its steps."""
+    """A denoiser of the features' residual around the attribute path, without a critic; the student keeps its steps."""
 
     sampler: DiffusionSampler
 
     def __init__(self, task: Task, teacher: Teacher, student: Student, config: TrainConfig) -> None:
         super().__init__(teacher, student, config)
-        self.sampler = sampler(config, feature_dim=task.features.shape[1], attribute_dim=task.attributes.shape[1])
-        if config.generator.linear_path and config.generator.linear_path_ridge:
-            slope, intercept = class_mean_ridge(task, config.generator.linear_path_ridge)
+        self.sampler = sampler(
+            config,
+            feature_dim=task.features.shape[1],
+            attribute_dim=task.attributes.shape[1],
+            seen_classes=len(task.seen_index),
+        )
+        if config.generator.attribute_path == "none":
+            self.sampler.attribute_path.bias.copy_(task.features.mean(dim=0))
         else:
-            slope, intercept = torch.zeros_like(self.sampler.linear_path.weight), task.features.mean(dim=0)
-        with torch.no_grad():
-            self.sampler.linear_path.weight.copy_(slope)
-            self.sampler.linear_path.bias.copy_(intercept)
-            self.sampler.spread.copy_(within_class_spread(task))
+            fit_path(self.sampler.attribute_path, task, config.generator.path_ridge)
+        self.sampler.spread.copy_(within_class_spread(task))
 
     def generator_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
         """Mean squared error of the clean residual predicted from a random level of noise."""
@@ -53,11 +55,12 @@ class Diffusion(Method):
         return terms
 
 
-def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int) -> DiffusionSampler:
+def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> DiffusionSampler:
     """The untrained sampler of a configuration."""
     return DiffusionSampler(
         attribute_dim=attribute_dim,
         feature_dim=feature_dim,
         hidden=config.generator.hidden,
+        anchors=config.generator.anchors(seen_classes) or 0,
         steps=config.diffusion.steps,
     )

@@ -39,9 +39,9 @@ class TfVaegan(Wgan):
         )
         self.spread = nn.Buffer(within_class_spread(task), persistent=False)
 
-    def new_sampler(self, *, feature_dim: int, attribute_dim: int) -> FeedbackGenerator:
+    def new_sampler(self, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> FeedbackGenerator:
         """A generator with decoder and feedback."""
-        return sampler(self.config, feature_dim=feature_dim, attribute_dim=attribute_dim)
+        return sampler(self.config, feature_dim=feature_dim, attribute_dim=attribute_dim, seen_classes=seen_classes)
 
     def critic_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
         """The critic's loss, half of the fake rows sampled and half reconstructed."""
@@ -78,14 +78,14 @@ class TfVaegan(Wgan):
         return terms
 
 
-def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int) -> FeedbackGenerator:
+def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> FeedbackGenerator:
     """The untrained sampler of a configuration."""
     return FeedbackGenerator(
         noise_dim=config.generator.noise_dim or attribute_dim,
         attribute_dim=attribute_dim,
         feature_dim=feature_dim,
         hidden=config.generator.hidden,
-        linear_path=config.generator.linear_path,
+        anchors=config.generator.anchors(seen_classes),
         strength=config.vae.feedback,
     )
 

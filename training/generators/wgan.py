@@ -17,7 +17,7 @@ from training import losses
 from training.config import TrainConfig
 from training.generators.base import Method, RealBatch, Terms, frozen
 from training.precision import at_least_float32, full_precision
-from training.ridge import start_from_ridge
+from training.start import start_from_gaussians
 from training.task import Task
 
 
@@ -29,13 +29,15 @@ class Wgan(Method):
     def __init__(self, task: Task, teacher: Teacher, student: Student, config: TrainConfig) -> None:
         super().__init__(teacher, student, config)
         feature_dim, attribute_dim = task.features.shape[1], task.attributes.shape[1]
-        self.sampler = self.new_sampler(feature_dim=feature_dim, attribute_dim=attribute_dim)
+        self.sampler = self.new_sampler(
+            feature_dim=feature_dim, attribute_dim=attribute_dim, seen_classes=len(task.seen_index)
+        )
         self.critic = Critic(attribute_dim=attribute_dim, feature_dim=feature_dim, hidden=config.generator.hidden)
-        start_from_ridge(self.sampler, task, config)
+        start_from_gaussians(self.sampler, task, config.generator.path_ridge)
 
-    def new_sampler(self, *, feature_dim: int, attribute_dim: int) -> Generator:
+    def new_sampler(self, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> Generator:
         """The generator that this method trains."""
-        return sampler(self.config, feature_dim=feature_dim, attribute_dim=attribute_dim)
+        return sampler(self.config, feature_dim=feature_dim, attribute_dim=attribute_dim, seen_classes=seen_classes)
 
     def critic_side(self) -> Iterator[nn.Parameter]:
         """The critic."""
@@ -53,14 +55,14 @@ class Wgan(Method):
         return generator_terms(self, fake, real)
 
 
-def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int) -> Generator:
+def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> Generator:
     """The untrained sampler of a configuration."""
     return Generator(
         noise_dim=config.generator.noise_dim or attribute_dim,
         attribute_dim=attribute_dim,
         feature_dim=feature_dim,
         hidden=config.generator.hidden,
-        linear_path=config.generator.linear_path,
+        anchors=config.generator.anchors(seen_classes),
     )
 
 

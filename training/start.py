@@ -1,0 +1,31 @@
+"""Where a generator starts: a Gaussian for every class, its mean from the attributes, its spread that of seen classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from model.networks.generator import Generator
+from training.attribute_path import fit_path
+from training.spread import within_class_directions
+from training.task import Task
+
+HIDDEN_SHARE = 0.1
+"""Scale of the hidden layer's initial output: random weights at their full size would move every class's mean."""
+
+
+@torch.no_grad()
+def start_from_gaussians(generator: Generator, task: Task, strengths: Sequence[float]) -> None:
+    """Fit a generator's paths to a task, where it has them, and let its hidden layer start small.
+
+    Args:
+        generator: freshly initialised.
+        task: real rows and attributes.
+        strengths: candidates for the ridge of the attribute path.
+    """
+    if generator.attribute_path is None or generator.noise_path is None:
+        return
+    fit_path(generator.attribute_path, task, strengths)
+    generator.noise_path.weight.copy_(within_class_directions(task, generator.noise_dim))
+    generator.output.weight.mul_(HIDDEN_SHARE)
