@@ -86,6 +86,7 @@ def row(finished: Finished, name: str) -> dict[str, Any]:
     return {
         "run": name,
         "seed": trained.config.seed,
+        "recipe": trained.recipe and trained.recipe["name"],
         "protocol": protocol,
         "test_used_for_selection": protocol != "validation",
         "commit": trained.data.get("commit"),

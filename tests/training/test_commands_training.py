@@ -119,6 +119,31 @@ def test_a_seed_given_as_a_setting_is_not_lost(
     assert Trained.load(tmp_path / "run").config.seed == seed
 
 
+def test_protocol_and_folds_on_the_command_line(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--protocol", "test-best", "--select-folds-used", 1, "--no-monitor", "--checkpoint-seconds", 0]
+    status, printed, errors = run("fit", store_dir, "--out", out, *TINY, *arguments)
+    assert status == 0, errors
+    assert "chosen on THE TEST IMAGES" in printed
+    assert "warning: protocol test-best: epoch, head and penalty are CHOSEN ON THE TEST IMAGES" in errors
+    chosen = Trained.load(out).config.selection
+    assert (chosen.protocol, chosen.used_folds) == ("test-best", 1)
+    assert read_json(out / METRICS)["protocol"]["test_used_for_selection"] is True
+    assert "What the test images chose" in (out / "report.html").read_text()
+
+
+def test_several_seeds_on_the_command_line(run: Command, store_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    status, printed, errors = run("fit", store_dir, "--out", out, *TINY, "--seeds", "3,5")
+    assert status == 0, errors
+    assert names(out) == ["seed-3", "seed-5", "summary.json"]
+    assert "mean (sd)" in printed
+    assert {"3", "5"} <= set(errors.split())  # the bars name their seed
+    status, printed, errors = run("fit", store_dir, "--out", out, *TINY, "--seeds", "3,5", "--resume", "--json")
+    assert (status, errors) == (0, "")
+    assert json.loads(printed) == {"out": str(out), **read_json(out / "summary.json")}
+
+
 def test_without_test_images_there_are_no_metrics(run: Command, store_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     status, printed, _ = run("fit", store_dir, "--out", out, "--test-fraction", 0, "--json", *TINY)
@@ -179,6 +204,14 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         (["--set", "speed=3"], ["the configuration is not valid\n  speed: no such setting; known here: seed, epochs"]),
         (["--set", "epochs=0", "--set", "d3.kl_form=x"], ["  epochs: expected at least 1, got 0", "  d3.kl_form: "]),
         (["--set", "epochs"], ["  --set epochs: expected NAME=VALUE"]),
+        (
+            ["--set", "selection.used_folds=3"],
+            ["selection.used_folds: expected 0 (all) up to selection.folds, 2, got 3"],
+        ),
+        (["--protocol", "best"], ["selection.protocol: expected validation or test-best, got 'best'"]),
+        (["--seeds", "0"], ["--seeds: expected at least one seed"]),
+        (["--seeds", "2", "--seed", "1"], ["--seed is for one run and --seeds for several: give one of them"]),
+        (["--resume", "--overwrite"], ["--resume continues a run and --overwrite begins it anew: give one of them"]),
         (["--set", "seed=-1"], ["seed: expected 0 up to 2^63 - 1, got -1"]),
         (["--device", "gpu"], ["--device: expected auto, cpu or cuda, got 'gpu'"]),
         (["--device", "cuda"], ["--device cuda: torch finds no CUDA device here; use --device cpu"]),
