@@ -29,7 +29,11 @@ def published(sizes: Sizes, *, teacher_epochs: int, steps: int) -> TrainConfig:
         steps=steps,
         teacher=TeacherConfig(epochs=teacher_epochs),
         generator=GeneratorConfig(
-            hidden=sizes.hidden, linear_path=False, linear_path_ridge=0.0, seen_classification=0.0
+            hidden=sizes.hidden,
+            attribute_path="none",
+            learning_rate_factor=1.0,
+            warm_up=0,
+            seen_classification=0.0,
         ),
         d3=D3Config(
             classification=1e-4,
@@ -86,9 +90,7 @@ def outer_case(sizes: Sizes, device: torch.device, *, target: float) -> Case:
         config,
         teacher=teacher,
         student=student,
-        generator=plain_forms.joint_generator(
-            Generator(noise_dim=sizes.attributes, linear_path=False, **shapes).to(device)
-        ),
+        generator=plain_forms.joint_generator(Generator(noise_dim=sizes.attributes, anchors=None, **shapes).to(device)),
         critic=plain_forms.joint_critic(Critic(**shapes).to(device)),
     )
 

@@ -89,7 +89,7 @@ def joint_critic(network: Critic) -> nn.Sequential:
 
 
 def joint_generator(network: Generator) -> nn.Sequential:
-    """The generator, without a linear path, as one network on [noise, a], with the same weights."""
+    """The generator, which must have no paths, as one network on [noise, a], with the same weights."""
     layers = _two_layers(
         torch.cat([network.hidden_noise.weight, network.hidden_attributes.weight], dim=1),
         network.hidden_noise.bias,

@@ -77,16 +77,16 @@ class _BalancedBce(torch.autograd.Function):
 class _ShiftedBce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, similarity: Tensor, positive: Tensor) -> Tensor:
-        shifted = (similarity + 1).div_(2)
+        shifted = torch.add(similarity.new_full((), 0.5), similarity, alpha=0.5)
         target = positive.to(shifted.dtype)
         chance = torch.sigmoid(shifted)
         of_shifted = shifted.sum() - torch.dot(target.flatten(), shifted.flatten())
         loss = (of_shifted - torch.log(chance, out=shifted).sum()) / shifted.numel()  # softplus(s) = s - log sigmoid(s)
-        ctx.save_for_backward(chance.sub_(target).div_(2 * shifted.numel()))
+        ctx.save_for_backward(chance.sub_(target))
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer, None
+        return gradient * (outer / (2 * gradient.numel())), None
