@@ -68,7 +68,7 @@ class ClassEntry:
             id=str(fields["id"]),
             name=str(fields["name"]),
             kind=fields["kind"],
-            attributes=tuple(float(v) for v in fields["attributes"]),
+            attributes=tuple(map(float, fields["attributes"])),
             description=str(fields.get("description", "")),
             metadata=dict(fields.get("metadata", {})),
         )

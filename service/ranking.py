@@ -1,6 +1,6 @@
 """From embeddings to ranked classes: which classes take part, and with which probabilities.
 
-C: classes, Z: embedding dimension.
+N: images, C: classes that take part, Z: embedding dimension.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from model.errors import Problem
 from model.head import Float32
 from service.errors import InvalidRequestError
 from service.snapshot import Snapshot
+
+_MUCH = 2_000_000  # multiplications; about a millisecond
 
 Scope = Literal["all", "seen", "unseen"]
 
@@ -75,23 +77,31 @@ def chosen_rows(snapshot: Snapshot, question: Question) -> NDArray[np.intp]:
 
 
 def rank(
-    bundle: Bundle, snapshot: Snapshot, rows: NDArray[np.intp], embedding_Z: Float32, question: Question
-) -> tuple[Ranked, ...]:
-    """The most probable classes of one image, most probable first; ties keep the order of the class table.
+    bundle: Bundle, snapshot: Snapshot, rows: NDArray[np.intp], z_NZ: Float32, question: Question
+) -> list[tuple[Ranked, ...]]:
+    """The most probable classes of each image, most probable first; ties keep the order of the class table.
 
     Args:
         bundle: gives the calibration.
         snapshot: the classes.
         rows: of the classes that take part, from :func:`chosen_rows`; the probabilities sum to 1 over them.
-        embedding_Z: of the image.
+        z_NZ: embeddings of the images.
         question: how many classes are wanted, and the penalty.
     """
-    probabilities = bundle.manifest.calibration.probabilities(
-        snapshot.logits(embedding_Z[None], rows), snapshot.seen_at(rows), seen_penalty=question.seen_penalty
-    )[0]
-    return tuple(
-        Ranked(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in _best(probabilities, question.top_k)
-    )
+    seen = snapshot.seen_at(rows)
+    ranked = []
+    for logits_C in snapshot.logits(z_NZ, rows):
+        probabilities = bundle.manifest.calibration.probabilities(
+            logits_C[None], seen, seen_penalty=question.seen_penalty
+        )[0]
+        best = _best(probabilities, question.top_k)
+        ranked.append(tuple(Ranked(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in best))
+    return ranked
+
+
+def is_long(rows: NDArray[np.intp], images: int, dimension: int) -> bool:
+    """Whether ranking takes so long that it should not be done in the thread that answers requests."""
+    return len(rows) * images * dimension > _MUCH
 
 
 def _best(probabilities_C: NDArray[np.float64], count: int) -> list[int]:

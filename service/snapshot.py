@@ -155,8 +155,8 @@ class Snapshot:
         scores = np.empty((len(z_NZ), len(rows)), dtype=np.float32)
         for index, places, part in _by_block(rows):
             block = self.table.blocks[index]
-            np.vecdot(block.weight[places], z_NZ[:, None], out=scores[:, part])
-            scores[:, part] += block.bias[places]
+            # Each row is read once for all images, as there may be far more rows than any cache holds.
+            scores[:, part] = (np.vecdot(block.weight[places][:, None], z_NZ) + block.bias[places][:, None]).T
         return scores
 
     def with_changes(self, version: int, edits: Sequence[tuple[str, tuple[KnownClass, Row] | None]]) -> Snapshot:

@@ -96,16 +96,17 @@ def _local(
         readable = [result for result in results if "error" not in result]
         if readable:
             embedded = engine.embed(np.stack(inputs))
-            for i, result in enumerate(readable):
+            ranked = rank(bundle, snapshot, rows, embedded.embedding, question)
+            for i, (result, best) in enumerate(zip(readable, ranked, strict=True)):
                 result["novelty"] = image_novelty(bundle, float(embedded.teacher_score[i]))
                 result["predictions"] = [
                     {
-                        "class_id": ranked.entry.id,
-                        "name": ranked.entry.name,
-                        "kind": ranked.entry.kind,
-                        "probability": ranked.probability,
+                        "class_id": one.entry.id,
+                        "name": one.entry.name,
+                        "kind": one.entry.kind,
+                        "probability": one.probability,
                     }
-                    for ranked in rank(bundle, snapshot, rows, embedded.embedding[i], question)
+                    for one in best
                 ]
         yield {"bundle": bundle.manifest.bundle_id, "registry_version": 0, "head": "exact", "results": results}
 

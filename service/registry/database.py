@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import from_json
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -74,7 +76,7 @@ class Database:
         self.url, self.name = url, url.render_as_string(hide_password=True)
         self.busy_timeout = busy_timeout
         if self.is_sqlite:
-            self._engine = sa.create_engine(url, connect_args={"timeout": busy_timeout})
+            self._engine = sa.create_engine(url, connect_args={"timeout": busy_timeout}, json_deserializer=_from_json)
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
             self._reader: sa.Engine = self._engine
@@ -161,7 +163,7 @@ def _postgresql(url: URL, timeout: float) -> sa.Engine:
             "the driver for PostgreSQL is not installed; install d3gzsl with the extra `postgres`"
         ) from None
     arguments = {"connect_timeout": max(2, round(timeout)), **_BROKEN_LINE}
-    engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+    engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, json_deserializer=_from_json)
 
     def configure(connection: Any, _record: Any) -> None:
         connection.autocommit = True  # else the setting would end with the transaction
@@ -170,6 +172,14 @@ def _postgresql(url: URL, timeout: float) -> sa.Engine:
 
     event.listen(engine, "connect", configure)
     return engine
+
+
+def _from_json(text: str) -> Any:
+    """JSON as `json` reads it, to the last bit, but four times as fast: a start may have to read 100,000 classes."""
+    try:
+        return from_json(text)
+    except ValueError:  # halves of surrogate pairs, which only `json` takes
+        return json.loads(text)
 
 
 def _revision(connection: sa.Connection) -> str | None:
