@@ -55,8 +55,8 @@ def refuse_other(run_dir: Path, config: TrainConfig, data: Mapping[str, Any]) ->
     found = read_json(run_dir / CONFIG)
     wanted = json.loads(json.dumps({"config": config.to_json(), "data": dict(data)}))
     problems = [
-        *_differences(found.get("config"), wanted["config"], ""),
-        *_differences(found.get("data"), wanted["data"], "data."),
+        *differences(found.get("config"), wanted["config"], "", holder="the run"),
+        *differences(found.get("data"), wanted["data"], "data.", holder="the run"),
     ]
     problems = [p for p in problems if p.pointer not in {f"data.{name}" for name in _MAY_DIFFER}]
     if problems:
@@ -67,9 +67,10 @@ def refuse_other(run_dir: Path, config: TrainConfig, data: Mapping[str, Any]) ->
     return found
 
 
-def _differences(found: Any, wanted: Any, pointer: str) -> Iterator[Problem]:
+def differences(found: Any, wanted: Any, pointer: str, *, holder: str) -> Iterator[Problem]:
+    """Where two JSON values differ: what the holder of the first has, and what this command."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for name in dict.fromkeys([*found, *wanted]):
-            yield from _differences(found.get(name), wanted.get(name), f"{pointer}{name}.")
+            yield from differences(found.get(name), wanted.get(name), f"{pointer}{name}.", holder=holder)
     elif found != wanted:
-        yield Problem(pointer=pointer.removesuffix("."), detail=f"the run has {found!r}, this command {wanted!r}")
+        yield Problem(pointer=pointer.removesuffix("."), detail=f"{holder} has {found!r}, this command {wanted!r}")

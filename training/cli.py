@@ -17,6 +17,7 @@ from training.commands.fetch import fetch
 from training.commands.fit import fit
 from training.commands.recipes import recipes
 from training.commands.report import report
+from training.commands.tune import tune
 
 USER_ERROR = 2  # exit status, the same as for a wrong option
 
@@ -32,6 +33,7 @@ app.command()(extract)
 app.command()(backbone)
 app.command()(recipes)
 app.command()(fit)
+app.command()(tune)
 app.command()(evaluate)
 app.command()(report)
 app.command()(export)
