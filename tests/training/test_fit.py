@@ -333,7 +333,6 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_holds_the_log(data: Dataset, tmp_path: Path) -> None:
     asked = Interruption()
 

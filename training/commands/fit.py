@@ -63,7 +63,7 @@ def fit(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train D3GZSL; length and calibration are chosen on pseudo-unseen validation classes, never on test images.
+    """Train D3GZSL; length and calibration are chosen on pseudo-unseen classes, or as papers do it with --protocol.
 
     RUN_DIR then holds config.json, checkpoint.pt, log.jsonl, report.html and, with test images, metrics.json and
     curves.json. Ctrl-C finishes the epoch, saves and stops; --resume goes on.
