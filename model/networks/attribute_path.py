@@ -25,8 +25,9 @@ class AttributePath(nn.Module):
         self.bias = nn.Buffer(torch.zeros(feature_dim))
 
     def forward(self, attributes: Tensor) -> Tensor:
-        """Attributes [B, A] to features [B, D], of either sign."""
-        return nn.functional.linear(self.likeness(attributes), self.weight, self.bias)
+        """Attributes [B, A] to features [B, D], of either sign; under autocast as exact as without."""
+        with torch.autocast(device_type=attributes.device.type, enabled=False):
+            return nn.functional.linear(self.likeness(attributes), self.weight, self.bias)
 
     def likeness(self, attributes: Tensor) -> Tensor:
         """k(a), [B, S] or [B, A]."""

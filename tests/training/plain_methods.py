@@ -197,7 +197,7 @@ def plain_diffusion(method: Diffusion, real: RealBatch, random: torch.Generator)
     errors = []
     for index, (level, noise) in enumerate(zip(levels, noises, strict=True)):
         x, a = real.features[index % count], real.attributes[index % count]
-        r = (x - method.sampler.linear_path(a)) / method.sampler.spread
+        r = (x - method.sampler.attribute_path(a[None])[0]) / method.sampler.spread
         angle = level * math.pi / 2
         guess = method.sampler.denoiser((angle.cos() * r + angle.sin() * noise)[None], a[None], level[None])[0]
         errors += list((guess - r) ** 2)

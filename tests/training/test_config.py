@@ -21,7 +21,7 @@ OTHER = TrainConfig(
     epochs=3,
     learning_rate=0.01,
     teacher=TeacherConfig(epochs=4),
-    generator=GeneratorConfig(linear_path=False, noise_dim=9),
+    generator=GeneratorConfig(attribute_path="linear", noise_dim=9),
     d3=D3Config(ood_target="class", be_form="faithful", label_distillation=0.0),
     selection=SelectionConfig(folds=2, shrinkage=(0.25,)),
 )
@@ -50,6 +50,7 @@ def test_every_field_of_every_section_is_read() -> None:
             "domain": "class",
             "identity": "normal",
             "wgan": "cegzsl",
+            "kernel": "linear",
             "constant": "cosine",
             "fp32": "bf16",
             "validation": "test-best",
@@ -84,7 +85,9 @@ BAD = {
     "teacher.learning_rate": [0, math.nan],
     "generator.hidden": [0],
     "generator.noise_dim": [-1],
-    "generator.linear_path_ridge": [-1, math.inf],
+    "generator.path_ridge": [[], [0.1, 0], [-1], [math.inf], [math.nan]],
+    "generator.learning_rate_factor": [0, math.nan],
+    "generator.warm_up": [-1],
     "generator.critic_steps": [0],
     "generator.gp_weight": [-1],
     "generator.seen_classification": [-1, math.nan],
@@ -150,7 +153,7 @@ def test_every_number_has_a_rule_or_any_value_will_do() -> None:
         ("epochs=", "expected a whole number, got ''"),
         ("learning_rate=fast", "expected a number, got 'fast'"),
         ("learning_rate=false", "expected a number, got False"),
-        ("generator.linear_path=1", "expected true or false, got 1"),
+        ("generator.attribute_path=true", "expected kernel or linear or none, got True"),
         ("d3.kl_form=published", "expected corrected or faithful, got 'published'"),
         ("d3.ood_target=3", "expected domain or class, got 3"),
         ("generator.method=gan", "expected wgan or cegzsl or tfvaegan or diffusion, got 'gan'"),
@@ -231,7 +234,7 @@ def test_overrides() -> None:
         [
             "epochs=5",
             "generator.hidden=64",
-            "generator.linear_path=false",
+            "generator.attribute_path=none",
             "d3.ood_target=class",
             'd3.kl_form="faithful"',
             "selection.shrinkage=[0.1, 1]",
@@ -242,7 +245,7 @@ def test_overrides() -> None:
     assert made == TrainConfig(
         epochs=6,  # the last one counts
         learning_rate=1.0,
-        generator=GeneratorConfig(hidden=64, linear_path=False),
+        generator=GeneratorConfig(hidden=64, attribute_path="none"),
         d3=D3Config(ood_target="class", kl_form="faithful"),
         selection=SelectionConfig(shrinkage=(0.1, 1.0)),
     )

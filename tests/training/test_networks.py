@@ -18,12 +18,12 @@ B, D, A, K, H, Z, S, C = 5, 7, 4, 3, 6, 8, 3, 5  # as in the modules' legends; H
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def generator(*, linear_path: bool = True) -> Generator:
+def generator(*, anchors: int | None = 0) -> Generator:
     torch.manual_seed(0)
-    return Generator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=H, linear_path=linear_path)
+    return Generator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=H, anchors=anchors)
 
 
 def critic(hidden: int = H) -> Critic:
@@ -39,11 +39,10 @@ def student(*, init: EmbeddingInit = "normal", dim: int = Z, w: float = 2.0, b: 
 # --- generator ------------------------------------------------------------------------------------
 
 
-def test_generator_is_the_published_network_and_a_linear_path() -> None:
+@pytest.mark.parametrize("anchors", [None, 0, 2])
+def test_generator_is_the_published_network_and_two_paths(anchors: int | None) -> None:
     """A linear layer on [noise, attributes], split in two, gives what one layer on both gives."""
-    network, noise, attributes = generator(), random(B, K), random(B, A, seed=1)
-    assert network.linear_path is not None
-    nn.init.normal_(network.linear_path.weight)
+    network, noise, attributes = generator(anchors=anchors), random(B, K), random(B, A, seed=1)
     nn.init.normal_(network.hidden_noise.bias)
     nn.init.normal_(network.output.weight)
     joint = nn.Linear(K + A, H)
@@ -51,22 +50,29 @@ def test_generator_is_the_published_network_and_a_linear_path() -> None:
         joint.weight.copy_(torch.cat([network.hidden_noise.weight, network.hidden_attributes.weight], 1))
         joint.bias.copy_(network.hidden_noise.bias)
     hidden = nn.functional.leaky_relu(joint(torch.cat([noise, attributes], 1)), 0.2)
-    expected = (network.output(hidden) + attributes @ network.linear_path.weight.T).relu()
+    expected = network.output(hidden)
+    if anchors is not None:
+        assert network.attribute_path is not None
+        assert network.noise_path is not None
+        nn.init.normal_(network.noise_path.weight)
+        for index, buffer in enumerate(network.attribute_path.buffers()):
+            buffer.copy_(random(*buffer.shape, seed=index).abs())
+        expected = expected + network.attribute_path(attributes) + noise @ network.noise_path.weight.T
     actual = network(noise, attributes)
     assert actual.shape == (B, D)
     assert 0 < (actual == 0).sum() < actual.numel()
-    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(actual, expected.relu())
 
 
-def test_linear_path_starts_at_zero() -> None:
-    with_path, without = generator(), generator(linear_path=False)
-    assert with_path.linear_path is not None
-    assert without.linear_path is None
-    assert not with_path.linear_path.weight.any()
-    missing = with_path.load_state_dict(without.state_dict(), strict=False).missing_keys
-    assert missing == ["linear_path.weight"]
+@pytest.mark.parametrize("anchors", [0, 2])
+def test_paths_start_at_zero(anchors: int) -> None:
+    with_paths, without = generator(anchors=anchors), generator(anchors=None)
+    assert without.attribute_path is None
+    assert without.noise_path is None
+    missing = with_paths.load_state_dict(without.state_dict(), strict=False).missing_keys
+    assert {name.partition(".")[0] for name in missing} == {"attribute_path", "noise_path"}
     inputs = random(B, K), random(B, A)
-    assert torch.equal(with_path(*inputs), without(*inputs))
+    assert torch.equal(with_paths(*inputs), without(*inputs))
 
 
 @pytest.mark.parametrize("name", ["generator", "critic", "teacher", "embedding"])
@@ -74,7 +80,7 @@ def test_published_initialisation(name: str) -> None:
     """N(0, 0.02^2) and zero biases: the mean square of n weights has a spread of 0.02^2 sqrt(2 / n)."""
     torch.manual_seed(4)
     wide: nn.Module = {
-        "generator": lambda: Generator(noise_dim=100, attribute_dim=90, feature_dim=80, hidden=200, linear_path=False),
+        "generator": lambda: Generator(noise_dim=100, attribute_dim=90, feature_dim=80, hidden=200, anchors=None),
         "critic": lambda: Critic(attribute_dim=90, feature_dim=80, hidden=200),
         "teacher": lambda: Teacher(feature_dim=100, dim=90, seen_classes=80, init="normal"),
         "embedding": lambda: Embedding(feature_dim=100, dim=90, init="normal"),

@@ -46,7 +46,7 @@ def tail() -> TrunkTail:
 @pytest.fixture(scope="module")
 def synthesizer() -> Synthesizer:
     torch.manual_seed(1)
-    generator = Generator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=6, linear_path=True)
+    generator = Generator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=6, anchors=4)
     embedding = Embedding(feature_dim=D, dim=Z, init="normal")
     for parameter in (*generator.parameters(), *embedding.parameters()):
         torch.nn.init.normal_(parameter)
@@ -103,9 +103,9 @@ def test_graphs_hold_nothing_of_this_machine(backbone: Path, tail: TrunkTail, sy
 
 SAMPLERS = {
     "wgan": (),
-    "cegzsl": ("generator.linear_path=false",),
+    "cegzsl": ("generator.attribute_path=none",),
     "tfvaegan": ("vae.feedback=0.7",),
-    "tfvaegan without feedback": ("vae.feedback=0",),
+    "tfvaegan without feedback": ("vae.feedback=0", "generator.attribute_path=linear"),
     "diffusion": (),
 }
 
@@ -113,7 +113,7 @@ SAMPLERS = {
 def synthesizer_of(name: str) -> Synthesizer:
     """Of a method, with weights of which every one shows."""
     settings = config(f"generator.method={name.split()[0]}", f"generator.noise_dim={K}", *SAMPLERS[name])
-    generator = new_sampler(settings, feature_dim=D, attribute_dim=A)
+    generator = new_sampler(settings, feature_dim=D, attribute_dim=A, seen_classes=4)
     embedding = Embedding(feature_dim=D, dim=Z, init="normal")
     random = torch.Generator().manual_seed(2)
     for parameter in (*generator.parameters(), *embedding.parameters()):

@@ -81,7 +81,9 @@ def test_networks_run_in_bfloat16(small: Task, method: str) -> None:
         z, logits = made.networks.student(real.features)
         assert (z.dtype, logits.dtype) == (torch.bfloat16, torch.bfloat16)
         if isinstance(made._method, Wgan):
-            assert made._synthesise().dtype == torch.bfloat16
+            assert made._method.sampler.hidden_units(made._method.noise(16, made._random), real.attributes).dtype == (
+                torch.bfloat16
+            )
             assert made._method.critic(real.features, real.attributes).dtype == torch.bfloat16
     with autocast(CPU, "fp32"):
         assert made.networks.student(real.features)[1].dtype == torch.float32
@@ -138,6 +140,15 @@ def test_scores_of_synthetic_rows_are_as_exact_as_those_of_real_ones(small: Task
         with autocast(CPU, "bf16"):
             rounded = made._student_loss(real, teacher, real.features[:10])[1]["od"]
     torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("name", ["kernel", "linear"])
+def test_the_fixed_path_is_the_same_under_autocast(small: Task, name: str) -> None:
+    """It is fitted in float64, and its weights may nearly cancel."""
+    path = trainer(small, "diffusion", "bf16", f"generator.attribute_path={name}").networks.generator.attribute_path
+    expected = path(small.attributes)
+    with autocast(CPU, "bf16"):
+        assert torch.equal(path(small.attributes), expected)
 
 
 # --- the training ---------------------------------------------------------------------------------

@@ -195,7 +195,8 @@ def test_late_epochs_of_the_published_schedule_tear_the_generator_away(small: Ta
     """At its 2000 epochs one epoch moves weights by hundreds of times what a constant rate does."""
 
     def moved(name: str) -> float:
-        settings = config(f"schedule={name}", "generator.averaging=0", learning_rate=1e-4, epochs=2000)
+        alike = ("generator.averaging=0", "generator.learning_rate_factor=1")
+        settings = config(f"schedule={name}", *alike, learning_rate=1e-4, epochs=2000)
         trainer = Trainer(small, settings)
         before = [p.detach().clone() for p in trainer.networks.generator.parameters()]
         trainer.epoch = 1999

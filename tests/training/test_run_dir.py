@@ -75,12 +75,12 @@ def test_what_fit_returns_is_what_is_read(store_dir: Path, tmp_path: Path) -> No
     from training.sources import open_data
 
     data, described = open_data(store_dir, test_fraction=0.25, split_seed=0)
-    settings = config("generator.linear_path=false", "d3.embedding_init=normal", "d3.embedding_dim=5")
+    settings = config("generator.attribute_path=none", "d3.embedding_init=normal", "d3.embedding_dim=5")
     trained = fit(data, settings, tmp_path, data=described, device=torch.device("cpu"))
     read = Trained.load(tmp_path)
     assert same(read.networks, trained.networks)
     assert (read.config, read.selected) == (settings, trained.selected)
-    assert read.networks.generator.linear_path is None
+    assert read.networks.generator.attribute_path is None
     assert read.networks.student.embedding.linear.out_features == 5
 
 

@@ -20,7 +20,7 @@ B, D, A, K, H = 5, 7, 4, 3, 6  # as in the modules' legends
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def real_sized(module: nn.Module) -> Any:
@@ -28,12 +28,15 @@ def real_sized(module: nn.Module) -> Any:
     for index, parameter in enumerate(module.parameters()):
         with torch.no_grad():
             parameter.copy_(0.5 * normal(*parameter.shape, seed=50 + index))
+    for index, (name, buffer) in enumerate(module.named_buffers()):
+        values = 0.5 * normal(*buffer.shape, seed=90 + index)
+        buffer.copy_(values.abs() if name.endswith(("spread", "sharpness")) else values)
     return module.double()
 
 
 def sampler(method: str, *settings: str) -> Sampler:
     made: Sampler = real_sized(
-        new_sampler(config(f"generator.method={method}", *settings), feature_dim=D, attribute_dim=A)
+        new_sampler(config(f"generator.method={method}", *settings), feature_dim=D, attribute_dim=A, seen_classes=3)
     )
     return made
 
@@ -74,9 +77,8 @@ def test_features_are_differentiable(method: str) -> None:
     assert attributes.grad is not None
     assert attributes.grad.any()
     unused = {name for name, p in made.named_parameters() if p.grad is None or not p.grad.any()}
-    fixed = {"diffusion": {"linear_path.weight", "linear_path.bias"}}
     decoder_output = {"tfvaegan": {"decoder.output.weight", "decoder.output.bias"}}  # trained by the semantic loss
-    assert unused == fixed.get(method, decoder_output.get(method, set()))
+    assert unused == decoder_output.get(method, set())
 
 
 # --- feedback -------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ def test_features_are_differentiable(method: str) -> None:
 
 def feedback(strength: float) -> FeedbackGenerator:
     made: FeedbackGenerator = real_sized(
-        FeedbackGenerator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=H, linear_path=True, strength=strength)
+        FeedbackGenerator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=H, anchors=0, strength=strength)
     )
     return made
 
@@ -94,7 +96,7 @@ def test_without_feedback_it_is_the_generator() -> None:
     """Then TF-VAEGAN is f-VAEGAN-D2."""
     without = feedback(0)
     assert without.feedback is None
-    plain = Generator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=H, linear_path=True).double()
+    plain = Generator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=H, anchors=0).double()
     missing = plain.load_state_dict(without.state_dict(), strict=False)
     assert not missing.missing_keys
     assert all(name.startswith("decoder.") for name in missing.unexpected_keys)
@@ -113,16 +115,17 @@ def test_feedback_corrects_the_hidden_layer(strength: float) -> None:
     def leaky(x: Tensor) -> Tensor:
         return torch.where(x > 0, x, 0.2 * x)
 
-    def rest(h: Tensor, a: Tensor) -> Tensor:
-        return (w["output.weight"] @ leaky(h) + w["output.bias"] + w["linear_path.weight"] @ a).clamp(min=0)
+    def rest(h: Tensor, e: Tensor, a: Tensor) -> Tensor:
+        beside = w["attribute_path.weight"] @ a + w["attribute_path.bias"] + w["noise_path.weight"] @ e
+        return (w["output.weight"] @ leaky(h) + w["output.bias"] + beside).clamp(min=0)
 
     expected = []
     for e, a in zip(noise, attributes, strict=True):
         h = w["hidden_noise.weight"] @ e + w["hidden_noise.bias"] + w["hidden_attributes.weight"] @ a
-        x0 = rest(h, a)
+        x0 = rest(h, e, a)
         seen = leaky(w["decoder.hidden_layer.weight"] @ x0 + w["decoder.hidden_layer.bias"])
         inner = leaky(w["feedback.0.weight"] @ seen + w["feedback.0.bias"])
-        expected.append(rest(h + strength * (w["feedback.2.weight"] @ inner + w["feedback.2.bias"]), a))
+        expected.append(rest(h + strength * (w["feedback.2.weight"] @ inner + w["feedback.2.bias"]), e, a))
     torch.testing.assert_close(network(noise, attributes), torch.stack(expected))
     assert not torch.allclose(network(noise, attributes), feedback(0)(noise, attributes))
 
@@ -154,7 +157,9 @@ def test_encoder_is_one_network_on_the_concatenation() -> None:
 
 
 def diffusion(steps: int = 4) -> DiffusionSampler:
-    made: DiffusionSampler = real_sized(DiffusionSampler(attribute_dim=A, feature_dim=D, hidden=H, steps=steps))
+    made: DiffusionSampler = real_sized(
+        DiffusionSampler(attribute_dim=A, feature_dim=D, hidden=H, anchors=3, steps=steps)
+    )
     made.spread.copy_(normal(D, seed=9).abs() + 0.1)
     return made
 
@@ -190,7 +195,7 @@ def test_sampling_is_ddim(steps: int) -> None:
             eps = (x - math.sqrt(now) * x0) / math.sqrt(1 - now)
             x = math.sqrt(after) * x0 + math.sqrt(1 - after) * eps
         torch.testing.assert_close(x, x0)  # at level 0 nothing of the noise is left
-        expected.append((network.linear_path(a) + network.spread * x0).clamp(min=0))
+        expected.append((network.attribute_path(a[None])[0] + network.spread * x0).clamp(min=0))
     torch.testing.assert_close(network(noise, attributes), torch.stack(expected))
 
 

@@ -168,8 +168,10 @@ EVERY = {
     "generator.seen_classification": "0",
     "generator.gp_weight": "0",
     "generator.critic_steps": "1",
-    "generator.linear_path_ridge": "0",
-    "generator.linear_path": "false",
+    "generator.path_ridge": "[7]",
+    "generator.attribute_path": "linear",
+    "generator.learning_rate_factor": "0.5",
+    "generator.warm_up": "3",
     "generator.averaging": "0.5",
 }
 OWN = {

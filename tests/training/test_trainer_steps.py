@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,23 @@ def test_schedule(optimisers: list[Counting], rows: int, outer: int, method: str
     ]
     assert [set(found) for found in losses] == [{"cls", "kl", "be", "od", *NAMES[method]}] * 2
     assert all(np.isfinite(list(found.values())).all() for found in losses)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_critic_warms_up_before_the_generator_steps(small: Task, optimisers: list[Counting], method: str) -> None:
+    """Over epochs and over a stop; the kept generator stays where it started."""
+    settings = config(f"generator.method={method}", "generator.warm_up=4")
+    trainer = Trainer(small, settings)
+    start = state(trainer.networks.generator)
+    first = trainer.run_epoch()
+    *_, generator, student = optimisers
+    assert (generator.steps, student.steps) == (0, 3 * 2)
+    assert all(torch.equal(value, start[key]) for key, value in state(trainer.networks.generator).items())
+    assert all(torch.equal(value, start[key]) for key, value in state(trainer._method.sampler).items())
+    assert not first.keys() & {"adversarial", "seen", "denoising"}
+    again = Trainer(small, settings, copy.deepcopy(trainer.state()))
+    assert again.run_epoch() == trainer.run_epoch()
+    assert (generator.steps, student.steps) == (2, 3 * 2 + 3 * 2 + 2)
 
 
 GAN = {"wasserstein", "penalty", "adversarial", "seen"}

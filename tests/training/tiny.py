@@ -36,6 +36,7 @@ SETTINGS = (
     "teacher.batch_size=16",
     "generator.hidden=8",
     "generator.noise_dim=3",
+    "generator.warm_up=0",
     "generator.critic_steps=2",
     "contrastive.projection=4",
     "contrastive.comparator_hidden=6",
