@@ -87,3 +87,16 @@ def test_every_bundle_and_class_has_noise_of_its_own() -> None:
 
 def test_the_same_key_gives_the_same_noise() -> None:
     np.testing.assert_array_equal(class_noise("a", "b", 9, 9), class_noise("a", "b", 9, 9))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 10])
+def test_antithetic_rows_come_in_pairs_of_opposite_sign(samples: int) -> None:
+    """The first of each pair is that of the plain noise; the first rows do not depend on how many there are."""
+    noise = class_noise("bundle", "zebra", samples, 3, antithetic=True)
+    assert noise.shape == (samples, 3)
+    assert noise.dtype == np.float32
+    plain = class_noise("bundle", "zebra", 5, 3)
+    expected = [row * sign for row in plain for sign in (1, -1)]
+    np.testing.assert_array_equal(noise, expected[:samples])
+    if samples % 2 == 0:
+        assert not noise.sum(axis=0).any()
