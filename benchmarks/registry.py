@@ -202,7 +202,11 @@ def serving(bundle: Path, data: Path, threads: int) -> Iterator[tuple[httpx.Clie
     arguments = ["--bundle", str(bundle), "--data-dir", str(data), "--port", "0", "--threads", str(threads)]
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "service.cli", "serve", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     with process:
         try:
@@ -233,6 +237,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
     from model.classes import ClassEntry
     from model.head import HeadSpec
     from model.lda import LdaHead
+    from model.manifest import Backbone
     from model.networks.d3gzsl import Embedding, Teacher
     from model.networks.generator import Generator
     from model.vocabulary import Vocabulary
@@ -242,7 +247,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
 
     torch.manual_seed(0)
     source = load_backbone(backbone)
-    width = source.description.feature_dim
+    width = source.feature_dim
     random = np.random.default_rng(0)
     entries = tuple(
         ClassEntry(
@@ -259,7 +264,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
     embedding = Embedding(feature_dim=width, dim=width, init="identity")
     teacher = Teacher(feature_dim=width, dim=width, seen_classes=SEEN, init="identity")
     generator = Generator(
-        noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES, feature_dim=width, hidden=HIDDEN, linear_path=True
+        noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES, feature_dim=width, hidden=HIDDEN, anchors=SEEN
     )
     centre = np.full(width, 0.1, dtype=np.float32)
     scaler = Scaler(minimum=np.zeros(width, dtype=np.float32), range=np.ones(width, dtype=np.float32))
@@ -272,7 +277,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
         trunk=trunk_graph(backbone, tail, feature_dim=width, side=source.spec.size),
         synthesizer=synthesizer_graph(synthesizer, noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES),
         preprocess=source.spec,
-        backbone=source.description,
+        backbone=Backbone(name=backbone.name, fingerprint=source.fingerprint, feature_dim=width),
         vocabulary=vocabulary,
         classes=entries,
         head_spec=HeadSpec(kind="lda", dimension=width, samples=SAMPLES, noise_dimension=ATTRIBUTES, shrinkage=0.5),
