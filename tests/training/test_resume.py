@@ -381,7 +381,7 @@ def test_killed_at_random_and_resumed_until_done(nursery: Nursery, store_dir: Pa
     kills, status = 0, -1
     while status != 0:
         process = nursery.start(*command, "--out", out, "--resume")
-        if kills < 6:
+        if kills < 4:
             if kills:  # the first time anywhere, even before there is anything
                 wait_for_line(out)
             time.sleep(moments.uniform(0, 0.3))
