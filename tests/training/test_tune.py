@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -366,6 +367,32 @@ def finished(processes: list[subprocess.Popen[str]]) -> Mapping[int, tuple[str, 
     return {place: process.communicate(timeout=120) for place, process in enumerate(processes)}
 
 
+def work(storage: str, trials: int, start: Any) -> None:
+    """One process's part of a study whose trials train nothing."""
+    start.wait()
+    found = search()
+    tune(found, found.open("s", storage, prune=True), trials=trials)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_begin_and_share_a_study_at_the_same_moment(storage: str, scripted: Callable[..., Any]) -> None:
+    workers, trials = 3, 5
+    scripted(*trials * [[0.1, 0.1]])
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(workers)
+    processes = [context.Process(target=work, args=(storage, trials, start)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=100)
+    assert [process.exitcode for process in processes] == workers * [0]
+    study = optuna.load_study(study_name="s", storage=storage)
+    assert trials <= len(study.trials) < trials + workers
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
+
+
+@pytest.mark.slow  # two whole programs start
 def test_two_processes_share_a_study_in_one_file(store_dir: Path, storage: str) -> None:
     trials = 6
     words = ("tune", store_dir, "--study", "s", "--storage", storage, "--trials", trials, "--no-prune", "--json", *TINY)
