@@ -93,7 +93,8 @@ def write(report: dict[str, Any], out: Path) -> None:
     text = [
         "# Cheap exact forms of training against plain renditions",
         "",
-        f"{about['gpu'] or about['cpu']}, threads: {about['threads']}, torch {about['torch']}; {report['commit']}.",
+        f"{about['gpu'] or about['cpu']}, threads: {about['threads']}, load average at the end: {about['load']}, "
+        f"torch {about['torch']}; commit {report['commit']}.",
         "",
         f"    {report['command']}",
         "",

@@ -57,7 +57,7 @@ def test_a_part_of_the_plain_form_counts_as_the_whole() -> None:
 
 def test_report(tmp_path: Path) -> None:
     rows = [compare(case, repeats=1, device=CPU) for case in cases(TINY, CPU, ["critic"])]
-    machine = {"cpu": "a machine", "gpu": None, "threads": 1, "torch": "2"}
+    machine = {"cpu": "a machine", "gpu": None, "threads": 1, "load": 0.5, "torch": "2"}
     write({"command": "python x", "commit": "c", "machine": machine, "rows": rows, "awa2": NO_GPU}, tmp_path / "r")
     assert json.loads((tmp_path / "r.json").read_text())["rows"] == rows
     text = (tmp_path / "r.md").read_text()
