@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from model import threads
 from model.errors import DataError
+from tests.pages import ROOT, rows, section
 from tests.training.tiny import SETTINGS
 from training import cli
 from training.commands.options import settled
@@ -117,6 +118,11 @@ def test_other_recipes_have_the_corrected_forms() -> None:
         if not name.startswith("faithful"):
             d3 = load_recipe(name).config.d3
             assert {d3.cls_form, d3.kl_form, d3.be_form, d3.od_form} == {"corrected"}
+
+
+def test_every_recipe_is_in_the_table() -> None:
+    text = section((ROOT / "docs" / "training.md").read_text(), "Recipes")
+    assert {name for row in rows(text)[1:] for name in row[0].replace("`", "").split(", ")} == set(known_recipes())
 
 
 # --- files --------------------------------------------------------------------------------------------------------
