@@ -121,9 +121,10 @@ def results(dataset: Dataset, rows: TestRows, logits_NC: Float32, calibration: C
     """U, S, H, T1, AUSUC, calibration and the accuracy of each class that has test rows.
 
     `ece` counts every row the same, as published; `ece_balanced` every class, as U and S do and as the temperature was
-    fitted.
+    fitted. `uncalibrated` is without a seen penalty, as papers report a student's own classifier.
     """
     scores = calibration.scores(logits_NC, dataset.seen)
+    plain = evaluate(logits_NC, rows.labels, dataset.seen)
     probabilities = softmax(scores)
     accuracy = per_class_accuracy(scores.argmax(axis=1), rows.labels, len(dataset.classes))
     return {
@@ -131,6 +132,7 @@ def results(dataset: Dataset, rows: TestRows, logits_NC: Float32, calibration: C
         "ece": expected_calibration_error(probabilities, rows.labels),
         "ece_balanced": expected_calibration_error(probabilities, rows.labels, weights_N=class_weights(rows.labels)),
         **calibration.to_json(),
+        "uncalibrated": {"U": plain.U, "S": plain.S, "H": plain.H},
         "per_class": {
             entry.id: float(value) for entry, value in zip(dataset.classes, accuracy, strict=True) if np.isfinite(value)
         },
