@@ -89,12 +89,12 @@ def count(study: optuna.Study, *states: TrialState) -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
-def ask_for(study: optuna.Study, values: Mapping[str, Any]) -> None:
-    """Have a trial with these values, unless there is one already or some process is at it."""
+def ask_for(study: optuna.Study, values: Mapping[str, Any], *, instead_of: int | None = None) -> None:
+    """Have a trial with these values, unless one was asked for and is done, waits or runs; one is to be replaced."""
     alive = (TrialState.WAITING, TrialState.RUNNING, *DONE)
     wanted = dict(values)
     for trial in study.get_trials(deepcopy=False, states=alive):
-        if trial.user_attrs.get("asked_for") == wanted:
+        if trial.user_attrs.get("asked_for") == wanted and trial.number != instead_of:
             return
     study.enqueue_trial(wanted, user_attrs={"asked_for": wanted})
 

@@ -94,11 +94,15 @@ def tune(
     """
     end = None if timeout is None else time.monotonic() + timeout
     while count(study, *DONE) < trials and (end is None or time.monotonic() < end):
-        search.asked.raise_if_asked(f"{count(study, *DONE)} trials are in the study")
+        search.asked.raise_if_asked(_kept(study))
         on_step(_standing(study, trials))
         ask_for(study, start(search.space, search.base))
         study.optimize(lambda trial: _run(search, trial, on_step), n_trials=1)
     on_step(_standing(study, trials))
+
+
+def _kept(study: optuna.Study) -> str:
+    return f"finished trials in the study: {count(study, *DONE)}"
 
 
 def _standing(study: optuna.Study, trials: int) -> Step:
@@ -116,8 +120,8 @@ def _run(search: Search, trial: Trial, on_step: OnStep) -> float:
 
     def watch(fold: int, epoch: int, _losses: Mapping[str, float], scores: Scores | None) -> None:
         if search.asked.signal is not None:
-            ask_for(trial.study, values)
-            search.asked.raise_if_asked(f"{count(trial.study, *DONE)} trials are in the study")
+            ask_for(trial.study, values, instead_of=trial.number)
+            search.asked.raise_if_asked(_kept(trial.study))
         best[fold] = max(best[fold], 0.0 if scores is None else scores["H"])
         on_step(
             Step(

@@ -186,23 +186,27 @@ def test_no_trial_is_begun_after_the_time(storage: str, scripted: Callable[..., 
     assert seen == []
 
 
-def test_a_stopped_trial_is_done_again_and_the_others_are_kept(storage: str, scripted: Callable[..., Any]) -> None:
-    scripted([0.1, 0.1], [0.2, 0.2], [0.4, 0.4])
-    found = search()
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_stopped_trial_is_done_again_and_the_others_are_kept(
+    storage: str, scripted: Callable[..., Any], finished: int
+) -> None:
+    scripted(*5 * [[0.1, 0.1]])
+    for number in (finished, finished + 1):  # stopped, and stopped again
+        found = search()
 
-    def stop(step: Step) -> None:
-        if step.stage == "trial" and step.detail.startswith("1, fold 1"):
-            found.asked.signal = signal.SIGINT
+        def stop(step: Step, *, found: Search = found, number: int = number) -> None:
+            if step.stage == "trial" and step.detail.startswith(f"{number}, fold 1"):
+                found.asked.signal = signal.SIGINT
 
-    study = found.open("s", storage, prune=True)
-    with pytest.raises(Interrupted, match="1 trials are in the study") as stopped:
-        tune(found, study, trials=2, on_step=stop)
-    assert stopped.value.status == 130
-    assert [trial.state for trial in study.trials[:2]] == [TrialState.COMPLETE, TrialState.FAIL]
+        study = found.open("s", storage, prune=True)
+        with pytest.raises(Interrupted, match=f"finished trials in the study: {finished}") as stopped:
+            tune(found, study, trials=2, on_step=stop)
+        assert stopped.value.status == 130
     again = search()
-    tune(again, again.open("s", storage, prune=True), trials=2)
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
-    assert study.trials[2].params == study.trials[1].params
+    tune(again, again.open("s", storage, prune=True), trials=finished + 1)
+    states = [*finished * [TrialState.COMPLETE], TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+    assert [trial.state for trial in study.trials] == states
+    assert study.trials[-1].params == study.trials[finished].params
 
 
 @pytest.mark.parametrize(
