@@ -35,12 +35,12 @@ from service.app import create_app
 from service.service import Service
 from service.settings import Settings
 from training.backbone import load_backbone
+from training.commit import code_commit
 from training.config import TrainConfig
 from training.dataset import Dataset, from_store
 from training.export import export
 from training.extraction import extract
 from training.features import FeatureStore
-from training.commit import code_commit
 from training.fit import fit
 from training.metrics import harmonic_mean, per_class_accuracy
 from training.overrides import configured

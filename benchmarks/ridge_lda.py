@@ -1,6 +1,7 @@
-"""The no-learning baseline, under the protocol of `d3gzsl-train fit`: ridge from attributes to class means, then LDA.
+"""Baselines that learn nothing: (kernel) ridge from attributes to class means, then LDA.
 
-Ridge strength, shrinkage and seen penalty are chosen on the same pseudo-unseen folds; test rows are never read.
+The protocol is that of `d3gzsl-train fit`: ridge strength, kernel width, shrinkage and seen penalty are chosen on
+the same pseudo-unseen folds; test rows are never read.
 """
 
 from __future__ import annotations
@@ -11,27 +12,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from model.head import logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from training.config import SelectionConfig
 from training.dataset import Dataset
-from training.folds import folds
+from training.folds import used_folds
 from training.metrics import evaluate
 from training.scaler import Scaler
 from training.selection import Scored, best_penalty, curve_of
 
-RIDGE = (0.03, 0.1, 0.3, 1.0)
+RIDGE = (0.03, 0.1, 0.3, 1.0, 3.0)
+LINEAR = 0.0
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Sharpness of exp(-g ||a - a'||^2), times the mean squared distance of seen classes' attributes."""
 Rows = NDArray[np.int64]
-Candidate = tuple[float, float]
-"""Ridge strength and shrinkage."""
+Candidate = tuple[float, float, float]
+"""Kernel width (`LINEAR` for none), ridge strength and shrinkage."""
 
 
-def ridge_lda(dataset: Dataset, config: SelectionConfig, *, seed: int) -> dict[str, Any]:
+def ridge_lda(dataset: Dataset, config: SelectionConfig, *, seed: int, kernel: bool = False) -> dict[str, Any]:
     """U, S, H, T1, AUSUC of the baseline on the test rows, and what validation chose."""
-    candidates = list(itertools.product(RIDGE, config.shrinkage))
+    candidates = list(itertools.product(WIDTHS if kernel else (LINEAR,), RIDGE, config.shrinkage))
     scored: dict[Candidate, list[Scored]] = {c: [] for c in candidates}
-    for fold in folds(dataset, config, seed):
+    for fold in used_folds(dataset, config, seed):
         labels = np.searchsorted(fold.classes, dataset.labels[fold.held])
         seen = ~np.isin(fold.classes, fold.hidden)
         for candidate, scores in scores_of(dataset, fold.train, fold.held, fold.classes, candidates):
@@ -42,7 +47,8 @@ def ridge_lda(dataset: Dataset, config: SelectionConfig, *, seed: int) -> dict[s
     ((_, scores),) = scores_of(dataset, dataset.trainval, dataset.test, everything, [best])
     penalty, validation_h = results[best]
     measured = evaluate(scores - penalty * dataset.seen, dataset.labels[dataset.test], dataset.seen)
-    return {**measured.to_json(), "ridge": best[0], "shrinkage": best[1], "validation_H": validation_h}
+    chosen = {"kernel_width": best[0], "ridge": best[1], "shrinkage": best[2]}
+    return {**measured.to_json(), **chosen, "validation_H": validation_h}
 
 
 def scores_of(
@@ -58,13 +64,24 @@ def scores_of(
     seen = np.isin(np.arange(len(classes)), labels)
     mean = means[seen].mean(axis=0)
     attributes = dataset.attributes[classes].astype(np.float64)
-    attributes -= attributes[seen].mean(axis=0)
     covariance = within_class_covariance(rows - mean, (np.cumsum(seen) - 1)[labels])
-    heads = {s: LdaHead(shrunk_cholesky(covariance, s)) for s in {shrinkage for _, shrinkage in candidates}}
-    for ridge, shrinkage in candidates:
-        gram = attributes[seen] @ attributes[seen].T
-        gram += ridge * np.trace(gram) / len(gram) * np.eye(len(gram))
-        dual = np.linalg.solve(gram, means[seen] - mean)
-        means[~seen] = attributes[~seen] @ attributes[seen].T @ dual + mean
+    heads = {s: LdaHead(shrunk_cholesky(covariance, s)) for s in {shrinkage for _, _, shrinkage in candidates}}
+    for width, ridge, shrinkage in candidates:
+        likeness = likenesses(attributes, seen, width)
+        gram = likeness[seen] + ridge * np.trace(likeness[seen]) / seen.sum() * np.eye(seen.sum())
+        means[~seen] = likeness[~seen] @ np.linalg.solve(gram, means[seen] - mean) + mean
         weight, bias = heads[shrinkage].rows(means - mean)
-        yield (ridge, shrinkage), logits((held - mean).astype(np.float32), weight, bias)
+        yield (width, ridge, shrinkage), logits((held - mean).astype(np.float32), weight, bias)
+
+
+def likenesses(attributes: NDArray[np.float64], seen: NDArray[np.bool_], width: float) -> NDArray[np.float64]:
+    """Kernel of every class with the seen ones, centred on the seen ones, [C, S]."""
+    if width == LINEAR:
+        centred = attributes - attributes[seen].mean(axis=0)
+        product: NDArray[np.float64] = centred @ centred[seen].T
+        return product
+    squared = cdist(attributes, attributes[seen], "sqeuclidean")
+    kernel = np.exp(-width / squared[seen].mean() * squared)
+    kernel -= kernel[seen].mean(axis=0)
+    centred_kernel: NDArray[np.float64] = kernel - kernel.mean(axis=1, keepdims=True)
+    return centred_kernel

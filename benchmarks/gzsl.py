@@ -1,0 +1,197 @@
+"""Base generator x {base, +D3, ablations} x seeds on benchmark folders, against the baselines that learn nothing.
+
+    python benchmarks/gzsl.py SETS... --out benchmarks/results/DATE-gzsl [--jobs 2]
+
+SETS are benchmark folders (`res101.mat`, `att_splits.mat`). Every row is one `d3gzsl-train fit` with a recipe, under
+the protocol `validation`; the baselines choose ridge, shrinkage and penalty on the same folds. Rows are written to
+OUT.json as they finish, and rows that are there are not repeated, so that the same command goes on where it was
+stopped. OUT.md and OUT.svg are made from the rows. With --jobs, each of so many runs at once has its share of the
+cores to itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
+
+from benchmarks.gzsl_table import draw, table  # noqa: E402
+
+VARIANTS = {
+    "base": ["--no-d3"],
+    "+D3": [],
+    "+D3 without ID2SD": ["--set", "d3.label_distillation=0", "--set", "d3.embedding_distillation=0"],
+    "+D3 without O2DBD": ["--set", "d3.ood_distillation=0"],
+}
+SCORES = ("U", "S", "H", "T1", "AUSUC", "ece")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of the table that is to be filled."""
+
+    data: str
+    generator: str
+    variant: str
+    seed: int
+
+
+def plan(sets: list[str], *, ablations_on: str, recipes: str) -> Iterator[Cell]:
+    """What is measured, the most wanted first."""
+    for seed in (0, 1, 2):
+        for data in sets:
+            yield Cell(data=data, generator="ridge + LDA", variant="no learning", seed=seed)
+            yield Cell(data=data, generator="kernel ridge + LDA", variant="no learning", seed=seed)
+    for seed in (0, 1, 2):
+        for data in sets:
+            for generator in ("wgan", "cegzsl"):
+                for variant in ("base", "+D3"):
+                    yield Cell(data=data, generator=f"{recipes}-{generator}", variant=variant, seed=seed)
+        if seed == 0:
+            for data in sets:
+                for generator in ("tfvaegan", "diffusion"):
+                    for variant in ("base", "+D3"):
+                        yield Cell(data=data, generator=f"{recipes}-{generator}", variant=variant, seed=seed)
+            for generator in ("wgan", "cegzsl"):
+                for variant in ("+D3 without ID2SD", "+D3 without O2DBD"):
+                    yield Cell(data=ablations_on, generator=f"{recipes}-{generator}", variant=variant, seed=seed)
+
+
+def main() -> None:
+    arguments = parse()
+    folders = {folder.name: folder for folder in arguments.sets}
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    file = out.with_suffix(".json")
+    wanted = list(
+        plan(list(folders), ablations_on=arguments.ablations_on or next(iter(folders)), recipes=arguments.recipes)
+    )
+    cores = sorted(os.sched_getaffinity(0))
+    shares: queue.Queue[list[int]] = queue.Queue()
+    for job in range(arguments.jobs):
+        shares.put(cores[job :: arguments.jobs])
+    writing = threading.Lock()
+
+    def fill(cell: Cell) -> None:
+        share = shares.get()
+        try:
+            row = {**asdict(cell), **measure(cell, folders[cell.data], share, arguments)}
+        finally:
+            shares.put(share)
+        with writing:
+            rows = [*rows_of(file), row]
+            beside = file.with_suffix(".partial")
+            beside.write_text(json.dumps({"command": command(), "rows": rows}, indent=1) + "\n")
+            beside.replace(file)
+            print(f"{cell.data} {cell.generator} {cell.variant} seed {cell.seed}: H {row['H']:.3f}", flush=True)
+            out.with_suffix(".md").write_text(table(rows, command()))
+            out.with_suffix(".svg").write_text(draw(rows))
+
+    there = rows_of(file)
+    missing = [c for c in wanted if not any(asdict(c).items() <= row.items() for row in there)]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for finished in [pool.submit(fill, cell) for cell in missing]:
+            finished.result()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="+", type=Path)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--recipes", default="cpu", help="recipes are named RECIPES-GENERATOR")
+    parser.add_argument("--ablations-on", help="name of the set for the ablations; the first where not given")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1)
+    return parser.parse_args()
+
+
+def command() -> str:
+    """The command as others would give it, without the paths of this machine."""
+    words = [Path(word).name if "/" in word and not word.startswith("benchmarks/") else word for word in sys.argv[1:]]
+    return "python benchmarks/gzsl.py " + " ".join(words)
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return json.loads(file.read_text())["rows"] if file.exists() else []
+
+
+def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Namespace) -> dict[str, Any]:
+    started = time.monotonic()
+    if cell.variant == "no learning":
+        found = baseline(cell, folder, arguments)
+        return {**found, "threads": len(share), "seconds": round(time.monotonic() - started, 1)}
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name) / "run"
+        words = [
+            "fit",
+            str(folder.resolve()),
+            "--recipe",
+            cell.generator,
+            "--seed",
+            str(cell.seed),
+            *VARIANTS[cell.variant],
+        ]
+        words += ["--device", arguments.device, "--no-monitor", "--out", str(run)]
+        done = subprocess.run(
+            [sys.executable, "-m", "training.cli", *words],
+            cwd=sys.path[0],
+            preexec_fn=lambda: os.sched_setaffinity(0, share),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{cell}: {done.stderr}")
+        metrics, resolved = (
+            json.loads((run / "metrics.json").read_text()),
+            json.loads((run / "config.json").read_text()),
+        )
+    student = metrics["student"]
+    return {
+        **{score: metrics["lda"][score] for score in SCORES},
+        "student": {**{score: student[score] for score in SCORES}, "uncalibrated": student["uncalibrated"]},
+        "novelty_auroc": metrics["novelty"]["auroc"],
+        "validation_H": metrics["validation"]["H"],
+        "epochs": resolved["selected"]["epochs"],
+        "shrinkage": resolved["selected"]["shrinkage"],
+        **{name: metrics["protocol"][name] for name in ("name", "commit", "config_hash", "data_hash")},
+        "test_used_for_selection": metrics["protocol"]["test_used_for_selection"],
+        "threads": len(share),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.ridge_lda import ridge_lda
+    from training.benchmark import load_benchmark
+    from training.commit import code_commit
+    from training.recipe import load_recipe
+
+    dataset = load_benchmark(folder)
+    config = load_recipe(f"{arguments.recipes}-wgan").config
+    found = ridge_lda(dataset, config.selection, seed=cell.seed, kernel=cell.generator.startswith("kernel"))
+    return {
+        **found,
+        "name": "validation",
+        "commit": code_commit(),
+        "data_hash": dataset.data_hash,
+        "test_used_for_selection": False,
+    }
+
+
+if __name__ == "__main__":
+    main()
