@@ -25,8 +25,8 @@ def class_noise(
         class_id: id of the class.
         samples: N, at least 1.
         dimension: K, at least 1.
-        antithetic: every second row is the one before it with the other sign, so that what is linear in the noise leaves
-            the mean of an even number of rows exact.
+        antithetic: every second row is the one before it with the other sign, so that what is linear in the noise
+            leaves the mean of an even number of rows exact.
 
     Returns:
         float32 [N, K]; the first rows do not depend on N.

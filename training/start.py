@@ -1,4 +1,4 @@
-"""Where a generator starts: a Gaussian for every class, its mean from the attributes, its spread that of seen classes."""
+"""Where a generator starts: a Gaussian for every class, mean from its attributes, spread that of seen classes."""
 
 from __future__ import annotations
 
