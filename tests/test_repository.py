@@ -97,8 +97,16 @@ def direct(file: str) -> list[Requirement]:
     wanted = {
         "service.txt": [*base, *extras["cpu"], *extras["postgres"]],
         "service-gpu.txt": [*base, *extras["gpu"], *extras["postgres"]],
-        "training.txt": [*base, *extras["cpu"], *extras["training"]],
-        "dev.txt": [*base, *extras["cpu"], *extras["postgres"], *extras["training"], *extras["bulk"], *groups["dev"], *groups["build"]],
+        "training.txt": [*base, *extras["cpu"], *extras["training"], *extras["tensorboard"]],
+        "dev.txt": [
+            *base,
+            *extras["cpu"],
+            *extras["postgres"],
+            *extras["training"],
+            *extras["bulk"],
+            *groups["dev"],
+            *groups["build"],
+        ],
         "build.txt": groups["build"],
     }
     return [Requirement(text) for text in wanted[file]]
