@@ -40,6 +40,8 @@ _DAMAGE = (
     zlib.error,
 )
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_PILLOW = r"PIL\."
+_PILLOW_FILTER = ("ignore", None, Warning, re.compile(_PILLOW), 0)
 _RESIZE_SENTENCE = re.compile(r"shorter side to (\d+), centre crop, (bilinear|bicubic)")
 
 
@@ -134,19 +136,27 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels
         ImageTooLargeError: the header announces more than `max_pixels`.
         UnreadableImageError: the file is damaged or has no pixels.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about sizes and metadata; the limits here are our own
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _decode_opened(image, data, max_pixels)
-        except UnidentifiedImageError:
-            known = ", ".join(FORMATS)
-            raise UnsupportedImageError(f"not an image in a format that is read here ({known})") from None
-        except Image.DecompressionBombError:
-            limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))  # Pillow has a limit of its own
-            raise ImageTooLargeError(f"the image has more than the {limit} pixels allowed") from None
-        except _DAMAGE as error:
-            raise UnreadableImageError(f"the image is damaged: {error}") from None
+    _silence_pillow()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _decode_opened(image, data, max_pixels)
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise UnsupportedImageError(f"not an image in a format that is read here ({known})") from None
+    except Image.DecompressionBombError:
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))  # Pillow has a limit of its own
+        raise ImageTooLargeError(f"the image has more than the {limit} pixels allowed") from None
+    except _DAMAGE as error:
+        raise UnreadableImageError(f"the image is damaged: {error}") from None
+
+
+def _silence_pillow() -> None:
+    """Ignore Pillow's warnings about sizes and metadata from now on; the limits here are our own.
+
+    `warnings.catch_warnings` would change the filters of every thread and put them back while others still decode.
+    """
+    if warnings.filters[0] != _PILLOW_FILTER:
+        warnings.filterwarnings("ignore", module=_PILLOW)
 
 
 def _decode_opened(image: Image.Image, data: bytes, max_pixels: int) -> Pixels:

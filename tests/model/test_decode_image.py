@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -221,3 +223,18 @@ def test_any_damage_ends_in_an_image_or_an_image_error() -> None:
             decoded += 1
     assert decoded > 100
     assert refused > 100
+
+
+def test_pillows_warnings_are_silent_in_every_thread_and_those_of_others_are_heard() -> None:
+    bomb = png_announcing(9500, 9500)  # above the size at which Pillow warns, below that at which it refuses
+
+    def refuse(_: int) -> None:
+        with pytest.raises(ImageTooLargeError):
+            decode_image(bomb)
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(refuse, range(200)))
+        warnings.warn("of somebody else", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in heard] == ["of somebody else"]
