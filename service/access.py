@@ -19,19 +19,19 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def may_classify(request: Request, credentials: Credentials) -> None:
+async def may_classify(request: Request, credentials: Credentials) -> None:
     """Dependency of everything that only reads: any valid key."""
     _require(request, credentials, "classify")
 
 
-def may_change(request: Request, credentials: Credentials) -> None:
+async def may_change(request: Request, credentials: Credentials) -> None:
     """Dependency of every change: what a preview needs, and JSON where there is a body."""
-    may_preview(request, credentials)
+    await may_preview(request, credentials)
     if request.method != "DELETE" and media_type(request) != "application/json":
         raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")
 
 
-def may_preview(request: Request, credentials: Credentials) -> None:
+async def may_preview(request: Request, credentials: Credentials) -> None:
     """Dependency of what only an admin may ask for: an admin key, an allowed host, no foreign page."""
     _require(request, credentials, "admin")
     host = request.headers.get("host", "")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +13,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
-from model.errors import Problem
+from model.errors import ImageTooLargeError, Problem
 from service.access import media_type
 from service.errors import InvalidRequestError, MalformedBodyError, MediaTypeError, TooLargeError
 from service.problems import validation_problems
@@ -22,8 +23,10 @@ MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
 CLASS_FIELD = "class"
 _MAX_PARTS = 1000
+_MUCH = 200_000  # bytes; about a millisecond
 
 Model = TypeVar("Model", bound=BaseModel)
+Result = TypeVar("Result")
 
 
 class JsonImage(BaseModel):
@@ -61,26 +64,28 @@ class Sent:
     data: bytes | MalformedBodyError
 
 
-async def read_images(request: Request, *, most: int) -> list[Sent]:
+async def read_images(request: Request, *, most: int, most_bytes: int) -> list[Sent]:
     """The images of a request, at least one.
 
     Args:
         request: with a body of type image/*, multipart/form-data or application/json.
         most: largest number of images.
+        most_bytes: largest body of type image/*; no more of it is read.
 
     Raises:
         MediaTypeError: another type.
         MalformedBodyError: the body cannot be read.
         InvalidRequestError: it has another form.
         TooLargeError: too many images.
+        ImageTooLargeError: a body of type image/* has more bytes.
     """
     kind = media_type(request)
     if kind.startswith("image/"):
-        images = [Sent(id="0", data=await request.body())]
+        images = [Sent(id="0", data=await _raw(request, most_bytes))]
     elif kind == "multipart/form-data":
         images = await _multipart(request)
     elif kind == "application/json":
-        images = _json(await request.body())
+        images = await _off_the_loop(_json, await request.body())
     else:
         raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind or 'none'}")
     _check_number(images, most)
@@ -111,11 +116,7 @@ async def read_described_images(request: Request, *, most: int) -> tuple[object,
             )
         document: object = loads(texts[CLASS_FIELD].encode())
     elif kind == "application/json":
-        document = loads(await request.body())
-        images = []
-        if isinstance(document, dict) and "images" in document:
-            images = _sent(parse(SomeJsonImages, {"images": document["images"]}, "the list of images is not valid"))
-            document = {name: value for name, value in document.items() if name != "images"}
+        document, images = await _off_the_loop(_described_json, await request.body())
     else:
         raise MediaTypeError(f"expected application/json or multipart/form-data, got {kind or 'none'}")
     _check_number(images, most)
@@ -125,6 +126,31 @@ async def read_described_images(request: Request, *, most: int) -> tuple[object,
 def _check_number(images: Sequence[Sent], most: int) -> None:
     if len(images) > most:
         raise TooLargeError(f"the request has {len(images)} images; at most {most} are allowed")
+
+
+async def _raw(request: Request, most_bytes: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most_bytes:
+        raise ImageTooLargeError(f"the image has {announced} bytes; at most {most_bytes} are allowed")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            raise ImageTooLargeError(f"the image has more than the {most_bytes} bytes allowed")
+    return bytes(body)
+
+
+async def _off_the_loop(read: Callable[[bytes], Result], body: bytes) -> Result:
+    """Read a body, in another thread where it would keep other requests waiting."""
+    return await asyncio.to_thread(read, body) if len(body) > _MUCH else read(body)
+
+
+def _described_json(body: bytes) -> tuple[object, list[Sent]]:
+    document = loads(body)
+    if not isinstance(document, dict) or "images" not in document:
+        return document, []
+    images = _sent(parse(SomeJsonImages, {"images": document["images"]}, "the list of images is not valid"))
+    return {name: value for name, value in document.items() if name != "images"}, images
 
 
 def _json(body: bytes) -> list[Sent]:

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 
 from model import errors as base
@@ -133,6 +134,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(D3GZSLError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -176,6 +178,10 @@ def _domain_error(request: Request, error: Exception) -> JSONResponse:
         headers["retry-after"] = str(retry_after or 1)
     problems = error.problems if isinstance(error, InvalidInputError) else ()
     return response(request, kind, detail_of(error), problems, headers)
+
+
+def _client_gone(request: Request, _error: Exception) -> JSONResponse:
+    return _domain_error(request, own.DeadlineError("the client went away while it sent the body"))
 
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:

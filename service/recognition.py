@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,27 +39,15 @@ async def _embed(service: Service, data: bytes | MalformedBodyError) -> Embedded
         return data
     started = time.perf_counter()
     try:
-        decoded = await service.decoder(data)
+        try:
+            decoded = await service.decoder(data)
+        except asyncio.CancelledError:
+            service.batcher.dropped += 1
+            raise
         decode_ms = 1000 * (time.perf_counter() - started)
         return Embedded(decoded, decode_ms, await service.batcher.submit(decoded.image))
     except (ImageError, InferenceError) as error:
         return error
-
-
-@asynccontextmanager
-async def deadline(service: Service, *, since: float | None = None) -> AsyncIterator[None]:
-    """Give up with DeadlineError where the block takes longer than the settings allow.
-
-    Args:
-        service: has the settings.
-        since: time of the event loop at which the request began; now where it is None.
-    """
-    began = asyncio.get_running_loop().time() if since is None else since
-    try:
-        async with asyncio.timeout_at(began + service.settings.deadline):
-            yield
-    except TimeoutError:
-        raise DeadlineError(f"no answer within {service.settings.deadline:g} seconds") from None
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

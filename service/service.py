@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
@@ -114,7 +117,7 @@ class Service:
         except BaseException:
             database.close()
             raise
-        neighbours = Neighbours(bundle.manifest.vocabulary)
+        neighbours, size = Neighbours(bundle.manifest.vocabulary), bundle.manifest.preprocess.size
         return cls(
             settings=settings,
             keys=keys,
@@ -133,7 +136,12 @@ class Service:
                 max_pixels=settings.max_image_pixels,
                 threads=threads,
             ),
-            batcher=Batcher(engine.embed, batch_size=settings.batch_size, capacity=settings.queue_size),
+            batcher=Batcher(
+                engine.embed,
+                batch_size=settings.batch_size,
+                capacity=settings.queue_size,
+                probe=partial(engine.embed, np.zeros((1, 3, size, size), dtype=np.float32)),
+            ),
             log=log,
         )
 
@@ -192,4 +200,6 @@ class Service:
         """Raise NotReadyError where images would not be answered."""
         if not self.batcher.alive:
             raise NotReadyError("the model's worker is not running")
+        if self.batcher.at_work_for > self.settings.deadline:
+            raise NotReadyError(f"the model has not finished a batch for {self.batcher.at_work_for:.0f} seconds")
         self.follower.check()

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from model.errors import D3GZSLError
 from service.access import may_classify
+from service.deadline import Deadline
 from service.images import MULTIPART_FIELD, read_images
 from service.ranking import Question, Ranked, chosen_rows, is_long, rank
-from service.recognition import Embedded, deadline, embed_all, while_connected
-from service.routes.shared import TheService, image_answer, problems, snapshot_for
+from service.recognition import Embedded, embed_all, while_connected
+from service.routes.shared import TheService, TimeoutMs, image_answer, problems, snapshot_for
 from service.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
 from service.service import Service
 from service.snapshot import Snapshot
@@ -50,7 +51,12 @@ _BODY: dict[str, Any] = {
     responses=problems(400, 413, 415, 422, 503),
     openapi_extra=_BODY,
 )
-async def classify(request: Request, query: Annotated[ClassifyQuery, Query()], service: TheService) -> ClassifyAnswer:
+async def classify(
+    request: Request,
+    query: Annotated[ClassifyQuery, Query()],
+    service: TheService,
+    timeout_ms: TimeoutMs = None,
+) -> ClassifyAnswer:
     """Rank the classes for each image.
 
     An image that cannot be read has an `error` in its own result; where it is the only one, the response has its
@@ -59,12 +65,14 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()], s
     question = Question(
         top_k=query.top_k, scope=query.scope, classes=tuple(query.classes), seen_penalty=query.seen_penalty
     )
-    began = asyncio.get_running_loop().time()
-    snapshot = await snapshot_for(service, query.min_registry_version)
-    async with deadline(service, since=began):
+    settings = service.settings
+    deadline = Deadline.from_now(settings.deadline, timeout_ms=timeout_ms)
+    snapshot = await snapshot_for(service, query.min_registry_version, seconds=deadline.seconds)
+    async with deadline.kept():
         rows = chosen_rows(snapshot, question)
-        images = await read_images(request, most=service.settings.max_batch_images)
-        with service.batcher.admit(len(images)):
+        service.batcher.check(seconds=deadline.left)
+        images = await read_images(request, most=settings.max_batch_images, most_bytes=settings.max_image_bytes)
+        with service.batcher.admit(len(images), seconds=deadline.left):
             outcomes = await while_connected(request, embed_all(service, images))
         if len(outcomes) == 1 and isinstance(outcomes[0], D3GZSLError):
             raise outcomes[0]

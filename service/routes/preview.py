@@ -16,11 +16,12 @@ from service.class_schemas import (
     PreviewQuery,
     ShareAnswer,
 )
+from service.deadline import Deadline
 from service.documents import read_class
 from service.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
 from service.neighbours import Neighbour
 from service.preview import Preview
-from service.recognition import Embedded, deadline, embed_all, while_connected
+from service.recognition import Embedded, embed_all, while_connected
 from service.routes.headers import VERSION, VERSION_HEADER
 from service.routes.shared import TheService, image_answer, near_duplicates, problems
 from service.schemas import ImageAnswer, ImageFailure
@@ -60,11 +61,12 @@ async def preview_class(
     request: Request, response: Response, query: Annotated[PreviewQuery, Query()], service: TheService
 ) -> PreviewAnswer:
     """Say what a class would be near to, confused with, and how it would change answers; nothing is stored."""
-    async with deadline(service):
+    deadline = Deadline.from_now(service.settings.deadline)
+    async with deadline.kept():
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
         described = read_class(document, service.bundle.manifest.vocabulary)
         snapshot = service.snapshot
-        with service.batcher.admit(len(images)):
+        with service.batcher.admit(len(images), seconds=deadline.left):
             outcomes = await while_connected(request, embed_all(service, images))
 
         def study() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:

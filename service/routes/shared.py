@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from model.errors import D3GZSLError
 from service.class_schemas import NearDuplicate
@@ -30,6 +30,15 @@ async def get_service(request: Request) -> Service:
 
 TheService = Annotated[Service, Depends(get_service)]
 Responses = dict[int | str, dict[str, Any]]
+
+TimeoutMs = Annotated[
+    int | None,
+    Header(
+        alias="D3GZSL-Timeout-Ms",
+        ge=1,
+        description="Milliseconds after which the client no longer wants the answer; at most the service's deadline.",
+    ),
+]
 
 MAX_BODY_BYTES = 1_000_000
 _ACCESS = (401, 403, 500)
@@ -83,11 +92,11 @@ async def json_of(request: Request) -> object:
     return loads(bytes(body))
 
 
-async def snapshot_for(service: Service, version: int) -> Snapshot:
+async def snapshot_for(service: Service, version: int, *, seconds: float | None = None) -> Snapshot:
     """The newest snapshot, once it has reached a version; VersionNotReachedError where that takes too long."""
     if service.snapshot.registry_version >= version:
         return service.snapshot
-    return await service.wait_for_version(version, deadline=service.settings.deadline)
+    return await service.wait_for_version(version, deadline=service.settings.deadline if seconds is None else seconds)
 
 
 async def head_state(service: Service, version: int, *, wait: bool) -> HeadState:

@@ -4,12 +4,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model.head import Float32
-from service.batcher import Batcher
+from service.admission import Admission
+from service.batcher import Answer, Batcher
 from service.engine import Embedded
 from service.errors import InferenceError, NotReadyError, OverloadedError
 
@@ -39,9 +41,9 @@ def image(value: float) -> Float32:
 
 @asynccontextmanager
 async def batching(
-    run: Callable[[Float32], Embedded], *, batch_size: int = 4, capacity: int = 100
+    run: Callable[[Float32], Embedded], *, batch_size: int = 4, capacity: int = 100, **options: Any
 ) -> AsyncIterator[Batcher]:
-    batcher = Batcher(run, batch_size=batch_size, capacity=capacity)
+    batcher = Batcher(run, batch_size=batch_size, capacity=capacity, **options)
     await batcher.start()
     try:
         yield batcher
@@ -88,6 +90,7 @@ async def test_abandoned_images_never_reach_the_model() -> None:
         model.free.set()
         await asyncio.gather(first, kept)
     assert model.batches == [[1], [3]]
+    assert batcher.dropped == 1
 
 
 @pytest.mark.parametrize("bad", [13, 7])  # the model raises; the model gives a number that is not finite
@@ -107,18 +110,79 @@ async def test_places_are_counted_in_images_and_given_back() -> None:
                 pass
             assert caught.value.retry_after is not None
             assert caught.value.retry_after >= 1
-            with batcher.admit(2):
-                pass
+            with batcher.admit(2), pytest.raises(OverloadedError):
+                batcher.check()
         with batcher.admit(5):
             pass
+    assert batcher.admission.refused == 4
 
 
-async def test_a_dead_worker_fails_what_waits_and_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Model()
-    async with batching(model) as batcher:
+class Clock:
+    now = 0.0
 
-        async def die(_: object) -> None:
-            await asyncio.sleep(0)
+    def __call__(self) -> float:
+        return self.now
+
+
+def measured(*batches: tuple[float, int]) -> Admission:
+    """An admission that has seen batches leave: seconds after the one before, and images."""
+    clock = Clock()
+    admission = Admission(100, batch_size=4, clock=clock)
+    with admission.admit(50):
+        for seconds, images in batches:
+            clock.now += seconds
+            admission.answered(images)
+    clock.now += 1000  # a pause in which nobody waits says nothing about the rate
+    return admission
+
+
+async def test_the_way_back_is_told_from_the_measured_rate() -> None:
+    admission = measured((8.0, 4))
+    assert admission.seconds_per_image == pytest.approx(2.0)
+    with admission.admit(60), pytest.raises(OverloadedError) as caught:
+        admission.check(41)
+    assert caught.value.retry_after == 120
+    # A full batch weighs as much as all before, a single image little.
+    assert measured((8.0, 4), (4.0, 4)).seconds_per_image == pytest.approx(1.5)
+    assert measured((8.0, 4), (1.0, 1)).seconds_per_image == pytest.approx(1.8)
+
+
+async def test_a_pause_does_not_count_as_time_that_an_image_takes() -> None:
+    clock = Clock()
+    admission = Admission(100, batch_size=4, clock=clock)
+    for _ in range(20):
+        clock.now += 3600
+        with admission.admit(1):
+            clock.now += 0.5
+            admission.answered(1)
+    assert admission.seconds_per_image == pytest.approx(0.5)
+
+
+async def test_who_could_not_be_answered_in_time_is_refused_at_once() -> None:
+    admission = measured((4.0, 4))
+    with admission.admit(10):
+        admission.check(1, seconds=20)
+        with pytest.raises(OverloadedError, match="too many for an answer within 12 seconds") as caught:
+            admission.check(1, seconds=12)
+        assert caught.value.retry_after == 10
+    admission.check(50, seconds=0.1)  # alone it may try, or a wrong measurement would never be mended
+
+
+async def test_a_worker_that_dies_fails_what_waits_and_begins_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, broken, probes = Model(), threading.Event(), []
+
+    def probe() -> None:
+        probes.append(broken.is_set())
+        if broken.is_set():
+            raise RuntimeError("still broken")
+
+    async with batching(model, probe=probe, pause=0.01) as batcher:
+        broken.set()
+        answer = batcher._answer
+
+        def die(batch: list[Any]) -> None:
             raise KeyError("a bug")
 
         monkeypatch.setattr(batcher, "_answer", die)
@@ -129,17 +193,48 @@ async def test_a_dead_worker_fails_what_waits_and_what_comes(monkeypatch: pytest
             await batcher.submit(image(1))
         with pytest.raises(NotReadyError), batcher.admit(1):
             pass
+        await until(lambda: len(probes) >= 2)
+        assert (batcher.alive, batcher.restarts) == (False, 0)
+        monkeypatch.setattr(batcher, "_answer", answer)
+        broken.clear()
+        await until(lambda: batcher.alive)
+        assert batcher.restarts == 1
+        assert (await batcher.submit(image(1))).teacher_score == 1
+    assert "the model's worker died" in caplog.text
+
+
+async def test_a_model_that_fails_on_everything_is_not_ready_until_it_works() -> None:
+    model, works = Model(), threading.Event()
+
+    def probe() -> None:
+        if not works.is_set():
+            raise RuntimeError("still broken")
+
+    async with batching(model, probe=probe, pause=0.01) as batcher:
+        outcomes = [await asyncio.gather(batcher.submit(image(13)), return_exceptions=True) for _ in range(7)]
+        assert (await batcher.submit(image(1))).teacher_score == 1  # so it was the images
+        outcomes += [await asyncio.gather(batcher.submit(image(13)), return_exceptions=True) for _ in range(8)]
+        assert all(isinstance(outcome, InferenceError) for (outcome,) in outcomes)
+        await until(lambda: not batcher.alive)
+        works.set()
+        await until(lambda: batcher.alive)
+        assert (await batcher.submit(image(1))).teacher_score == 1
 
 
 async def test_stopping_answers_what_waits() -> None:
     model = Model()
     async with batching(model) as batcher:
         model.free.clear()
-        waiting = [asyncio.create_task(batcher.submit(image(v))) for v in range(1, 7)]
+        waiting = [asyncio.create_task(batcher.submit(image(1)))]
         await until(lambda: bool(batcher._at_work))
+        waiting += [asyncio.create_task(batcher.submit(image(v))) for v in range(2, 7)]
+        await until(lambda: batcher.waiting == 5)
+        assert batcher.at_work_for > 0
         stopping = asyncio.create_task(batcher.stop())
         await asyncio.sleep(0)
         model.free.set()
         await stopping
-        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert all(isinstance(outcome, NotReadyError) for outcome in outcomes)
+        at_work, *others = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(at_work, Answer)
+    assert all(isinstance(outcome, NotReadyError) for outcome in others)
+    assert batcher.at_work_for == 0
