@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from model.bundle import Bundle
-from model.errors import BundleError, MissingDependencyError
+from model.errors import BundleError
 from model.head import Float32
+from service.sessions import Provider, Runtime, first_line, open_session
 
 Shapes = dict[str, tuple[int, ...]]
 """Names of inputs or outputs with their shapes behind the batch axis."""
-
-_QUIET = 4  # ONNX Runtime's "fatal": its own lines on standard error repeat what the exception says
 
 
 @dataclass(frozen=True)
@@ -43,25 +42,41 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """The bundle's graphs on ONNX Runtime; one image through each proves that they run before anything is served.
+    """The bundle's graphs on ONNX Runtime; two rows through each prove that they run before anything is served.
+
+    The synthesizer always runs on the CPU: it is small, and a class gets the same row whatever the trunk runs on.
 
     Args:
         bundle: verified bundle.
         threads: threads each graph may use.
+        provider: what runs the trunk.
+        batch_size: most images that will be embedded at once.
+        cache_dir: where TensorRT keeps what it builds.
 
     Raises:
         BundleError: a graph does not load, or its inputs and outputs are not what the manifest promises.
+        SettingsError: the provider is not there.
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int,
+        provider: Provider = "cpu",
+        batch_size: int = 16,
+        cache_dir: Path | None = None,
+    ) -> None:
+        self._runtime = Runtime(threads=threads, provider=provider, batch_size=batch_size, cache_dir=cache_dir)
         manifest = bundle.manifest
         size, dimension = manifest.preprocess.size, manifest.head.dimension
         noise, attributes = manifest.head.noise_dimension, len(manifest.vocabulary)
+        self._row = (3, size, size)
         self._trunk = Graph(
             bundle.trunk,
-            threads=threads,
-            inputs={"image": (3, size, size)},
+            self._runtime,
+            inputs={"image": self._row},
             outputs={
                 "embedding": (dimension,),
                 "teacher_score": (),
@@ -70,13 +85,34 @@ class OnnxEngine:
         )
         self._synthesizer = Graph(
             bundle.synthesizer,
-            threads=threads,
+            Runtime(threads=threads),
             inputs={"noise": (noise,), "attributes": (attributes,)},
             outputs={"embedding": (dimension,)},
         )
 
     def embed(self, images: Float32) -> Embedded:
         """See :class:`Engine`."""
+        if self._runtime.provider == "cpu":
+            return self._embed(images)
+        most = self._runtime.batch_size
+        parts = [self._embed_padded(images[start : start + most]) for start in range(0, len(images), most)]
+        return Embedded(
+            np.concatenate([part.embedding for part in parts]), np.concatenate([part.teacher_score for part in parts])
+        )
+
+    def warm_up(self) -> None:
+        """Run every bucket once, so that no image pays for the memory and the kernels that a first batch needs."""
+        for rows in self._runtime.buckets:
+            self._embed(np.zeros((rows, *self._row), dtype=np.float32))
+
+    def _embed_padded(self, images: Float32) -> Embedded:
+        rows = next(bucket for bucket in self._runtime.buckets if bucket >= len(images))
+        padded = np.zeros((rows, *self._row), dtype=np.float32)
+        padded[: len(images)] = images
+        embedded = self._embed(padded)
+        return Embedded(embedded.embedding[: len(images)], embedded.teacher_score[: len(images)])
+
+    def _embed(self, images: Float32) -> Embedded:
         embedding, score = self._trunk.run({"image": images}, ("embedding", "teacher_score"))
         return Embedded(embedding, score)
 
@@ -90,18 +126,19 @@ class Graph:
 
     Args:
         file: the ONNX file.
-        threads: threads it may use.
+        runtime: where it runs.
         inputs: shapes behind the batch axis, which must be free.
         outputs: likewise.
 
     Raises:
         BundleError: names the file, what was expected and what is there.
+        SettingsError: the provider is not there.
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, file: Path, *, threads: int, inputs: Shapes, outputs: Shapes) -> None:
+    def __init__(self, file: Path, runtime: Runtime, *, inputs: Shapes, outputs: Shapes) -> None:
         self._file = file
-        self._session = _session(file, threads)
+        self._session = open_session(file, runtime, row=inputs)
         for what, nodes, expected in (
             ("inputs", self._session.get_inputs(), inputs),
             ("outputs", self._session.get_outputs(), outputs),
@@ -117,7 +154,7 @@ class Graph:
         try:
             results: list[Float32] = self._session.run(list(outputs), inputs)
         except Exception as error:  # ONNX Runtime has one exception class per status and no common base but this
-            raise BundleError(f"{self._file}: does not run: {_first_line(error)}") from error
+            raise BundleError(f"{self._file}: does not run: {first_line(error)}") from error
         return results
 
     def _check_nodes(self, what: str, nodes: Sequence[Any], expected: Shapes) -> None:
@@ -136,32 +173,3 @@ class Graph:
             )
             if node.type != "tensor(float)" or not fits:
                 raise BundleError(f"{self._file}: {node.name!r} is {node.type} {sizes}; expected {wanted}")
-
-
-def _session(file: Path, threads: int) -> Any:
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise MissingDependencyError(
-            "ONNX Runtime is not installed; install d3gzsl with the extra `cpu` or `gpu`"
-        ) from None
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _QUIET
-    # Idle threads must not spin: they would take the CPUs from decoding the next images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(str(file), sess_options=options, providers=_providers(ort))
-    except Exception as error:
-        raise BundleError(f"{file}: cannot be loaded: {_first_line(error)}") from error
-
-
-def _providers(ort: Any) -> list[Any]:
-    """The CPU, before it a GPU where the installed runtime has one; exhaustive search would stall each new shape."""
-    gpu = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})]
-    return [*(gpu if "CUDAExecutionProvider" in ort.get_available_providers() else []), "CPUExecutionProvider"]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

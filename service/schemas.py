@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from model.classes import Kind
 from service.ranking import Scope
 from service.registry.change import CLASS_IDS_SHOWN
+from service.sessions import Provider
 
 HeadState = Annotated[
     Literal["exact", "provisional"],
@@ -201,3 +202,4 @@ class VersionAnswer(BaseModel):
     backbone: str
     head: str
     onnxruntime: str
+    provider: Provider = Field(description="What runs the model.")

@@ -91,7 +91,7 @@ class Service:
             engine: stands in for ONNX Runtime in tests.
 
         Raises:
-            SettingsError: the keys are not valid, or missing where they are needed.
+            SettingsError: the keys are not valid, or missing where they are needed, or the provider is not there.
             BundleError: the bundle does not fit.
             MissingDependencyError: ONNX Runtime is not installed.
             RegistryError: the registry cannot be used, or belongs to another bundle.
@@ -99,7 +99,15 @@ class Service:
         keys = Keys.from_settings(settings)
         bundle = load_bundle(settings.bundle)
         threads = settings.threads or available_cpus()
-        engine = engine or OnnxEngine(bundle, threads=threads)
+        if engine is None:
+            engine = OnnxEngine(
+                bundle,
+                threads=threads,
+                provider=settings.provider,
+                batch_size=settings.batch_size,
+                cache_dir=settings.data_dir / "tensorrt",
+            )
+            engine.warm_up()
         database = Database(database_url(settings.data_dir, settings.database_url))
         try:
             log = ChangeLog(

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from model.errors import Problem
 from model.preprocess import DEFAULT_MAX_PIXELS
 from service.errors import SettingsError
+from service.sessions import Provider
 
 PREFIX = "D3GZSL_"
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     batch_size: int = Field(16, ge=1, le=1024, description="Most images the model sees at once.")
     queue_size: int = Field(256, ge=1, description="Most images waiting or at work; more are answered with 503.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of the model and of decoding; 0 takes every CPU.")
+    provider: Provider = Field("cpu", description="What runs the model: cpu, cuda or tensorrt.")
     deadline: float = Field(30.0, gt=0, le=3600, description="Seconds after which a request is given up with 503.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log lines.")
 

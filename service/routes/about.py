@@ -55,6 +55,7 @@ async def about(service: TheService) -> VersionAnswer:
         backbone=manifest.backbone.name,
         head=manifest.head.kind,
         onnxruntime=_runtime_version(),
+        provider=service.settings.provider,
     )
 
 

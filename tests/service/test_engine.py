@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from model.bundle import Bundle
 from model.errors import BundleError
 from model.noise import class_noise
 from service.engine import OnnxEngine
+from service.errors import SettingsError
+from service.sessions import Provider, Runtime
 from tests.service import tiny
 
 
@@ -64,3 +68,81 @@ def test_a_synthesizer_of_other_inputs_is_refused(bundle: Bundle, tmp_path: Path
         (tmp_path / name).write_bytes(tiny.trunk())
     with pytest.raises(BundleError, match=r"synthesizer\.onnx: inputs are image; expected noise, attributes"):
         OnnxEngine(other, threads=1)
+
+
+def test_a_provider_that_is_missing_is_an_error_that_names_those_there(bundle: Bundle) -> None:
+    for provider in ("cuda", "tensorrt"):
+        with pytest.raises(SettingsError, match=f"provider {provider} is not in the installed .* which has: cpu;"):
+            OnnxEngine(bundle, threads=1, provider=provider)
+
+
+class FakeSession:
+    """A session that runs on the CPU whatever it was asked for, and notes what that was."""
+
+    def __init__(self, file: str, *, sess_options: Any, providers: list[Any]) -> None:
+        self.asked = providers
+        self._session = REAL_SESSION(file, sess_options=sess_options, providers=["CPUExecutionProvider"])
+        self.rows: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> Any:
+        self.rows.append(len(next(iter(inputs.values()))))
+        return self._session.run(outputs, inputs)
+
+
+REAL_SESSION = ort.InferenceSession
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    """An ONNX Runtime that says it has GPU providers."""
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    class Gpu(FakeSession):
+        def get_providers(self) -> list[str]:
+            return [p if isinstance(p, str) else p[0] for p in self.asked]
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: names)
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(ort, "InferenceSession", Gpu)
+    return Gpu
+
+
+def test_a_provider_that_does_not_start_is_no_silent_fallback(
+    bundle: Bundle, gpu: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "InferenceSession", FakeSession)
+    with pytest.raises(SettingsError, match=r"cuda does not start .* would use CPUExecutionProvider instead"):
+        OnnxEngine(bundle, threads=1, provider="cuda")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_sees_warmed_numbers_of_images_only(
+    bundle: Bundle, gpu: type[FakeSession], provider: Provider, tmp_path: Path
+) -> None:
+    cpu = OnnxEngine(bundle, threads=1)
+    engine = OnnxEngine(bundle, threads=1, provider=provider, batch_size=6, cache_dir=tmp_path / "cache")
+    session = engine._trunk._session
+    session.rows.clear()
+    engine.warm_up()
+    assert session.rows == [1, 2, 4, 6]
+    for n in (1, 2, 3, 5, 6, 7, 13):
+        images = np.random.default_rng(n).random((n, 3, tiny.S, tiny.S), dtype=np.float32)
+        got, expected = engine.embed(images), cpu.embed(images)
+        np.testing.assert_allclose(got.embedding, expected.embedding, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got.teacher_score, expected.teacher_score, rtol=1e-5, atol=1e-6)
+    assert set(session.rows) == {1, 2, 4, 6}
+    assert engine._synthesizer._session.asked == ["CPUExecutionProvider"]
+    if provider == "tensorrt":
+        ((name, options), *_) = session.asked
+        assert (name, options["trt_profile_min_shapes"]) == ("TensorrtExecutionProvider", "image:1x3x8x8")
+        assert options["trt_profile_max_shapes"] == "image:6x3x8x8"
+        assert Path(options["trt_engine_cache_path"]).is_dir()
+
+
+@pytest.mark.parametrize(("size", "buckets"), [(1, (1,)), (2, (1, 2)), (16, (1, 2, 4, 8, 16)), (5, (1, 2, 4, 5))])
+def test_buckets_are_powers_of_two_up_to_the_batch_size(size: int, buckets: tuple[int, ...]) -> None:
+    assert Runtime(threads=1, provider="cuda", batch_size=size).buckets == buckets
+    assert Runtime(threads=1, batch_size=size).buckets == (size,)
