@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from model.head import Float32, HeadKind, Row
 
@@ -68,6 +67,8 @@ class LdaHead:
 
     def rows(self, means_CZ: ArrayLike) -> tuple[Float32, Float32]:
         """Rows of many classes from their mean embeddings: weights float32 [C, Z], biases float32 [C]."""
+        from scipy.linalg import cho_solve  # a third of a second that a start need not wait for
+
         means = np.asarray(means_CZ, dtype=np.float64)
         weights = cho_solve((self._factor, True), means.T, check_finite=False).T
         biases = -0.5 * np.einsum("cz,cz->c", weights, means)
@@ -86,6 +87,8 @@ def within_class_covariance(z_NZ: ArrayLike, labels_N: ArrayLike) -> NDArray[np.
 
 def shrunk_cholesky(covariance_ZZ: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
     """Lower Cholesky factor of (1 - a) S + a tr(S)/Z I, rounded to float32 as the bundle stores it."""
+    from scipy.linalg import cho_factor
+
     dimension = len(covariance_ZZ)
     target = np.trace(covariance_ZZ) / dimension
     shrunk = (1 - shrinkage) * covariance_ZZ

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from model.errors import ConvergenceError, StoppedError
 from model.head import Float32
@@ -114,6 +113,8 @@ class SoftmaxRegression:
 
     def preconditioner(self, point: Point) -> Preconditioner:
         """Solves with the mean of the Hessian's C diagonal blocks at a point, the same for every class."""
+        from scipy.linalg import cho_factor, cho_solve  # a third of a second that a start need not wait for
+
         uncertainty = self._share * (1 - np.square(point.probability).sum(axis=1, dtype=np.float64)) / self.shape[0]
         root = np.sqrt(np.maximum(uncertainty, 0)).astype(np.float32)
         block = np.zeros((self.shape[1], self.shape[1]), dtype=np.float32)

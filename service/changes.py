@@ -38,6 +38,10 @@ class ChangeThread:
         finally:
             self._admitted -= 1
 
+    def prepare(self, work: Callable[..., object], *arguments: Any) -> None:
+        """Run ahead of the first change what would make it slow; nobody waits for it."""
+        self._thread.submit(work, *arguments)
+
     def close(self) -> None:
         """Finish what has begun and end the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+from PIL import Image
 
 from model.errors import ImageTooLargeError
 from model.head import Float32
@@ -45,10 +48,17 @@ class Decoder:
     def __init__(self, spec: PreprocessSpec, *, max_bytes: int, max_pixels: int, threads: int) -> None:
         self._spec, self._max_bytes, self._max_pixels = spec, max_bytes, max_pixels
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
+        self._warm_up()
 
     async def __call__(self, data: bytes) -> Decoded:
         """Decode one file; raises what :func:`decode` raises."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
+
+    def _warm_up(self) -> None:
+        """Decode an image of one pixel: the first one that is sent need not wait for the readers of files."""
+        pixel = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(pixel, "JPEG")
+        decode(pixel.getvalue(), self._spec, max_bytes=pixel.tell(), max_pixels=1)
 
     def _decode(self, data: bytes) -> Decoded:
         return decode(data, self._spec, max_bytes=self._max_bytes, max_pixels=self._max_pixels)

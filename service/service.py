@@ -184,6 +184,7 @@ class Service:
 
     async def start(self) -> None:
         """Start answering, in the running event loop."""
+        self.changes.prepare(self.bundle.head.rows, np.zeros((1, self.bundle.manifest.head.dimension)))
         await self.batcher.start()
         self.follower.start()
         if self.solver is not None:
