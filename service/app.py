@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,9 +10,13 @@ from fastapi import FastAPI
 
 from model import __version__
 from service import problems
-from service.middleware import BodyLimit, HeadAsGet, RequestId
-from service.routes import about, batch, classes, classify, docs, preview, registry
+from service.metrics import Metrics
+from service.middleware import BodyLimit, HeadAsGet, Observe, RequestId
+from service.routes import about, batch, classes, classify, docs, metrics, preview, registry
 from service.service import Service
+from service.tracing import Tracing
+
+_SHARE_EVERY = 1.0  # seconds
 
 
 def create_app(service: Service) -> FastAPI:
@@ -20,11 +25,18 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
+        sharing = asyncio.create_task(_share(numbers)) if numbers.shared else None
         try:
             yield
         finally:
+            if sharing is not None:
+                sharing.cancel()
             await service.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
+    numbers, tracing = Metrics(service), Tracing.from_settings(service.settings)
+    service.batcher.on_batch = numbers.batch
     app = FastAPI(
         title="D3GZSL",
         summary="Recognises image classes, those seen in training and those only described by attributes.",
@@ -34,12 +46,20 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
+    app.state.service, app.state.metrics = service, numbers
     problems.install(app)
     app.add_middleware(BodyLimit, limit=service.settings.max_request_bytes)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(Observe, metrics=numbers, tracing=tracing, slow_seconds=service.settings.slow_request)
     app.add_middleware(RequestId)
-    for router in (classify.router, classes.router, batch.router, preview.router, registry.router, about.router):
-        app.include_router(router)
+    for part in (classify, classes, batch, preview, registry, about, metrics):
+        app.include_router(part.router)
     docs.install(app)
     return app
+
+
+async def _share(numbers: Metrics) -> None:
+    """Keep up to date what other processes show of this one."""
+    while True:
+        numbers.refresh()
+        await asyncio.sleep(_SHARE_EVERY)

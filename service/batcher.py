@@ -91,6 +91,8 @@ class Batcher:
         """Images given up by their requests before the model saw them."""
         self.restarts = 0
         """How often the work began again."""
+        self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
+        """Told the size and the seconds of each batch, in the model's thread."""
         self._queue: deque[_Item] = deque()
         self._at_work: list[_Item] = []
         self._began: float | None = None
@@ -234,7 +236,9 @@ class Batcher:
         finally:
             self._began = None
         self._failures = 0
-        self._give(batch, _outcomes(batch, embedded, began, time.perf_counter() - began))
+        seconds = time.perf_counter() - began
+        self.on_batch(len(batch), seconds)
+        self._give(batch, _outcomes(batch, embedded, began, seconds))
 
     def _give(self, batch: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
         """Hand outcomes to the event loop, where they belong."""

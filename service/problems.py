@@ -20,6 +20,7 @@ from model import errors as base
 from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
 from service import errors as own
 from service.errors import UnavailableError
+from service.observation import current
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ def response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document."""
+    current().problem = kind.name
     return JSONResponse(
         {
             "type": kind.type,

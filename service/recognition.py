@@ -8,14 +8,21 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 from fastapi import Request
+from numpy.typing import NDArray
 
 from model.errors import D3GZSLError, ImageError
+from model.head import Float32
 from service.batcher import Answer
 from service.decoding import Decoded
 from service.errors import DeadlineError, InferenceError, MalformedBodyError
 from service.images import Sent
+from service.observation import current
+from service.problems import kind_of
+from service.ranking import Question, Ranked, is_long, rank
 from service.service import Service
+from service.snapshot import Snapshot
 
 Result = TypeVar("Result")
 
@@ -31,7 +38,59 @@ class Embedded:
 
 async def embed_all(service: Service, images: Sequence[Sent]) -> list[Embedded | D3GZSLError]:
     """Decode and embed images for which there are places; what is wrong with one alone comes back as a value."""
-    return await asyncio.gather(*(_embed(service, image.data) for image in images))
+    return await asyncio.gather(*(_observed(_embed(service, image.data)) for image in images))
+
+
+async def embed_inputs(service: Service, inputs: Float32) -> list[Embedded | D3GZSLError]:
+    """Embed network inputs that the client made itself, float32 [N, 3, S, S]; as :func:`embed_all`."""
+    return await asyncio.gather(*(_observed(_embed_input(service, image)) for image in inputs))
+
+
+async def rank_all(
+    service: Service,
+    snapshot: Snapshot,
+    rows: NDArray[np.intp],
+    outcomes: Sequence[Embedded | D3GZSLError],
+    question: Question,
+) -> list[tuple[Ranked, ...]]:
+    """The classes of each image, none for those that could not be read; see :func:`service.ranking.rank`."""
+    z_NZ = np.array([outcome.answer.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
+    if len(z_NZ) == 0:
+        return [()] * len(outcomes)
+    started = time.perf_counter()
+    arguments = (service.bundle, snapshot, rows, z_NZ, question)
+    ranked = await asyncio.to_thread(rank, *arguments) if is_long(rows, *z_NZ.shape) else rank(*arguments)
+    current().ranked(1000 * (time.perf_counter() - started))
+    following = iter(ranked)
+    return [next(following) if isinstance(outcome, Embedded) else () for outcome in outcomes]
+
+
+async def _observed(work: Awaitable[Embedded | D3GZSLError]) -> Embedded | D3GZSLError:
+    """The outcome of an image, which is counted."""
+    try:
+        outcome = await work
+    except asyncio.CancelledError:
+        current().image("abandoned")
+        raise
+    except D3GZSLError as error:
+        current().image(kind_of(error).name)
+        raise
+    if isinstance(outcome, Embedded):
+        answer = outcome.answer
+        current().embedded(decode_ms=outcome.decode_ms, queue_ms=answer.queue_ms, inference_ms=answer.inference_ms)
+        current().image("answered")
+    else:
+        current().image(kind_of(outcome).name)
+    return outcome
+
+
+async def _embed_input(service: Service, image: Float32) -> Embedded | D3GZSLError:
+    _, height, width = image.shape
+    try:
+        answer = await service.batcher.submit(image)
+    except InferenceError as error:
+        return error
+    return Embedded(Decoded(image=image, width=width, height=height), 0.0, answer)
 
 
 async def _embed(service: Service, data: bytes | MalformedBodyError) -> Embedded | D3GZSLError:

@@ -70,15 +70,26 @@ class Settings(BaseSettings):
     queue_size: int = Field(256, ge=1, description="Most images waiting or at work; more are answered with 503.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of the model and of decoding; 0 takes every CPU.")
     provider: Provider = Field("cpu", description="What runs the model: cpu, cuda or tensorrt.")
+    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        "auto", description="Processes that share the port; auto takes one per eight CPUs, or one for a GPU."
+    )
     deadline: float = Field(30.0, gt=0, le=3600, description="Seconds after which a request is given up with 503.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log lines.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
+    slow_request: float = Field(
+        5.0, ge=0, le=3600, description="Seconds beyond which a request gets a warning in the log; 0 for none."
+    )
+    traces_url: str | None = Field(
+        None, pattern=r"^https?://", description="Where OpenTelemetry traces are sent, OTLP over HTTP."
+    )
+    trace_share: float = Field(1.0, ge=0, le=1, description="Share of the requests that are traced.")
 
     @field_validator("keys", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

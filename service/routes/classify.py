@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
-from numpy.typing import NDArray
 
 from model.errors import D3GZSLError
 from service.access import may_classify
 from service.deadline import Deadline
 from service.images import MULTIPART_FIELD, read_images
-from service.ranking import Question, Ranked, chosen_rows, is_long, rank
-from service.recognition import Embedded, embed_all, while_connected
+from service.ranking import Question, Ranked, chosen_rows
+from service.recognition import Embedded, embed_all, rank_all, while_connected
 from service.routes.shared import TheService, TimeoutMs, image_answer, problems, snapshot_for
 from service.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
 from service.service import Service
-from service.snapshot import Snapshot
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(may_classify)])
 
@@ -76,7 +72,7 @@ async def classify(
             outcomes = await while_connected(request, embed_all(service, images))
         if len(outcomes) == 1 and isinstance(outcomes[0], D3GZSLError):
             raise outcomes[0]
-        ranked = await _ranked(service, snapshot, rows, outcomes, question)
+        ranked = await rank_all(service, snapshot, rows, outcomes, question)
         explanations = await _explanations(service, query, outcomes, ranked)
     done = [outcome for outcome in outcomes if isinstance(outcome, Embedded)]
     return ClassifyAnswer(
@@ -93,23 +89,6 @@ async def classify(
             inference=max((d.answer.inference_ms for d in done), default=0.0),
         ),
     )
-
-
-async def _ranked(
-    service: Service,
-    snapshot: Snapshot,
-    rows: NDArray[np.intp],
-    outcomes: Sequence[Embedded | D3GZSLError],
-    question: Question,
-) -> list[tuple[Ranked, ...]]:
-    """The classes of each image, none for those that could not be read."""
-    z_NZ = np.array([outcome.answer.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
-    if len(z_NZ) == 0:
-        return [()] * len(outcomes)
-    arguments = (service.bundle, snapshot, rows, z_NZ, question)
-    ranked = await asyncio.to_thread(rank, *arguments) if is_long(rows, *z_NZ.shape) else rank(*arguments)
-    following = iter(ranked)
-    return [next(following) if isinstance(outcome, Embedded) else () for outcome in outcomes]
 
 
 async def _explanations(

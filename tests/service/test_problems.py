@@ -39,6 +39,7 @@ ROUTES = [
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/version"),
+    ("GET", "/metrics"),
 ]
 
 
