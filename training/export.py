@@ -18,6 +18,7 @@ from model.synthesis import class_embeddings
 from training.dataset import Dataset
 from training.evaluation import evaluate_run, fit_served_head, testable
 from training.heads import HeadFit
+from training.int8_export import Int8Export
 from training.onnx_graphs import Synthesizer, TrunkTail, open_session, synthesizer_graph, trunk_graph
 from training.run_dir import Trained
 
@@ -28,6 +29,7 @@ def export(
     out: Path,
     *,
     examples: Mapping[Example, bytes] | None = None,
+    int8: Int8Export | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the bundle of a run.
@@ -37,6 +39,7 @@ def export(
         trained: the run.
         out: bundle directory.
         examples: images that come with the bundle.
+        int8: how to bring the trunk's backbone to int8; float32 without it.
         overwrite: replace an existing bundle.
 
     Returns:
@@ -44,7 +47,7 @@ def export(
 
     Raises:
         BundleError: a graph differs from torch, or `out` exists.
-        DataError: the features have no backbone to serve with, or it is another one now.
+        DataError: the features have no backbone to serve with, or it is another one now; or int8 is too inaccurate.
     """
     check_writable(out, overwrite=overwrite)
     source = dataset.backbone
@@ -70,6 +73,7 @@ def export(
         generator=copy.deepcopy(generator), embedding=copy.deepcopy(student.embedding), centre=fitted.centre
     )
     trunk = trunk_graph(source.path, tail, feature_dim=source.description.feature_dim, side=source.spec.size)
+    exact, trunk = trunk, trunk if int8 is None else int8.trunk(dataset, source, tail)
     synthesis = synthesizer_graph(synthesizer, noise_dim=generator.noise_dim, attribute_dim=len(dataset.vocabulary))
     spec = HeadSpec(
         kind="lda",
@@ -100,6 +104,9 @@ def export(
         row = fitted.head.row(z)
         weight[index], bias[index] = row.weight, row.bias
     metrics = _metrics(dataset, trained, replace(fitted, weight=weight, bias=bias))
+    if int8 is not None:
+        trunks = {"fp32": exact, "int8": trunk}
+        metrics["int8"] = int8.compare(dataset, trained, trunks, centre=fitted.centre, weight=weight, bias=bias)
     order = np.argsort(~dataset.seen, kind="stable")  # seen classes first
     written = write_bundle(
         out,

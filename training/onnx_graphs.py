@@ -71,7 +71,7 @@ def trunk_graph(backbone: Path, tail: TrunkTail, *, feature_dim: int, side: int)
     """
     source = load_backbone(backbone)
     head = to_onnx(tail, {"tail_features": torch.rand(2, feature_dim)}, ["embedding", "teacher_score"])
-    joined = _join(_load(backbone), head, image=source.input, features=source.output)
+    joined = _join(load_graph(backbone), head, image=source.input, features=source.output)
     graph: bytes = joined.SerializeToString()
     session = open_session(graph)
     images = np.random.default_rng(0).standard_normal((3, 3, side, side), dtype=np.float32)
@@ -146,7 +146,8 @@ def open_session(graph: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _load(backbone: Path) -> onnx.ModelProto:
+def load_graph(backbone: Path) -> onnx.ModelProto:
+    """The graph of a backbone, converted to opset `OPSET`; DataError where it cannot be."""
     model = onnx.load(backbone)
     version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if version > OPSET:
