@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.errors import D3GZSLError, DataError
+from service.commands.folder import Registry, classes_of, folder_to_file
 from service.commands.output import AsJson, Key, print_json, print_table
 
 _BATCH = 16
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or with --out a folder.", show_default=False)],
     url: Annotated[str | None, typer.Option(help="Address of a running service.")] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle directory; the embedded demo bundle where neither is given.")
@@ -23,16 +24,45 @@ def classify(
     key: Key = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Most classes per image.")] = 5,
     scope: Annotated[Literal["all", "seen", "unseen"], typer.Option(help="Which classes take part.")] = "all",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory of a registry, whose classes take part; else only the bundle's do.")
+    ] = None,
+    database_url: Annotated[str | None, typer.Option(help="Database of a registry, likewise.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.parquet", help="Classify all files of a folder into this file.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="With --out: this process, or Ray Data on a cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --out: decoding threads, or Ray workers; one per CPU by default.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="With --out: most images the model sees at once, 16 by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="With --out: go on with an unfinished run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --out: begin anew, replace the file.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Recognise what images show."""
-    if url is not None and bundle is not None:
-        raise DataError("--url and --bundle exclude each other: the service has its own bundle")
+    registry = (data_dir, database_url)
+    if url is not None and (bundle is not None or registry != (None, None)):
+        raise DataError("--url and --bundle, --data-dir, --database-url exclude each other: the service has its own")
+    if out is not None:
+        if url is not None:
+            raise DataError("--url and --out exclude each other: a folder is classified on this machine or a cluster")
+        how = {"engine": engine, "workers": workers, "batch": batch or _BATCH, "resume": resume, "overwrite": overwrite}
+        folder_to_file(images, out, bundle, registry, top_k=top_k, scope=scope, as_json=as_json, **how)
+        return
+    if resume or overwrite or engine != "local" or workers is not None or batch is not None:
+        raise DataError(
+            "--engine, --workers, --batch, --resume and --overwrite are for folders: give --out FILE.parquet"
+        )
     files = [(str(path), _read(path)) for path in images]
     if url is not None:
         answers = list(_remote(files, url, key, {"top_k": top_k, "scope": scope}))
     else:
-        answers = list(_local(files, bundle, top_k, scope))
+        answers = list(_local(files, bundle, registry, top_k, scope))
     results = [result for answer in answers for result in answer["results"]]
     if as_json:
         print_json({**answers[0], "results": results})
@@ -45,6 +75,8 @@ def classify(
 
 
 def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; its files are classified into a file with --out FILE.parquet")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -65,9 +97,13 @@ def _remote(
 
 
 def _local(
-    files: Sequence[tuple[str, bytes]], path: Path | None, top_k: int, scope: Literal["all", "seen", "unseen"]
+    files: Sequence[tuple[str, bytes]],
+    path: Path | None,
+    registry: Registry,
+    top_k: int,
+    scope: Literal["all", "seen", "unseen"],
 ) -> Iterator[dict[str, Any]]:
-    """What a service on this bundle, without registered classes, would answer."""
+    """What a service on this bundle, with this registry or without registered classes, would answer."""
     import numpy as np
 
     from model.preprocess import DEFAULT_MAX_PIXELS
@@ -76,11 +112,10 @@ def _local(
     from service.engine import OnnxEngine
     from service.ranking import Question, chosen_rows, image_novelty, rank
     from service.service import load_bundle
-    from service.snapshot import Snapshot
 
     bundle = load_bundle(path)
     engine = OnnxEngine(bundle, threads=available_cpus())
-    snapshot, question = Snapshot.of_bundle(bundle), Question(top_k=top_k, scope=scope)
+    snapshot, question = classes_of(bundle, registry), Question(top_k=top_k, scope=scope)
     rows = chosen_rows(snapshot, question)
     for some in _batches(files):
         results: list[dict[str, Any]] = []
@@ -108,7 +143,12 @@ def _local(
                     }
                     for one in best
                 ]
-        yield {"bundle": bundle.manifest.bundle_id, "registry_version": 0, "head": "exact", "results": results}
+        yield {
+            "bundle": bundle.manifest.bundle_id,
+            "registry_version": snapshot.registry_version,
+            "head": "exact",
+            "results": results,
+        }
 
 
 def _batches(files: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:

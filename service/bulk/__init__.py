@@ -1,0 +1,1 @@
+"""Classifying any number of image files into one Parquet file, with bounded memory, in parts that outlive a kill."""

@@ -1,0 +1,122 @@
+"""A whole run: begun or taken up again, its parts done, and joined into the result."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from model.bundle import Bundle
+from model.errors import DataError
+from model.threads import available_cpus
+from service.bulk import cluster, local
+from service.bulk.job import PLAN, Asked, Job, clear, held
+from service.bulk.results import count_statuses, join, summary_of
+from service.snapshot import Snapshot
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a run has come to.
+
+    Attributes:
+        files: rows of the result.
+        ok: images that were classified.
+        errors: files that could not be.
+        already: files that an earlier command had done.
+        registry_version: of the class table.
+    """
+
+    files: int
+    ok: int
+    errors: int
+    already: int
+    registry_version: int
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the unfinished work of a result lies."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def run(
+    asked: Asked,
+    bundle: Bundle,
+    classes: Callable[[], Snapshot],
+    out: Path,
+    *,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    batch: int = 16,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda _done, _total: None,
+) -> Finished:
+    """Classify every file below a folder into a Parquet file.
+
+    Args:
+        asked: what is asked.
+        bundle: the model.
+        classes: gives the class table; called where a run begins.
+        out: the file to write.
+        engine: this process, or a Ray cluster.
+        workers: threads that decode, or processes in the cluster; by default one per CPU.
+        batch: most images the model sees at once.
+        resume: go on with an unfinished run; begin one where there is none.
+        overwrite: forget an unfinished run and replace `out`.
+        progress: called with files done and files in all.
+
+    Raises:
+        DataError: there is a result or an unfinished run, the folder cannot be read, or the run was begun otherwise.
+        MissingDependencyError: Ray is not installed.
+    """
+    folder = partial_folder(out)
+    if resume and overwrite:
+        raise DataError("--resume goes on with a run and --overwrite begins it anew: give one of them")
+    if out.exists() and not overwrite:
+        found = summary_of(out) if out.is_file() else None
+        if not resume or found is None or {name: found.get(name) for name in asdict(asked)} != asdict(asked):
+            raise DataError(f"--out {out}: exists already; choose another place or give --overwrite")
+        if not folder.exists():
+            return _finished(found, count_statuses(out), already=found["files"])
+    with held(folder):
+        begun = (folder / PLAN).exists()
+        if begun and not (resume or overwrite):
+            raise DataError(f"{folder}: an unfinished run; go on with --resume, or begin anew with --overwrite")
+        if begun and resume:
+            job = Job.resume(folder, asked)
+        else:
+            clear(folder)
+            job = Job.begin(folder, asked, classes(), out=out)
+        parts = job.missing()
+        already = job.files - sum(map(job.length, parts))
+        done = already
+        progress(done, job.files)
+
+        def on_files(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, job.files)
+
+        if parts and engine == "ray":
+            cluster.run_parts(job, bundle, parts, workers=workers, batch=batch, on_files=on_files)
+        elif parts:
+            cpus = available_cpus()
+            local.run_parts(job, bundle, parts, threads=cpus, workers=workers or cpus, batch=batch, on_files=on_files)
+        counts = join(job, out)
+    shutil.rmtree(folder)
+    return _finished(job.summary(), counts, already=already)
+
+
+def _finished(summary: Mapping[str, Any], counts: Mapping[str, int], *, already: int) -> Finished:
+    return Finished(
+        files=summary["files"],
+        ok=counts["ok"],
+        errors=counts["error"],
+        already=already,
+        registry_version=summary["registry_version"],
+    )

@@ -1,0 +1,126 @@
+"""`d3gzsl classify DIR --out FILE.parquet`: every file of a folder, in this process or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.errors import DataError, MissingDependencyError
+from service.commands.output import print_json, print_line
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+    from service.ranking import Scope
+    from service.snapshot import Snapshot
+
+Registry = tuple[Path | None, str | None]
+"""Data directory and database URL; both None where only the bundle's own classes take part."""
+
+
+def folder_to_file(
+    images: Sequence[Path],
+    out: Path,
+    bundle: Path | None,
+    registry: Registry,
+    *,
+    top_k: int,
+    scope: Scope,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Classify all files of a folder; `how` is passed on to :func:`service.bulk.run.run`."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("--out needs pyarrow; install d3gzsl with the extra `bulk`") from None
+    from service.bulk.job import Asked
+    from service.bulk.run import partial_folder, run
+    from service.service import load_bundle
+    from service.settings import load_settings
+
+    if len(images) != 1 or not images[0].is_dir():
+        given = ", ".join(map(str, images))
+        raise DataError(f"--out takes the results of one folder: expected an existing folder, got {given}")
+    loaded, settings = load_bundle(bundle), load_settings()
+    asked = Asked(
+        root=str(images[0].resolve()),
+        bundle_id=loaded.manifest.bundle_id,
+        registry=registry_name(registry),
+        top_k=top_k,
+        scope=scope,
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+    )
+    out = out.resolve()
+    with _bar(quiet=as_json) as bar:
+        task = bar.add_task("images", total=None)
+        try:
+            finished = run(
+                asked,
+                loaded,
+                lambda: classes_of(loaded, registry),
+                out,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                **how,
+            )
+        except KeyboardInterrupt:
+            raise DataError(f"stopped; what is done lies in {partial_folder(out)}: go on with --resume") from None
+    if as_json:
+        print_json({"out": str(out), "bundle": loaded.manifest.bundle_id, **asdict(finished)})
+        return
+    before = f", {finished.already} of them before" if finished.already else ""
+    print_line(
+        f"{out}: {finished.files} files{before}: {finished.ok} classified, {finished.errors} could not be; "
+        f"classes of registry version {finished.registry_version}"
+    )
+
+
+def registry_name(registry: Registry) -> str:
+    """Which classes take part, in words that are the same for the same registry."""
+    from service.registry.database import database_url
+    from service.settings import load_settings
+
+    if registry == (None, None):
+        return "bundle"
+    settings = load_settings(data_dir=registry[0], database_url=registry[1])
+    url = database_url(settings.data_dir, registry[1])
+    return url.render_as_string(hide_password=True)
+
+
+def classes_of(bundle: Bundle, registry: Registry) -> Snapshot:
+    """The bundle's own classes, or those of a registry."""
+    from model.threads import available_cpus
+    from service.commands.registry import open_database
+    from service.engine import OnnxEngine
+    from service.reading import read_snapshot
+    from service.snapshot import Snapshot
+
+    if registry == (None, None):
+        return Snapshot.of_bundle(bundle)
+    with open_database(*registry) as database:
+        return read_snapshot(bundle, OnnxEngine(bundle, threads=available_cpus()), database)
+
+
+def _bar(*, quiet: bool) -> Any:
+    """A bar on standard error with amount, elapsed and remaining time."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    )
