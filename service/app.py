@@ -12,7 +12,7 @@ from model import __version__
 from service import problems
 from service.metrics import Metrics
 from service.middleware import BodyLimit, HeadAsGet, Observe, RequestId
-from service.routes import about, batch, classes, classify, docs, metrics, preview, registry
+from service.routes import about, batch, classes, classify, docs, metrics, preview, registry, v2, v2_infer
 from service.service import Service
 from service.tracing import Tracing
 
@@ -52,7 +52,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(HeadAsGet)
     app.add_middleware(Observe, metrics=numbers, tracing=tracing, slow_seconds=service.settings.slow_request)
     app.add_middleware(RequestId)
-    for part in (classify, classes, batch, preview, registry, about, metrics):
+    for part in (classify, classes, batch, preview, registry, about, metrics, v2, v2_infer):
         app.include_router(part.router)
     docs.install(app)
     return app

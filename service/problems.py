@@ -146,8 +146,11 @@ def response(
     problems: Iterable[Problem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """A problem document."""
+    """A problem document; for clients of the Open Inference Protocol an error as that has it."""
     current().problem = kind.name
+    if _speaks_v2(request):
+        text = "; ".join([detail, *(f"{p.pointer}: {p.detail}" for p in problems)])
+        return JSONResponse({"error": text}, status_code=kind.status, headers=headers)
     return JSONResponse(
         {
             "type": kind.type,
@@ -161,6 +164,11 @@ def response(
         headers=headers,
         media_type=MEDIA_TYPE,
     )
+
+
+def _speaks_v2(request: Request) -> bool:
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    return bool(path == "/v2" or path.startswith("/v2/"))
 
 
 def request_id(request: Request) -> str:

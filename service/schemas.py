@@ -28,8 +28,8 @@ class ReadQuery(BaseModel):
     )
 
 
-class ClassifyQuery(ReadQuery):
-    """Parameters of /classify."""
+class RankQuery(ReadQuery):
+    """Which classes take part, and how many are answered."""
 
     top_k: int = Field(5, ge=1, le=1000, description="Most classes in a result.")
     scope: Scope = Field("all", description="Which kind of classes takes part.")
@@ -42,13 +42,20 @@ class ClassifyQuery(ReadQuery):
         description="Log-odds taken from seen classes, instead of the bundle's calibrated number.",
     )
 
-    explain: Literal["attributes"] | None = Field(None, description="Say which attributes spoke for and against.")
-    top_attributes: int = Field(5, ge=1, le=100, description="Most attributes on each side of an explanation.")
-
     @field_validator("classes", mode="before")
     @classmethod
     def _split(cls, values: Any) -> Any:
-        return [word for value in values for word in str(value).split(",") if word]
+        if not isinstance(values, str | list):
+            return values
+        parts = [values] if isinstance(values, str) else values
+        return [word for part in parts for word in str(part).split(",") if word]
+
+
+class ClassifyQuery(RankQuery):
+    """Parameters of /classify."""
+
+    explain: Literal["attributes"] | None = Field(None, description="Say which attributes spoke for and against.")
+    top_attributes: int = Field(5, ge=1, le=100, description="Most attributes on each side of an explanation.")
 
 
 class ContributionAnswer(BaseModel):

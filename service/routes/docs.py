@@ -18,6 +18,7 @@ from service.class_schemas import BatchDocument, ClassDocument, ClassWords, Prev
 from service.images import JsonImages
 from service.problems import ProblemDocument
 from service.schemas import RollbackDocument
+from service.v2_schemas import InferRequest, V2Error
 
 _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     ProblemDocument,
@@ -27,6 +28,8 @@ _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     BatchDocument,
     PreviewDocument,
     RollbackDocument,
+    InferRequest,
+    V2Error,
 )
 
 

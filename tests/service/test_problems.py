@@ -40,6 +40,15 @@ ROUTES = [
     ("GET", "/readyz"),
     ("GET", "/version"),
     ("GET", "/metrics"),
+    ("GET", "/v2"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/health/ready"),
+    ("GET", "/v2/models/{model}"),
+    ("GET", "/v2/models/{model}/ready"),
+    ("GET", "/v2/models/{model}/versions/{version}"),
+    ("GET", "/v2/models/{model}/versions/{version}/ready"),
+    ("POST", "/v2/models/{model}/infer"),
+    ("POST", "/v2/models/{model}/versions/{version}/infer"),
 ]
 
 
@@ -241,8 +250,9 @@ def test_openapi_has_the_three_bodies_and_problems_everywhere(document: dict[str
         for status, response in operation["responses"].items():
             assert response["description"], (method, path, status)
             if int(status) >= 400:
-                assert set(response["content"]) == {"application/problem+json"}
+                v2 = path.startswith("/v2")
+                assert set(response["content"]) == {"application/json" if v2 else "application/problem+json"}
                 HTTPStatus(int(status))
-        public = path in ("/healthz", "/readyz", "/version")
+        public = path in ("/healthz", "/readyz", "/version", "/v2/health/live", "/v2/health/ready")
         assert ("401" in operation["responses"]) is not public
         assert ("security" in operation) is not public
