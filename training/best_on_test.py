@@ -12,7 +12,8 @@ from training.config import TrainConfig
 from training.dataset import Dataset
 from training.measurement import HeldOut
 from training.scaler import Scaler
-from training.selection import Scores, Selected, best_scores, choose, measured_epochs
+from training.selected import Selected
+from training.selection import Scores, best_scores, choose, measured_epochs, of_best_head
 from training.task import Task
 from training.trainer import Networks
 
@@ -33,7 +34,7 @@ def train_test_best(
         config: hyper-parameters.
         kept: what an earlier part of the run has done already.
         on_epoch: called with the epoch (from 1), the networks, mean losses and, where the epoch was measured, the
-            best test U, S and H of both heads there.
+            best test U, S and H of each head there.
     """
     lengths = measured_epochs(config)
     held = HeldOut.of(dataset, dataset.test, np.arange(len(dataset.classes)), scaler, task.features.device)
@@ -46,8 +47,11 @@ def train_test_best(
             measured[epoch] = held.measure(networks, task, config, key=config.digest())
             kept.keep(STAGE, epoch, measured[epoch])
             scores = best_scores(measured[epoch])
-            if scores["lda"]["H"] > best.get("H", -1.0):  # a tie goes to fewer epochs, as in `choose`
-                best.update(H=scores["lda"]["H"], weights=_weights(networks))
+            found = of_best_head(scores, config.selection.heads)
+            lda = "lda" in config.selection.heads and found is scores["lda"]
+            # A tie goes to `lda`, then to fewer epochs, as in `choose`.
+            if (found["H"], lda) > (best.get("H", -1.0), best.get("lda", False)):
+                best.update(H=found["H"], lda=lda, weights=_weights(networks))
         on_epoch(epoch, networks, losses, scores)
 
     networks = kept.train(STAGE, task, config, epochs=config.epochs, on_epoch=measure, carried=best)

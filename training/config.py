@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from model.errors import DataError, Problem
+from model.head import HeadKind
 from model.networks.d3gzsl import EmbeddingInit
 from training.losses import Form, Target
 from training.precision import Precision
@@ -189,7 +190,9 @@ class SelectionConfig:
         deals: how often the seen classes are dealt into folds anew; all folds count the same.
         seen_fraction: share of the other classes' rows held out as pseudo test-seen.
         evaluations: how often in the longest training the candidates are measured.
+        heads: forms that the served head may have; `lda` is measured in any case, `softmax` up to 1,000 classes.
         shrinkage: candidates for the `lda` head.
+        penalty: candidates for the `softmax` head, relative to the mean squared length of real embeddings.
         samples: synthesised embeddings per unseen class, 1 to 200.
         novelty_folds: teachers whose scores of rows they did not see `novelty` is measured against.
     """
@@ -200,7 +203,9 @@ class SelectionConfig:
     deals: int = 1
     seen_fraction: float = 0.25
     evaluations: int = 4
+    heads: tuple[HeadKind, ...] = ("lda", "softmax")
     shrinkage: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
+    penalty: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
     samples: int = 200
     novelty_folds: int = 5
 
@@ -304,6 +309,19 @@ class TrainConfig:
             "numbers above 0, at most 1",
             bool(shrinkage) and all(0 < s <= 1 for s in shrinkage),
         )
+        penalty, heads = self.selection.penalty, self.selection.heads
+        yield (
+            "selection.penalty",
+            penalty,
+            "numbers above 0",
+            bool(penalty) and all(0 < p < math.inf for p in penalty),
+        )
+        yield (
+            "selection.heads",
+            heads,
+            "lda, softmax or both, each once",
+            bool(heads) and len(set(heads)) == len(heads),
+        )
         yield "selection.samples", samples, "1 to 200", 1 <= samples <= 200
         for name, count in (
             ("selection.folds", self.selection.folds),
@@ -380,8 +398,9 @@ def _fit(kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         return value if value in typing.get_args(kind) else None
     if typing.get_origin(kind) is tuple:
-        numbers = [_fit(float, v) for v in value] if isinstance(value, list | tuple) else [None]
-        return None if None in numbers else tuple(numbers)
+        of = typing.get_args(kind)[0]
+        values = [_fit(of, v) for v in value] if isinstance(value, list | tuple) else [None]
+        return None if None in values else tuple(values)
     if kind is bool or isinstance(value, bool):
         return value if kind is bool and isinstance(value, bool) else None
     if kind is int:
@@ -396,5 +415,6 @@ def _described(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return "a list of numbers"
+        of = typing.get_args(kind)[0]
+        return "a list of numbers" if of is float else f"a list of {_described(of)}"
     return {int: "a whole number", float: "a number", bool: "true or false"}[kind]

@@ -11,7 +11,7 @@ from training.folds import fold_count
 from training.gradients import gradient_shares
 from training.monitor import Monitor
 from training.progress import OnStep, Step
-from training.selection import Scores, measured_epochs
+from training.selection import Scores, measured_epochs, of_best_head
 from training.task import Task
 from training.trainer import Networks
 
@@ -68,7 +68,7 @@ class FinalEpochs:
         losses: Mapping[str, float],
         scores: Mapping[str, Scores] | None = None,
     ) -> None:
-        """Note an epoch, with U, S and H of both heads on the test rows where they were measured already."""
+        """Note an epoch, with U, S and H of the heads on the test rows where they were measured already."""
         line: dict[str, Any] = {"stage": "final", "epoch": epoch, "losses": losses}
         if epoch in self._measured or epoch == 1:
             shares = gradient_shares(networks, self._task, self._config)
@@ -85,6 +85,6 @@ class FinalEpochs:
             stage="training",
             done=epoch,
             total=self._epochs,
-            scores=None if scores is None else ("test", scores["lda"]),
+            scores=None if scores is None else ("test", of_best_head(scores)),
         )
         self._progress(step)

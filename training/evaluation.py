@@ -1,10 +1,11 @@
-"""Results on the test rows, for the served head and for the student's own classifier, with their protocol.
+"""Results on the test rows, for each form of the head and for the student's own classifier, with their protocol.
 
 N: test rows, C: classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 
 from model.calibration import Calibration, novelty, softmax
 from model.errors import DataError
-from model.head import Float32
+from model.head import Float32, HeadKind
 from training.dataset import Dataset
-from training.heads import HeadFit, embed, fit_head
+from training.heads import HeadFit, embed, fit_heads
 from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
 from training.run_dir import Trained
+from training.selected import KINDS
 from training.selection import make_task
+from training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,17 +59,26 @@ class TestRows:
 
 
 def fit_served_head(dataset: Dataset, trained: Trained, *, key: str) -> HeadFit:
-    """The head over all classes of a run, its noise keyed by `key`."""
+    """The served head over all classes of a run, its noise keyed by `key`."""
+    kind = trained.selected.kind
+    return fit_chosen_heads(dataset, trained, key=key, kinds=(kind,))[kind]
+
+
+def fit_chosen_heads(
+    dataset: Dataset, trained: Trained, *, key: str, kinds: Collection[HeadKind] = KINDS
+) -> dict[HeadKind, HeadFit]:
+    """The best head of each form that was measured, over all classes of a run, its noise keyed by `key`."""
+    chosen = {kind: best.choice for kind, best in trained.selected.heads.items() if kind in kinds}
+    task = run_task(dataset, trained)
+    names, samples = [c.id for c in dataset.classes], trained.config.selection.samples
+    heads = fit_heads(trained.networks, task, names, list(chosen.values()), samples=samples, key=key)
+    return dict(zip(chosen, heads, strict=True))
+
+
+def run_task(dataset: Dataset, trained: Trained) -> Task:
+    """What the final training of a run knew."""
     device = next(trained.networks.student.parameters()).device
-    task = make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), trained.scaler, device)
-    return fit_head(
-        trained.networks,
-        task,
-        [c.id for c in dataset.classes],
-        shrinkage=trained.selected.shrinkage,
-        samples=trained.config.selection.samples,
-        key=key,
-    )
+    return make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), trained.scaler, device)
 
 
 def testable(dataset: Dataset) -> bool:
@@ -90,14 +102,19 @@ def require_testable(dataset: Dataset) -> None:
 
 
 def evaluate_run(
-    dataset: Dataset, trained: Trained, *, head: HeadFit | None = None, rows: TestRows | None = None
+    dataset: Dataset,
+    trained: Trained,
+    *,
+    heads: Mapping[HeadKind, HeadFit] | None = None,
+    rows: TestRows | None = None,
 ) -> dict[str, Any]:
     """Every result of a run as JSON values.
 
     Args:
         dataset: the data the run was trained on.
         trained: the run.
-        head: the very head to measure, as a bundle holds it; without it one is fitted, its noise keyed by the run.
+        heads: the very heads to measure, as a bundle holds its own; without them the best of each form that was
+            measured are fitted, their noise keyed by the run.
         rows: what the networks say of the test rows; without it they are run.
 
     Raises:
@@ -105,12 +122,16 @@ def evaluate_run(
     """
     require_testable(dataset)
     rows = rows or TestRows.of(dataset, trained)
-    head = head or fit_served_head(dataset, trained, key=run_key(trained))
+    heads = heads or fit_chosen_heads(dataset, trained, key=run_key(trained))
     selected = trained.selected
     return {
         "protocol": protocol(dataset, trained),
         "unseen_classes": [c.id for c in dataset.classes if c.kind == "unseen"],
-        "lda": results(dataset, rows, head.logits(rows.embeddings), selected.head),
+        "served": selected.kind,
+        **{
+            kind: results(dataset, rows, head.logits(rows.embeddings), selected.heads[kind].calibration)
+            for kind, head in heads.items()
+        },
         "student": results(dataset, rows, rows.student_logits, selected.student),
         "novelty": novelty_results(dataset, trained, rows),
         "validation": {k: v for k, v in selected.validation.items() if k != "candidates"},

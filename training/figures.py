@@ -39,9 +39,10 @@ def figures(dataset: Dataset, trained: Trained, rows: TestRows, head: HeadFit) -
         head: the served head.
     """
     chosen = trained.selected
-    logits = {"lda": head.logits(rows.embeddings), "student": rows.student_logits}
-    calibrations = {"lda": chosen.head, "student": chosen.student}
-    predicted = calibrations["lda"].scores(logits["lda"], dataset.seen).argmax(axis=1)
+    served = head.head.kind
+    logits = {served: head.logits(rows.embeddings), "student": rows.student_logits}
+    calibrations = {served: chosen.head, "student": chosen.student}
+    predicted = chosen.head.scores(logits[served], dataset.seen).argmax(axis=1)
     shown = spread_classes(per_class_accuracy(predicted, rows.labels, len(dataset.classes)), ~dataset.seen)
     synthetic_scores, synthetic = synthetic_rows(dataset, trained, shown)
     seen = dataset.seen[rows.labels]

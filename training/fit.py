@@ -29,7 +29,8 @@ from training.monitor import Monitor
 from training.progress import OnStep
 from training.run_dir import Trained
 from training.scaler import Scaler
-from training.selection import Selected, make_task, select
+from training.selected import Selected
+from training.selection import make_task, select
 from training.task import Task
 from training.teacher import fit_teacher
 
@@ -145,7 +146,9 @@ def _stages(config: TrainConfig) -> list[str]:
 
 
 def _log_selected(kept: Checkpoints, selected: Selected) -> None:
-    kept.log.write(stage="selected", epochs=selected.epochs, shrinkage=selected.shrinkage, H=selected.validation["H"])
+    kept.log.write(
+        stage="selected", epochs=selected.epochs, head=selected.served.choice.name, H=selected.validation["H"]
+    )
 
 
 def held_out_scores(task: Task, config: TrainConfig) -> NDArray[np.float32]:

@@ -1,23 +1,49 @@
-"""The served head fitted on a student's embeddings: real means for seen classes, synthesised ones for unseen.
+"""The served head fitted on a student's embeddings: real ones of seen classes, synthesised ones of unseen classes.
 
-N: rows, Z: embedding, C: classes.
+N: rows, Z: embedding, C: classes, M: synthesised rows of a class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from model.errors import DataError
-from model.head import Float32, logits
+from model.head import Float32, Head, HeadKind, logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from model.noise import class_noise
+from model.softmax import TOLERANCE, SoftmaxHead, rows_per_class
 from training.task import Task
 from training.trainer import Networks
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadChoice:
+    """A form of the head and how strongly it is regularised.
+
+    Attributes:
+        kind: form of the head.
+        strength: shrinkage of `lda`; of `softmax` the penalty relative to the mean squared length of real embeddings.
+    """
+
+    kind: HeadKind
+    strength: float
+
+    @property
+    def name(self) -> str:
+        """As in results, `lda/0.3`."""
+        return f"{self.kind}/{self.strength}"
+
+    @classmethod
+    def named(cls, name: str) -> HeadChoice:
+        """The choice of a name."""
+        kind, _, strength = name.partition("/")
+        return cls(kind="softmax" if kind == "softmax" else "lda", strength=float(strength))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +57,7 @@ class HeadFit:
         bias: float32 [C].
     """
 
-    head: LdaHead
+    head: Head
     centre: Float32
     weight: Float32
     bias: Float32
@@ -41,50 +67,157 @@ class HeadFit:
         return logits(np.asarray(z_NZ, dtype=np.float32) - self.centre, self.weight, self.bias)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadRows:
+    """What heads are fitted on, whatever their form.
+
+    Attributes:
+        z: embeddings of real rows, not centred, float32 [N, Z].
+        labels: class of each, int64 [N].
+        seen: which classes have real rows, bool [C].
+    """
+
+    z: Float32
+    labels: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, networks: Networks, task: Task) -> HeadRows:
+        """The rows of a task."""
+        return cls(z=embed(networks, task.features), labels=task.labels.cpu().numpy(), seen=task.seen.cpu().numpy())
+
+    @cached_property
+    def means(self) -> NDArray[np.float64]:
+        """Mean embedding of each class, zeros of those without rows, float64 [C, Z]."""
+        means = np.zeros((len(self.seen), self.z.shape[1]))
+        real, _ = class_means(self.z.astype(np.float64), self.labels)
+        means[: len(real)] = real
+        return means
+
+    @cached_property
+    def centre(self) -> Float32:
+        """Mean of the seen classes' means, float32 [Z]."""
+        centre: Float32 = self.means[self.seen].mean(axis=0).astype(np.float32)
+        return centre
+
+    def penalty(self, relative: float) -> float:
+        """A penalty relative to the mean squared length of centred real embeddings, in which classes weigh the same."""
+        squares = np.square(self.z - self.centre).sum(axis=1, dtype=np.float64)
+        of_class = np.bincount(self.labels, weights=squares) / np.maximum(np.bincount(self.labels), 1)
+        return float(relative * of_class[self.seen[: len(of_class)]].mean())
+
+    def most(self, samples: int) -> int:
+        """Synthesised rows of each class that the bank of a `softmax` head has room for, at most `samples`.
+
+        Raises:
+            DataError: it has no room for these classes.
+        """
+        return min(samples, rows_per_class(len(self.seen), self.z.shape[1]))
+
+    def lda(self, synthetic: Mapping[int, Float32], shrinkages: Sequence[float]) -> list[HeadFit]:
+        """An `lda` head for each shrinkage; means and covariance are computed once.
+
+        Args:
+            synthetic: embeddings of each class without real rows, not centred, float32 [M, Z].
+            shrinkages: of the covariance.
+
+        Raises:
+            DataError: the embeddings of each class are all the same.
+        """
+        means = self.means.copy()
+        for index, z in synthetic.items():
+            means[index] = z.mean(0, dtype=np.float64)
+        covariance = within_class_covariance(self.z - self.centre, (np.cumsum(self.seen) - 1)[self.labels])
+        fits = []
+        for shrinkage in shrinkages:
+            try:
+                head = LdaHead(shrunk_cholesky(covariance, shrinkage))
+            except ValueError as error:
+                raise DataError(f"no head can be fitted on the embeddings of the training images: {error}") from None
+            weight, bias = head.rows(means - self.centre)
+            fits.append(HeadFit(head=head, centre=self.centre, weight=weight, bias=bias))
+        return fits
+
+    def softmax(
+        self, synthetic: Mapping[int, Float32], penalties: Sequence[float], *, tolerance: float = TOLERANCE
+    ) -> list[HeadFit]:
+        """A `softmax` head for each relative penalty, on the rows that the bank of a bundle would hold.
+
+        The strongest penalty is solved first, and each solution starts the next.
+
+        Args:
+            synthetic: as in :meth:`lda`.
+            penalties: relative, see :meth:`penalty`.
+            tolerance: relative distance to the exact weights.
+
+        Raises:
+            DataError: the bank has no room for these classes, or an embedding does not fit float16.
+            ConvergenceError: a penalty is too small for the numbers.
+        """
+        made = {index: z[: self.most(len(z))] for index, z in synthetic.items()}
+        z = np.concatenate([self.z, *made.values()]) - self.centre
+        labels = np.concatenate([self.labels, *(np.full(len(rows), index) for index, rows in made.items())])
+        heads: dict[float, SoftmaxHead] = {}
+        start = None
+        for relative in sorted(set(penalties), reverse=True):
+            start = SoftmaxHead.fit(z, labels, penalty=self.penalty(relative), tolerance=tolerance, start=start)
+            heads[relative] = start
+        return [
+            HeadFit(head=head, centre=self.centre, weight=head.weight, bias=head.bias)
+            for head in (heads[relative] for relative in penalties)
+        ]
+
+
 def fit_head(
-    networks: Networks, task: Task, names: Sequence[str], *, shrinkage: float, samples: int, key: str
+    networks: Networks,
+    task: Task,
+    names: Sequence[str],
+    choice: HeadChoice,
+    *,
+    samples: int,
+    key: str,
+    tolerance: float = TOLERANCE,
 ) -> HeadFit:
-    """Fit the `lda` head on a task's real rows and the generator's unseen classes; see :func:`fit_heads`."""
-    (head,) = fit_heads(networks, task, names, shrinkages=(shrinkage,), samples=samples, key=key)
+    """Fit one head on a task's real rows and the generator's unseen classes; see :func:`fit_heads`."""
+    (head,) = fit_heads(networks, task, names, [choice], samples=samples, key=key, tolerance=tolerance)
     return head
 
 
 def fit_heads(
-    networks: Networks, task: Task, names: Sequence[str], *, shrinkages: Sequence[float], samples: int, key: str
+    networks: Networks,
+    task: Task,
+    names: Sequence[str],
+    choices: Sequence[HeadChoice],
+    *,
+    samples: int,
+    key: str,
+    tolerance: float = TOLERANCE,
 ) -> list[HeadFit]:
-    """Fit a head for each shrinkage; embeddings, means and covariance are computed once.
+    """Fit a head for each choice, in their order; embeddings are computed once.
 
     Args:
         networks: trained.
         task: the rows and classes it was trained on.
         names: id of each class; with `key` it decides the noise.
-        shrinkages: of the covariance.
-        samples: synthesised embeddings per unseen class.
+        choices: forms and strengths.
+        samples: synthesised embeddings per unseen class; `softmax` takes as many of them as a bundle has room for.
         key: id of what the heads belong to.
+        tolerance: of `softmax`.
 
     Raises:
-        DataError: the embeddings of each class are all the same.
+        DataError: as :meth:`HeadRows.lda` and :meth:`HeadRows.softmax`.
+        ConvergenceError: a penalty of `softmax` is too small for the numbers.
     """
-    z, labels = embed(networks, task.features), task.labels.cpu().numpy()
-    means = np.zeros((len(task.seen), z.shape[1]))
-    real, _ = class_means(z.astype(np.float64), labels)
-    means[: len(real)] = real
-    seen = task.seen.cpu().numpy()
-    centre = means[seen].mean(axis=0).astype(np.float32)
-    covariance = within_class_covariance(z - centre, (np.cumsum(seen) - 1)[labels])
-    for index in np.flatnonzero(~seen).tolist():
-        means[index] = synthesise(networks, task.attributes[index], key, names[index], samples).mean(
-            0, dtype=np.float64
-        )
-    fits = []
-    for shrinkage in shrinkages:
-        try:
-            head = LdaHead(shrunk_cholesky(covariance, shrinkage))
-        except ValueError as error:
-            raise DataError(f"no head can be fitted on the embeddings of the training images: {error}") from None
-        weight, bias = head.rows(means - centre)
-        fits.append(HeadFit(head=head, centre=centre, weight=weight, bias=bias))
-    return fits
+    rows = HeadRows.of(networks, task)
+    synthetic = {
+        index: synthesise(networks, task.attributes[index], key, names[index], samples)
+        for index in np.flatnonzero(~rows.seen).tolist()
+    }
+    shrinkages = [choice.strength for choice in choices if choice.kind == "lda"]
+    penalties = [choice.strength for choice in choices if choice.kind == "softmax"]
+    lda = iter(rows.lda(synthetic, shrinkages) if shrinkages else [])
+    softmax = iter(rows.softmax(synthetic, penalties, tolerance=tolerance) if penalties else [])
+    return [next(lda) if choice.kind == "lda" else next(softmax) for choice in choices]
 
 
 @torch.no_grad()

@@ -181,7 +181,7 @@ def _validation_rows(dataset: Dataset, trained: Trained, centre: Float32) -> Row
         trained.networks,
         task,
         [dataset.classes[i].id for i in fold.classes.tolist()],
-        shrinkage=trained.selected.shrinkage,
+        trained.selected.served.choice,
         samples=trained.config.selection.samples,
         key="",
     )

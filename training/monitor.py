@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from training.config import TrainConfig
 from training.dataset import Dataset
@@ -11,7 +12,8 @@ from training.heads import fit_head
 from training.measurement import STUDENT, HeldOut
 from training.metrics import evaluate
 from training.scaler import Scaler
-from training.selection import Scores, Selected
+from training.selected import Selected
+from training.selection import Scores
 from training.task import Task
 from training.trainer import Networks
 
@@ -23,7 +25,7 @@ class Monitor:
         dataset: with test rows of seen and of unseen classes.
         task: of the final training.
         scaler: of the final training.
-        selected: shrinkage and calibration.
+        selected: head and calibration.
         config: hyper-parameters.
     """
 
@@ -35,18 +37,18 @@ class Monitor:
 
     @torch.no_grad()
     def measure(self, networks: Networks) -> dict[str, Scores]:
-        """U, S and H of the served head (`lda`) and of the `student`."""
+        """U, S and H of the served head, by its form, and of the `student`."""
         head = fit_head(
             networks,
             self._task,
             self._held.names,
-            shrinkage=self._selected.shrinkage,
+            self._selected.served.choice,
             samples=self._config.selection.samples,
             key=self._config.digest(),
         )
         z, logits = networks.student(self._held.features)
-        both = {
-            "lda": self._selected.head.scores(head.logits(z.cpu().numpy()), self._seen),
+        both: dict[str, NDArray[np.float64]] = {
+            self._selected.kind: self._selected.head.scores(head.logits(z.cpu().numpy()), self._seen),
             STUDENT: self._selected.student.scores(logits.cpu().numpy(), self._seen),
         }
         results = {name: evaluate(scores, self._held.labels, self._seen).to_json() for name, scores in both.items()}

@@ -15,7 +15,7 @@ from training.report_page import beside, definitions, page, paragraph, section, 
 from training.run_dir import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
-HEADS = {"lda": "lda on E_s (served)", "student": "C_s (the paper's student)"}
+HEADS = {"lda": "lda on E_s", "softmax": "softmax on E_s", "student": "C_s (the paper's student)"}
 OLDER_SCHEMAS = ("d3gzsl-run/1",)  # runs that cannot be loaded any more can still be read about
 Fields = Mapping[str, Any]
 
@@ -106,9 +106,14 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
                 f"classes. On validation the served head reached H {selected['validation']['H']:.3f}."
             ),
         )
+    heads, on_validation = titles(metrics), _on_validation(selected)
     rows = [
-        (title, *(f"{metrics[key][score]:.3f}" if score in metrics[key] else "–" for score in SCORES))
-        for key, title in HEADS.items()
+        (
+            title,
+            *(f"{metrics[key][score]:.3f}" if score in metrics[key] else "–" for score in SCORES),
+            f"{on_validation[key]:.3f}",
+        )
+        for key, title in heads.items()
     ]
     novelty, protocol = metrics["novelty"], metrics["protocol"]
     loud = (
@@ -126,7 +131,7 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
         "Results on test images",
         *loud,
         beside(
-            table(("head", *SCORES.values()), rows, lead=True)
+            table(("head", *SCORES.values(), "H on validation"), rows, lead=True)
             + paragraph(
                 f"Novelty: AUROC {novelty['auroc']:.3f} for {novelty['unseen_rows']} unseen against "
                 f"{novelty['seen_rows']} seen test images."
@@ -143,11 +148,26 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
     )
 
 
+def titles(metrics: Fields) -> dict[str, str]:
+    """The heads that were measured with a title each, the served one first."""
+    served = metrics.get("served", "lda")
+    first = {served: f"{HEADS[served]} (served)"}
+    return first | {key: title for key, title in HEADS.items() if key in metrics and key != served}
+
+
+def _on_validation(selected: Fields) -> dict[str, float]:
+    """H of each head by which the served one was chosen; runs that knew no other have that of `lda`."""
+    found = selected["validation"]
+    heads = {kind: best["H"] for kind, best in selected.get("heads", {"lda": found}).items()}
+    return {**heads, "student": found["H_student"]}
+
+
 def _balanced(metrics: Fields) -> str:
     """The calibration errors with which every class counts the same, where they were measured."""
-    if any("ece_balanced" not in metrics[key] for key in HEADS):
+    heads = (metrics.get("served", "lda"), "student")
+    if any("ece_balanced" not in metrics[key] for key in heads):
         return ""
-    served, student = (f"{metrics[key]['ece_balanced']:.3f}" for key in HEADS)
+    served, student = (f"{metrics[key]['ece_balanced']:.3f}" for key in heads)
     return f"; with every class counting the same {served} (served) and {student} (C_s)"
 
 

@@ -15,7 +15,8 @@ Fields = Mapping[str, Any]
 
 def per_class(metrics: Fields) -> str:
     """A bar for each class with test rows, worst first; long lists are folded."""
-    served, student = metrics["lda"]["per_class"], metrics["student"]["per_class"]
+    of_head = metrics[metrics.get("served", "lda")]
+    served, student = of_head["per_class"], metrics["student"]["per_class"]
     unseen = metrics.get("unseen_classes")
     bars = [
         Bar(label=name, value=served[name], other=student.get(name)) for name in sorted(served, key=served.__getitem__)
@@ -27,8 +28,8 @@ def per_class(metrics: Fields) -> str:
         return section(heading, paragraph(text), paragraph(note, "note"), *_group("All classes", bars, "unknown", None))
     of_unseen = set(unseen)
     groups = (
-        ("Unseen classes", [bar for bar in bars if bar.label in of_unseen], "unseen", metrics["lda"]["U"]),
-        ("Seen classes", [bar for bar in bars if bar.label not in of_unseen], "seen", metrics["lda"]["S"]),
+        ("Unseen classes", [bar for bar in bars if bar.label in of_unseen], "unseen", of_head["U"]),
+        ("Seen classes", [bar for bar in bars if bar.label not in of_unseen], "seen", of_head["S"]),
     )
     shown, folded = [], []
     for title, of_kind, style, mean in groups:

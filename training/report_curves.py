@@ -41,7 +41,8 @@ def validation(selected: Fields, longest: int) -> str:
         selected: of `config.json`.
         longest: epochs of the longest training considered.
     """
-    found, served = selected["validation"], f"lda/{selected['shrinkage']}"
+    found = selected["validation"]
+    served = f"{kind}/{selected['heads'][kind]['strength']}" if (kind := selected.get("kind")) else _older(selected)
     honest = not str(found["protocol"]).startswith("test-best")
     score = "mean pseudo-H" if honest else "H on test images"
     by_head = groupby(sorted(found["candidates"], key=lambda c: (c["head"], c["epochs"])), key=lambda c: c["head"])
@@ -55,13 +56,17 @@ def validation(selected: Fields, longest: int) -> str:
             y_label=f"{score} over folds" if honest else score,
             marked_x=selected["epochs"],
         )
-        for title, group in (("Served head, by shrinkage", lines), ("Student's own classifier", student))
+        for title, group in (*_by_form(lines), ("Student's own classifier", student))
         if group
     ]
     chosen = [
         ("training length", f"{selected['epochs']} of at most {longest} epochs (dashed line)"),
         ("served head", served),
         ("its seen penalty, temperature", _calibration(selected["head"])),
+        *(
+            (f"best {kind} of all lengths", f"{best['head']}, {best['epochs']} epochs, H {best['H']:.3f}")
+            for kind, best in found.get("heads", {}).items()
+        ),
         ("C_s: seen penalty, temperature", _calibration(selected["student"])),
         (f"{score}, served head", f"{found['H']:.3f}"),
         (f"{score}, C_s", f"{found['H_student']:.3f}"),
@@ -82,6 +87,17 @@ def validation(selected: Fields, longest: int) -> str:
     )
 
 
+def _older(selected: Fields) -> str:
+    """The served head of runs that knew no other form."""
+    return f"lda/{selected['shrinkage']}"
+
+
+def _by_form(lines: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The candidates of each form of the head, with a title."""
+    forms = {"lda": "Head lda, by shrinkage", "softmax": "Head softmax, by penalty"}
+    return [(title, {n: p for n, p in lines.items() if n.startswith(f"{kind}/")}) for kind, title in forms.items()]
+
+
 def _calibration(fields: Fields) -> str:
     return f"{number(fields['seen_penalty'])}, {number(fields['temperature'])}"
 
@@ -94,7 +110,8 @@ def progress(log: Sequence[Fields], *, selects: bool) -> str:
         selects: whether the test results chose the length.
     """
     drawn = []
-    for head, title in (("lda", "Test images, served head"), ("student", "Test images, C_s")):
+    titles = {"lda": "Test images, lda head", "softmax": "Test images, softmax head", STUDENT: "Test images, C_s"}
+    for head, title in titles.items():
         points = [(e["epoch"], e["test"][head]) for e in log if e["stage"] == "final" and head in e.get("test", {})]
         drawn += [_scores_chart(title, points)] if points else []
     of_fold: dict[int, list[tuple[int, Fields]]] = {}
@@ -113,7 +130,7 @@ def progress(log: Sequence[Fields], *, selects: bool) -> str:
         if selects
         else paragraph(
             "Monitoring only, nothing was selected by it. Test images: at the penalty that was chosen in the end. "
-            "Validation: each point with the shrinkage and the penalty that are best there.",
+            "Validation: each point with the head and the penalty that are best there.",
             "note",
         )
     )

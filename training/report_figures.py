@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.measurement import STUDENT
 from training.report_page import charts, paragraph, section, table
 from training.svg_heat import heat_map, heat_scale
 from training.svg_lines import Line
@@ -13,7 +14,6 @@ from training.svg_plane import Mark, cloud_chart, cloud_legend, curve_chart
 
 SEEN_COLUMN = "a seen class"
 LISTED = 12  # confusions in the table
-HEADS = {"lda": "served head", "student": "C_s"}
 SCORES = {"test_seen": "seen, test", "synthetic_unseen": "unseen, synthetic", "test_unseen": "unseen, test"}
 Fields = Mapping[str, Any]
 
@@ -39,9 +39,9 @@ def trade_off(curves: Fields, *, selects: bool) -> str:
 
 def _trade_off(found: Fields) -> str:
     lines, marks = [], []
-    for place, (name, title) in enumerate(HEADS.items()):
-        curve = found[name]
-        lines.append(Line(label=title, points=list(zip(curve["U"], curve["S"], strict=True)), strong=name == "lda"))
+    for place, (name, curve) in enumerate(found.items()):
+        title = "C_s" if name == STUDENT else "served head"
+        lines.append(Line(label=title, points=list(zip(curve["U"], curve["S"], strict=True)), strong=name != STUDENT))
         for key, label, filled in (("chosen", "chosen", True), ("best", "largest", False)):
             point = curve[key]
             said = f"{label}, H {point['H']:.3f}"

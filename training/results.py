@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training.dataset import Dataset
-from training.evaluation import TestRows, evaluate_run, fit_served_head, require_testable, run_key
+from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, require_testable, run_key
 from training.figures import figures
 from training.run_dir import CURVES, METRICS, Trained, write_json
 
@@ -22,8 +22,8 @@ def write_results(run_dir: Path, dataset: Dataset, trained: Trained) -> dict[str
     """
     require_testable(dataset)
     rows = TestRows.of(dataset, trained)
-    head = fit_served_head(dataset, trained, key=run_key(trained))
-    metrics = evaluate_run(dataset, trained, head=head, rows=rows)
-    write_json(run_dir / CURVES, figures(dataset, trained, rows, head))
+    heads = fit_chosen_heads(dataset, trained, key=run_key(trained))
+    metrics = evaluate_run(dataset, trained, heads=heads, rows=rows)
+    write_json(run_dir / CURVES, figures(dataset, trained, rows, heads[trained.selected.kind]))
     write_json(run_dir / METRICS, metrics)
     return metrics

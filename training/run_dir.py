@@ -13,7 +13,6 @@ import torch
 
 from model import __version__
 from model.bundle import sha256_of
-from model.calibration import Calibration
 from model.errors import DataError
 from model.networks.d3gzsl import Student, Teacher
 from training.checkpoints import LOG as LOG  # a file of a run directory like the others
@@ -21,7 +20,7 @@ from training.config import TrainConfig
 from training.durable import renamed
 from training.generators import new_sampler
 from training.scaler import Scaler
-from training.selection import Selected
+from training.selected import Selected
 from training.trainer import Networks
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
@@ -61,13 +60,7 @@ class Trained:
             "data": dict(self.data),
             "recipe": self.recipe,
             "config": self.config.to_json(),
-            "selected": {
-                "epochs": self.selected.epochs,
-                "shrinkage": self.selected.shrinkage,
-                "head": self.selected.head.to_json(),
-                "student": self.selected.student.to_json(),
-                "validation": self.selected.validation,
-            },
+            "selected": self.selected.to_json(),
         }
 
     def save(self, run_dir: Path) -> None:
@@ -107,7 +100,7 @@ class Trained:
         try:
             if not isinstance(fields["data"], dict):
                 raise TypeError(f"data is no object but {fields['data']!r}")
-            config, chosen = TrainConfig.from_json(fields["config"]), fields["selected"]
+            config = TrainConfig.from_json(fields["config"])
             networks = _networks(config, checkpoint["shapes"])
             for name, module in networks.modules():
                 module.load_state_dict(checkpoint["modules"][name])
@@ -115,13 +108,7 @@ class Trained:
                 config=config,
                 data=fields["data"],
                 recipe=fields.get("recipe"),
-                selected=Selected(
-                    epochs=int(chosen["epochs"]),
-                    shrinkage=float(chosen["shrinkage"]),
-                    head=Calibration.from_json(chosen["head"]),
-                    student=Calibration.from_json(chosen["student"]),
-                    validation=chosen["validation"],
-                ),
+                selected=Selected.from_json(fields["selected"]),
                 scaler=Scaler(
                     minimum=checkpoint["scaler"]["minimum"].numpy(), range=checkpoint["scaler"]["range"].numpy()
                 ),

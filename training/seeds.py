@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from training.runs import Finished, Order, run
 
 SUMMARY = "summary.json"
 SCHEMA = "d3gzsl-seeds/1"
-HEADS, SCORES = ("lda", "student"), ("U", "S", "H", "T1", "AUSUC")
+HEADS, SCORES = ("served", "lda", "softmax", "student"), ("U", "S", "H", "T1", "AUSUC")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -94,8 +94,19 @@ def row(finished: Finished, name: str) -> dict[str, Any]:
         "data_hash": trained.data["data_hash"],
         "epochs": trained.selected.epochs,
         "selected_H": trained.selected.validation["H"],
-        **{head: metrics and {score: metrics[head][score] for score in SCORES} for head in HEADS},
+        "head": trained.selected.served.choice.name,
+        **_scores(metrics),
     }
+
+
+def _scores(metrics: Mapping[str, Any] | None) -> dict[str, dict[str, float] | None]:
+    """Of every head that was measured and of the `served` one, whichever that is; None without test rows."""
+    found: dict[str, dict[str, float] | None] = dict.fromkeys(HEADS)
+    if metrics is not None:
+        named = {**metrics, "served": metrics[metrics["served"]]} if "served" in metrics else metrics
+        measured = [head for head in HEADS if head in named]
+        found |= {head: {score: named[head][score] for score in SCORES} for head in measured}
+    return found
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -119,7 +130,8 @@ def table(summary: dict[str, Any]) -> str:
     lines = []
     for head in summary["summary"]:
         lines.append("".join([head.ljust(12), *(score.rjust(16) for score in SCORES)]))
-        lines += ["".join([r["run"].ljust(12), *(f"{r[head][s]:16.3f}" for s in SCORES)]) for r in rows]
+        measured = [r for r in rows if r[head] is not None]
+        lines += ["".join([r["run"].ljust(12), *(f"{r[head][s]:16.3f}" for s in SCORES)]) for r in measured]
         lines.append("".join(["mean (sd)".ljust(12), *(_cell(summary["summary"][head][s]) for s in SCORES)]))
     used = "YES" if any(r["test_used_for_selection"] for r in rows) else "no"
     lines.append(f"protocol: {rows[0]['protocol']}; test images used for selection: {used}")

@@ -1,16 +1,15 @@
 """Model selection without test data: pseudo-unseen classes and held-out rows, both taken from trainval.
 
-Training length, shrinkage, seen penalty and temperature are those with the best mean pseudo-H over the folds; then
-everything is trained again on all of trainval.
+Training length, head, its strength, seen penalty and temperature are those with the best mean pseudo-H over the
+folds; then everything is trained again on all of trainval.
 
 N: held-out rows, C: classes of a fold, D: scaled features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +18,16 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from model.calibration import Calibration
+from model.head import HeadKind
 from training.checkpoints import Unkept
 from training.config import Protocol, TrainConfig
 from training.dataset import Dataset
 from training.folds import used_folds
+from training.heads import HeadChoice
 from training.measurement import STUDENT, HeldOut, Measurement
 from training.metrics import SeenUnseenCurve, seen_unseen_curve
 from training.scaler import Scaler
+from training.selected import KINDS, ChosenHead, Selected
 from training.task import Task
 from training.trainer import Networks
 
@@ -37,7 +39,7 @@ PROTOCOLS: Mapping[Protocol, str] = {
 }
 
 Candidate = tuple[int, str]
-"""Epochs and the head: `student` or `lda/<shrinkage>`."""
+"""Epochs and the head: `student`, `lda/<shrinkage>` or `softmax/<penalty>`."""
 
 Scores = dict[str, float]
 """U, S and H."""
@@ -52,25 +54,6 @@ class Scored:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     seen: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selected:
-    """What validation chose.
-
-    Attributes:
-        epochs: training length.
-        shrinkage: of the `lda` head.
-        head: calibration of the served head.
-        student: calibration of the student's own classifier C_s.
-        validation: pseudo-H of the chosen candidates, and of every candidate, for reports.
-    """
-
-    epochs: int
-    shrinkage: float
-    head: Calibration
-    student: Calibration
-    validation: dict[str, Any]
 
 
 def make_task(
@@ -96,14 +79,14 @@ def select(
     on_epoch: OnFoldEpoch = lambda *_: None,
     kept: Unkept | None = None,
 ) -> Selected:
-    """Choose length, shrinkage and calibration on pseudo-unseen validation.
+    """Choose length, head and calibration on pseudo-unseen validation.
 
     Args:
         dataset: only its trainval rows are read.
         config: hyper-parameters.
         device: where to train.
         on_epoch: called with fold (from 0), epoch (from 1), mean losses and, where the epoch was measured, the fold's
-            pseudo-U, S and H there with the best shrinkage and penalty.
+            pseudo-U, S and H there of the best head with its best penalty.
         kept: what an earlier part of the run has done already, fold by fold; without it nothing is kept.
     """
     lengths, kept = measured_epochs(config), kept or Unkept()
@@ -129,7 +112,7 @@ def select(
                 if epoch in lengths:
                     measured[epoch] = held.measure(networks, task, config, key="")
                     kept.keep(number, epoch, measured[epoch])
-                    scores = best_scores(measured[epoch])["lda"]
+                    scores = of_best_head(best_scores(measured[epoch]), config.selection.heads)
                 on_epoch(number, epoch, losses, scores)
 
             kept.train(number, task, config, epochs=config.epochs, on_epoch=measure)
@@ -145,7 +128,9 @@ def measured_epochs(config: TrainConfig) -> set[int]:
 
 
 def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfig) -> Selected:
-    """The candidate with the best mean H for the served head; the student is taken at the same length.
+    """The candidate with the best mean H for the served head; all else is taken at the same length.
+
+    Ties go to `lda`, then to fewer epochs.
 
     Args:
         measurements: of each fold by epoch, all of the same epochs; under `test-best` of the test rows alone.
@@ -160,13 +145,30 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
         for name in first.logits
     }
     results = {candidate: best_penalty([curve_of(s) for s in runs]) for candidate, runs in scored.items()}
-    served = max((c for c in results if c[1] != STUDENT), key=lambda c: (results[c][1], -c[0]))
+    heads = [c for c in results if c[1] != STUDENT]
+
+    def best(kinds: Collection[str], epochs: int | None = None) -> Candidate:
+        """Of some forms, at one length or at all."""
+        some = [c for c in heads if _kind(c[1]) in kinds and epochs in (None, c[0])]
+        return max(some, key=lambda c: (results[c][1], _kind(c[1]) == "lda", -c[0]))
+
+    served = best(config.selection.heads)
     epochs, name = served
     student = (epochs, STUDENT)
+    kinds: list[HeadKind] = [kind for kind in KINDS if any(_kind(c[1]) == kind for c in heads)]
+    of_kind = {kind: best([kind], epochs) for kind in kinds}
+    overall = {kind: best([kind]) for kind in kinds}
     return Selected(
         epochs=epochs,
-        shrinkage=float(name.removeprefix("lda/")),
-        head=calibrate(scored[served], results[served][0]),
+        kind=HeadChoice.named(name).kind,
+        heads={
+            kind: ChosenHead(
+                choice=HeadChoice.named(candidate[1]),
+                calibration=calibrate(scored[candidate], results[candidate][0]),
+                H=results[candidate][1],
+            )
+            for kind, candidate in of_kind.items()
+        },
         student=calibrate(scored[student], results[student][0]),
         validation={
             "protocol": PROTOCOLS[config.selection.protocol],
@@ -174,6 +176,7 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
             "seed": config.seed,
             "H": results[served][1],
             "H_student": results[student][1],
+            "heads": {kind: {"epochs": c[0], "head": c[1], "H": results[c][1]} for kind, c in overall.items()},
             "novelty_auroc": float(np.mean([fold[epochs].novelty for fold in measurements])),
             "candidates": [
                 {"epochs": c[0], "head": c[1], "seen_penalty": penalty, "H": h}
@@ -184,19 +187,28 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
 
 
 def best_scores(measurement: Measurement) -> dict[str, Scores]:
-    """U, S and H of one measurement, of the head with the best shrinkage (`lda`) and of the `student`.
+    """U, S and H of one measurement, of the best head of each form (`lda`, `softmax`) and of the `student`.
 
-    Both with the penalty that is best for them.
+    Each with the penalty that is best for it.
     """
     found: dict[str, Scores] = {}
     for name, logits in measurement.logits.items():
         curve = seen_unseen_curve(logits, measurement.labels, measurement.seen)
         penalty, h = best_penalty([curve])
         unseen, seen = curve.at(np.array([penalty]))
-        kind = STUDENT if name == STUDENT else "lda"
+        kind = _kind(name)
         if kind not in found or h > found[kind]["H"]:
             found[kind] = {"U": float(unseen[0]), "S": float(seen[0]), "H": h}
     return found
+
+
+def of_best_head(found: Mapping[str, Scores], kinds: Collection[str] = KINDS) -> Scores:
+    """Of :func:`best_scores`, those of the best head of some forms; a tie goes to `lda`."""
+    return max((found[kind] for kind in KINDS if kind in found and kind in kinds), key=lambda scores: scores["H"])
+
+
+def _kind(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def curve_of(scored: Scored) -> SeenUnseenCurve:

@@ -144,7 +144,7 @@ def _run(search: Search, trial: Trial, on_step: OnStep) -> float:
         raise optuna.TrialPruned from None
     for name, value in (
         ("epochs", selected.epochs),
-        ("shrinkage", selected.shrinkage),
+        ("head", selected.served.choice.name),
         ("H_student", selected.validation["H_student"]),
         ("seconds", round(time.monotonic() - begun, 1)),
     ):
@@ -166,7 +166,7 @@ def summarise(study: optuna.Study) -> dict[str, Any]:
         "H": best.value,
         "H_student": best.user_attrs["H_student"],
         "epochs": best.user_attrs["epochs"],
-        "shrinkage": best.user_attrs["shrinkage"],
+        "head": best.user_attrs["head"],
         "settings": best.params,
     }
     return {

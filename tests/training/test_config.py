@@ -63,7 +63,7 @@ def test_every_field_of_every_section_is_read() -> None:
             return other[value]
         if isinstance(value, int):
             return value + 1
-        return [v / 2 for v in value] if isinstance(value, tuple) else value / 2
+        return [v if isinstance(v, str) else v / 2 for v in value] if isinstance(value, tuple) else value / 2
 
     fields = changed({**TrainConfig().to_json(), "selection": {**TrainConfig().to_json()["selection"], "samples": 9}})
     read = TrainConfig.from_json(fields)
@@ -118,6 +118,8 @@ BAD = {
     "selection.seen_fraction": [0, 1, -0.5, math.nan],
     "selection.evaluations": [0],
     "selection.shrinkage": [[], [0.5, 0], [1.5], [math.nan]],
+    "selection.heads": [[], ["lda", "lda"]],
+    "selection.penalty": [[], [0.1, 0], [-1], [math.inf], [math.nan]],
     "selection.samples": [0, 201],
 }
 
@@ -157,6 +159,9 @@ def test_every_number_has_a_rule_or_any_value_will_do() -> None:
         ("d3.kl_form=published", "expected corrected or faithful, got 'published'"),
         ("d3.ood_target=3", "expected domain or class, got 3"),
         ("generator.method=gan", "expected wgan or cegzsl or tfvaegan or diffusion, got 'gan'"),
+        ("selection.heads=softmax", "expected a list of lda or softmax, got 'softmax'"),
+        ('selection.heads=["lda", "ridge"]', "expected a list of lda or softmax, got ['lda', 'ridge']"),
+        ("selection.penalty=[0.1, false]", "expected a list of numbers, got [0.1, False]"),
         ("schedule=linear", "expected constant or cosine or published, got 'linear'"),
         ("precision=16", "expected fp32 or tf32 or bf16, got 16"),
         ("selection.shrinkage=0.5", "expected a list of numbers, got 0.5"),

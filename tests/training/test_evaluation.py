@@ -82,9 +82,10 @@ def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_uns
     served = ((z.numpy() - head.centre) @ head.weight.T + head.bias).astype(np.float64)
     chosen = trained.selected
     if favour_unseen:  # penalties at which some rows change sides, whatever validation chose
+        calibration = at_the_median(chosen.head, served, data.seen)
         chosen = dataclasses.replace(
             chosen,
-            head=at_the_median(chosen.head, served, data.seen),
+            heads={"lda": dataclasses.replace(chosen.served, calibration=calibration)},
             student=at_the_median(chosen.student, logits.double().numpy(), data.seen),
         )
     results = evaluate_run(data, dataclasses.replace(trained, selected=chosen))

@@ -218,7 +218,7 @@ def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(store_dir
         trained.networks,
         task,
         [data.classes[i].id for i in fold.classes.tolist()],
-        shrinkage=trained.selected.shrinkage,
+        trained.selected.served.choice,
         samples=trained.config.selection.samples,
         key="",
     )

@@ -419,7 +419,7 @@ def test_scores_over_training(run: Path, folds: int) -> None:
     page = Page(report(write(run, lines=lines)))
     assert "Monitoring only, nothing was selected by it." in page.text
     assert [c for c in page.charts() if c.startswith("Test images")] == [
-        "Test images, served head",
+        "Test images, lda head",
         "Test images, C_s",
     ]
     assert [c for c in page.charts() if c.startswith("Validation")] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections import Counter
 from itertools import pairwise
@@ -15,14 +16,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model.calibration import Calibration
 from model.errors import DataError
+from model.head import HeadKind
 from tests.training.tiny import config, dataset
 from training.config import SelectionConfig, TrainConfig
 from training.dataset import Dataset
 from training.folds import fold_count, folds, used_folds
-from training.measurement import STUDENT, Measurement
+from training.heads import HeadChoice
+from training.measurement import STUDENT, Measurement, candidates
 from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
 from training.scaler import Scaler
+from training.selected import Selected
 from training.selection import (
     NEARLY_BEST,
     Candidate,
@@ -34,6 +39,7 @@ from training.selection import (
     curve_of,
     make_task,
     measured_epochs,
+    of_best_head,
     select,
 )
 
@@ -180,11 +186,12 @@ def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
     measured = Measurement(
         labels=good.labels,
         seen=good.seen,
-        logits={STUDENT: bad.logits, "lda/0.1": bad.logits, "lda/0.3": good.logits},
+        logits={STUDENT: bad.logits, "lda/0.1": bad.logits, "lda/0.3": good.logits, "softmax/1.0": bad.logits},
         novelty=0.5,
     )
     found = best_scores(measured)
-    for name, run in (("lda", good), (STUDENT, bad)):
+    assert of_best_head(found) is found["lda"]
+    for name, run in (("lda", good), ("softmax", bad), (STUDENT, bad)):
         penalty, h = best_penalty([curve_of(run)])
         result = evaluate(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
         assert found[name] == pytest.approx({"U": result.U, "S": result.S, "H": h})
@@ -292,7 +299,7 @@ def test_calibration_does_not_change_what_is_best() -> None:
 # --- the choice -----------------------------------------------------------------------------------
 
 
-def chosen(scored: dict[Candidate, list[Scored]]) -> Any:
+def chosen(scored: dict[Candidate, list[Scored]], heads: tuple[HeadKind, ...] = ("lda", "softmax")) -> Selected:
     novelty = {5: [0.5, 0.7], 10: [0.8, 1.0], 15: [0.1, 0.1]}
     folds = [
         {
@@ -306,7 +313,7 @@ def chosen(scored: dict[Candidate, list[Scored]]) -> Any:
         }
         for fold in range(2)
     ]
-    return choose(folds, TrainConfig())
+    return choose(folds, TrainConfig(selection=SelectionConfig(heads=heads)))
 
 
 def with_noise(noise: float, folds: int = 2) -> list[Scored]:
@@ -340,6 +347,94 @@ def test_the_best_mean_h_is_chosen() -> None:
     assert selected.validation["H_student"] == best_penalty([curve_of(r) for r in bad])[1]
     assert selected.student == calibrate(bad, best_penalty([curve_of(r) for r in bad])[0])
     assert selected.validation["novelty_auroc"] == pytest.approx(0.9)
+
+
+def test_the_form_with_the_better_h_is_served_and_the_other_taken_at_its_length() -> None:
+    good, middle, bad = with_noise(0.4), with_noise(0.9), with_noise(2)
+    scored = {
+        (5, "lda/0.1"): middle,
+        (5, "softmax/0.01"): bad,
+        (5, STUDENT): bad,
+        (10, "lda/0.1"): bad,
+        (10, "softmax/0.01"): bad,
+        (10, "softmax/0.001"): good,
+        (10, STUDENT): bad,
+    }
+    selected = chosen(scored)
+    h = {name: best_penalty([curve_of(r) for r in runs]) for name, runs in (("good", good), ("bad", bad))}
+    assert (selected.epochs, selected.kind) == (10, "softmax")
+    assert selected.served.choice == HeadChoice(kind="softmax", strength=0.001)
+    assert selected.head == calibrate(good, h["good"][0])
+    assert selected.heads["lda"].choice == HeadChoice(kind="lda", strength=0.1)
+    assert (h["bad"][1], h["good"][1]) == (selected.heads["lda"].H, selected.served.H)
+    best = selected.validation["heads"]
+    assert {kind: (b["epochs"], b["head"]) for kind, b in best.items()} == {
+        "lda": (5, "lda/0.1"),
+        "softmax": (10, "softmax/0.001"),
+    }
+    assert best["lda"]["H"] == best_penalty([curve_of(r) for r in middle])[1]
+    other = selected.serving("lda")
+    assert (other.kind, other.head, other.epochs) == ("lda", selected.heads["lda"].calibration, 10)
+    only = chosen(scored, heads=("lda",))  # measured or not, it may not be chosen
+    assert (only.epochs, only.kind) == (5, "lda")
+    assert only.validation["H"] == best["lda"]["H"]
+    assert Selected.from_json(json.loads(json.dumps(selected.to_json()))) == selected
+
+
+def test_a_tie_goes_to_lda() -> None:
+    equal = with_noise(0.5)
+    names = ("softmax/0.1", "lda/0.3", STUDENT)
+    selected = chosen({(epochs, head): equal for epochs in (5, 10) for head in names})
+    assert (selected.kind, selected.epochs) == ("lda", 5)
+    late = {(5, "softmax/0.1"): equal, (10, "lda/0.3"): equal}
+    poor = dict.fromkeys([(5, "lda/0.3"), (10, "softmax/0.1"), (5, STUDENT), (10, STUDENT)], with_noise(3))
+    selected = chosen({**late, **poor})
+    assert (selected.kind, selected.epochs) == ("lda", 10)
+
+
+def test_runs_that_knew_lda_only_are_read() -> None:
+    plain = Calibration(seen_penalty=0.5, temperature=2.0)
+    fields = {
+        "epochs": 3,
+        "shrinkage": 0.3,
+        "head": plain.to_json(),
+        "student": plain.to_json(),
+        "validation": {"H": 0.25},
+    }
+    read = Selected.from_json(fields)
+    assert (read.kind, read.shrinkage, read.head, read.served.H) == ("lda", 0.3, plain, 0.25)
+    with pytest.raises(DataError, match="--head: expected lda, which validation measured, got 'softmax'"):
+        read.serving("softmax")
+    for wrong in ({"kind": "softmax"}, {"heads": {}}, {"heads": {"ridge": {"strength": 1, "H": 0, **plain.to_json()}}}):
+        with pytest.raises(ValueError, match="expected the heads"):
+            Selected.from_json({**fields, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("heads", "classes", "kinds"),
+    [
+        (("lda",), 10, {"lda"}),
+        (("lda", "softmax"), 1000, {"lda", "softmax"}),
+        (("lda", "softmax"), 1001, {"lda"}),
+        (("softmax",), 1001, {"lda", "softmax"}),  # which is refused where it is fitted
+    ],
+)
+def test_forms_that_are_measured(heads: tuple[HeadKind, ...], classes: int, kinds: set[str]) -> None:
+    found = candidates(SelectionConfig(heads=heads, shrinkage=(0.3,), penalty=(0.1, 0.2)), classes=classes)
+    assert {choice.kind for choice in found} == kinds
+    assert len(found) == (3 if "softmax" in kinds else 1)
+
+
+def test_select_measures_softmax(data: Dataset) -> None:
+    settings = config('selection.heads=["lda", "softmax"]', "selection.penalty=[0.1, 0.01]", epochs=2)
+    selected = select(data, settings, CPU)
+    found = selected.validation["candidates"]
+    assert {c["head"] for c in found} == {"lda/0.3", "lda/0.7", "softmax/0.1", "softmax/0.01", "student"}
+    assert all(c["H"] > 0 for c in found)
+    assert set(selected.heads) == {"lda", "softmax"}
+    assert selected.validation["H"] == max(c["H"] for c in found if c["head"] != STUDENT) == selected.served.H
+    forced = select(data, config('selection.heads=["softmax"]', "selection.penalty=[0.1]", epochs=2), CPU)
+    assert (forced.kind, set(forced.heads)) == ("softmax", {"lda", "softmax"})
 
 
 def test_a_tie_goes_to_fewer_epochs() -> None:

@@ -27,12 +27,14 @@ from training import cli
 from training import tune as module
 from training.config import TrainConfig
 from training.dataset import Dataset
+from training.heads import HeadChoice
 from training.interruption import Interrupted
 from training.progress import Step
 from training.recipe import Recipe, load_recipe
 from training.run_dir import CONFIG, read_json
 from training.search_space import Choices, Interval
-from training.selection import OnFoldEpoch, Selected, select
+from training.selected import ChosenHead, Selected
+from training.selection import OnFoldEpoch, select
 from training.study import DONE, count, storage_url
 from training.trainer import DivergedError
 from training.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
@@ -71,7 +73,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[TrainConfig]
                     on_epoch(fold, epoch, {}, {"U": h, "S": h, "H": h} if last else None)
             plain = Calibration(seen_penalty=0.0, temperature=1.0)
             validation = {"H": sum(scores) / len(scores), "H_student": 0.1}
-            return Selected(epochs=1, shrinkage=0.3, head=plain, student=plain, validation=validation)
+            head = ChosenHead(choice=HeadChoice(kind="lda", strength=0.3), calibration=plain, H=validation["H"])
+            return Selected(epochs=1, kind="lda", heads={"lda": head}, student=plain, validation=validation)
 
         monkeypatch.setattr(module, "select", played)
         return seen
@@ -91,7 +94,7 @@ def test_the_first_trial_is_what_validation_says_of_the_settings_begun_with(stor
     assert first.value == select(found.dataset, found.base, CPU).validation["H"]
     assert second.params != first.params
     assert second.value == select(found.dataset, found.config(second.params), CPU).validation["H"]
-    assert set(first.user_attrs) == {"asked_for", "epochs", "shrinkage", "H_student", "seconds"}
+    assert set(first.user_attrs) == {"asked_for", "epochs", "head", "H_student", "seconds"}
     assert list(first.intermediate_values) == [1]
     assert [step.done for step in told if step.stage == "trials"] == [0, 1, 2]
     assert [(step.done, step.total) for step in told if step.stage == "trial"] == 2 * [(1, 2), (2, 2)]
@@ -173,7 +176,7 @@ def test_a_study_goes_on_to_the_number_of_trials(storage: str, scripted: Callabl
             "H": pytest.approx(0.3),
             "H_student": 0.1,
             "epochs": 1,
-            "shrinkage": 0.3,
+            "head": "lda/0.3",
             "settings": study.trials[1].params,
         },
     }

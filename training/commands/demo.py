@@ -28,6 +28,6 @@ def demo(
             bar.update(tasks[name], completed=done, total=total)
 
         built = build_demo(out, DemoConfig(), overwrite=overwrite, progress=progress)
-    served = built["metrics"]["lda"]
+    served = built["metrics"][built["metrics"]["served"]]
     sentence = f"{out}: bundle {built['bundle_id']}; U {served['U']:.3f}, S {served['S']:.3f}, H {served['H']:.3f}"
     console.result({"out": str(out), **built}, sentence, as_json=as_json)

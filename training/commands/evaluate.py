@@ -26,9 +26,11 @@ def evaluate(run_dir: RunDir, data: Data = None, as_json: AsJson = False) -> Non
 
 def table(metrics: dict[str, Any]) -> str:
     """The results as lines for people, the protocol below the numbers."""
+    from training.report import titles
+
     columns = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
     lines = ["".join(["head".ljust(28), *(c.rjust(8) for c in columns.values())])]
-    for key, title in (("lda", "lda on E_s (served)"), ("student", "C_s (the paper's student)")):
+    for key, title in titles(metrics).items():
         lines.append("".join([title.ljust(28), *(f"{metrics[key][c]:8.3f}" for c in columns)]))
     protocol = metrics["protocol"]
     rows, split = protocol["rows"], protocol["split"]

@@ -16,6 +16,9 @@ def export(
     run_dir: RunDir,
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder the bundle is written to.")],
     data: Data = None,
+    head: Annotated[
+        str | None, typer.Option(metavar="lda|softmax", help="Form of the head; else the one validation chose.")
+    ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise the backbone, calibrated on images of the training.")
     ] = False,
@@ -48,9 +51,9 @@ def export(
                 bar.update(steps[step], completed=done)
 
             plan = Int8Export(images=source, limit=int8_limit, calibration_images=calibration_images, on_images=show)
-            written = run(dataset, trained, out, int8=plan, overwrite=overwrite)
+            written = run(dataset, trained, out, head=head, int8=plan, overwrite=overwrite)
     else:
-        written = run(dataset, trained, out, overwrite=overwrite)
+        written = run(dataset, trained, out, head=head, overwrite=overwrite)
     sentence = f"{out}: bundle {written['bundle_id']}; next: d3gzsl serve --bundle {out}"
     if int8:
         found = written["metrics"]["int8"]

@@ -120,7 +120,7 @@ def fit(
         console.result({"out": str(out), **summary}, f"{table(summary)}\n{out}: {len(several)} runs", as_json=as_json)
         return
     selected = finished.trained.selected
-    choice = {"epochs": selected.epochs, "shrinkage": selected.shrinkage, "validation_H": selected.validation["H"]}
+    choice = {"epochs": selected.epochs, "head": selected.served.choice.name, "validation_H": selected.validation["H"]}
     fields = {"out": str(out), "selected": choice, "metrics": finished.metrics}
     where = "validation" if config.selection.protocol == "validation" else "THE TEST IMAGES"
     sentence = (
