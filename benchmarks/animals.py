@@ -125,11 +125,11 @@ def one_split(
             answers = asyncio.run(classify(bundle, Path(name) / f"{label}-data", registered, photos))
             row[label] = {
                 **score(photos, answers, seen),
-                "exported": {k: v for k, v in metrics["lda"].items() if k != "per_class"},
+                "exported": {k: v for k, v in metrics[metrics["served"]].items() if k != "per_class"},
                 "student": {k: v for k, v in metrics["student"].items() if k != "per_class"},
                 "novelty_auroc": metrics["novelty"]["auroc"],
                 "epochs": trained.selected.epochs,
-                "shrinkage": trained.selected.shrinkage,
+                "head": trained.selected.served.choice.name,
                 "validation_H": trained.selected.validation["H"],
                 "seconds": round(time.monotonic() - begun),
             }
