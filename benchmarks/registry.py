@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -212,6 +213,8 @@ def serving(bundle: Path, data: Path, threads: int) -> Iterator[tuple[httpx.Clie
         try:
             assert process.stderr is not None
             url = next(found[1] for line in process.stderr if (found := _LISTENING.search(line)))
+            # A full pipe would stop the service, which logs a line for each request.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
             with httpx.Client(base_url=url, timeout=120) as client:
                 while client.get("/readyz").status_code != 200:
                     time.sleep(0.02)

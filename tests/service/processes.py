@@ -7,8 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,28 @@ import httpx
 from service.cli import main
 
 ROOT = Path(__file__).parents[2]
-_LISTENING = re.compile(r"on (http://\S+)")
+_LISTENING = re.compile(r"on (http://[^\s\"]+)")
+
+
+class Log(threading.Thread):
+    """What processes say, read so that they never wait for a full pipe."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        super().__init__(daemon=True)
+        self._stream, self.text = process.stderr, ""
+
+    def run(self) -> None:
+        assert self._stream is not None
+        with suppress(ValueError):  # closed, when the processes have ended
+            for line in self._stream:
+                self.text += line
 
 
 @dataclass
 class Server:
     url: str
     process: subprocess.Popen[str]
+    log: Log
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         return httpx.request(method, self.url + path, timeout=60, **arguments)
@@ -61,7 +77,9 @@ def serving(bundle: Path | None, data_dir: Path, *flags: str, **variables: str) 
     )
     with process:
         try:
-            yield Server(_url(process), process)
+            started = Server(_url(process), process, Log(process))
+            started.log.start()
+            yield started
         finally:
             process.kill()
 

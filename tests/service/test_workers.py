@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,6 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.05)
-
-
-class Log(threading.Thread):
-    """What the processes say, read so that they never wait for a full pipe."""
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(daemon=True)
-        self._stream, self.text = server.process.stderr, ""
-        self.start()
-
-    def run(self) -> None:
-        assert self._stream is not None
-        with suppress(ValueError):  # closed, when the processes have ended
-            for line in self._stream:
-                self.text += line
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +102,6 @@ def _listens(pid: int, server: Server) -> bool:
 
 
 def test_a_worker_that_dies_is_replaced_and_the_others_answer_meanwhile(pair: Server) -> None:
-    log = Log(pair)
     before = children(pair)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
@@ -126,7 +110,7 @@ def test_a_worker_that_dies_is_replaced_and_the_others_answer_meanwhile(pair: Se
         classify(pair)
     until(lambda: len(children(pair)) == 2)
     assert len(children(pair) & before) == 1
-    until(lambda: f"worker {victim} died with status -9" in log.text)
+    until(lambda: f"worker {victim} died with status -9" in pair.log.text)
     os.kill((children(pair) & before).pop(), signal.SIGKILL)  # so the new one has to answer
     until(lambda: _answers(pair))
 
@@ -140,7 +124,6 @@ def _answers(server: Server) -> bool:
 
 @pytest.mark.slow
 def test_sigterm_finishes_what_was_begun(server: Server) -> None:
-    log = Log(server)
     pids = children(server)
     sent = threading.Event()
 
@@ -167,7 +150,7 @@ def test_sigterm_finishes_what_was_begun(server: Server) -> None:
     assert answers == [200]
     assert server.process.wait(30) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    assert "is killed" not in log.text
+    assert "is killed" not in server.log.text
 
 
 @pytest.mark.slow
