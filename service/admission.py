@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from service.errors import OverloadedError
 
-_SURE = 0.8
+_SURE = 0.6
 """Share of a request's time that the wait ahead of it may take: beyond that its deadline would be a matter of luck."""
 
 

@@ -12,6 +12,9 @@ from service.app import create_app
 from service.service import Service
 from service.settings import Settings
 
+_KEEP_ALIVE = 75
+"""Seconds an idle connection is kept: longer than proxies keep theirs, which else would send into a closing one."""
+
 
 def serve(settings: Settings, listener: socket.socket, *, started: Callable[[str], None]) -> None:
     """Answer until a signal says to stop.
@@ -33,6 +36,7 @@ def serve(settings: Settings, listener: socket.socket, *, started: Callable[[str
         lifespan="on",
         ws="none",
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=round(settings.deadline) + 1,
     )
     _Server(config, lambda: started(service.bundle.manifest.bundle_id)).run(sockets=[listener])

@@ -1,0 +1,439 @@
+"""The service against a bare loop, against peers, against a perfect queue, and with three times too much to do.
+
+    python benchmarks/serving.py --work FOLDER --out benchmarks/results/DATE-serving.json [--part throughput ...]
+
+The network is a ResNet-101 at 224 with random weights, which cost what trained ones cost, made by `d3gzsl-train
+backbone` in FOLDER the first time; or --backbone names another. Images are JPEGs of 500 x 375. Everybody runs the same
+ONNX file with the same number of threads, except plain FastAPI, which runs the same network in torch. Clients are in
+this process, on the same machine. Parts can be run alone; their results are laid over those that the file has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
+
+from benchmarks.registry import machine, make_bundle  # noqa: E402
+from benchmarks.serving_load import (  # noqa: E402
+    arrivals,
+    closed,
+    one_by_one,
+    open_loop,
+    percentile,
+    simulated,
+)
+from benchmarks.serving_peers import NEEDS, ours, peer, versions  # noqa: E402
+from model.bundle import Bundle  # noqa: E402
+from model.preprocess import preprocess  # noqa: E402
+from service.sessions import Runtime, open_session  # noqa: E402
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every part needs.
+
+    Attributes:
+        bundle: that is served.
+        work: folder for logs, environments, registry.
+        images: JPEG files.
+        threads: of everybody.
+        batch: largest batch of everybody.
+        seconds: of each measurement.
+        overload_seconds: of the overload.
+        rounds: of measurements that are compared, in turns.
+        weights: state dict of the network, for torch.
+        peers: names of those to compare with.
+        uv: the program.
+    """
+
+    bundle: Path
+    work: Path
+    images: list[bytes]
+    threads: int
+    batch: int
+    seconds: float
+    overload_seconds: float
+    rounds: int
+    weights: Path | None
+    peers: tuple[str, ...]
+    uv: str
+
+    def serving(self, *flags: str) -> Any:
+        """Our service."""
+        return ours(self.bundle, self.work, threads=self.threads, batch=self.batch, flags=flags)
+
+
+class Bare:
+    """Decoding, preprocessing and the session, without a service around them."""
+
+    def __init__(self, bench: Bench, *, spinning: bool = False) -> None:
+        bundle = Bundle.load(bench.bundle)
+        self._bench, self._spec = bench, bundle.manifest.preprocess
+        row = (3, self._spec.size, self._spec.size)
+        if spinning:
+            import onnxruntime as ort
+
+            options = ort.SessionOptions()
+            options.intra_op_num_threads, options.inter_op_num_threads = bench.threads, 1
+            self._session = ort.InferenceSession(str(bundle.trunk), options, providers=["CPUExecutionProvider"])
+        else:
+            self._session = open_session(bundle.trunk, Runtime(threads=bench.threads), row={"image": row})
+        self.run(np.zeros((bench.batch, *row), dtype=np.float32))
+
+    def run(self, inputs: np.ndarray) -> float:
+        """Seconds of the session."""
+        began = time.perf_counter()
+        self._session.run(["embedding", "teacher_score"], {"image": inputs})
+        return time.perf_counter() - began
+
+    def decode(self, data: bytes) -> np.ndarray:
+        return preprocess(data, self._spec)
+
+    def rate(self, seconds: float) -> float:
+        """Images per second of batch after batch: decode in all threads, then run."""
+        bench, done = self._bench, 0
+        with ThreadPoolExecutor(bench.threads) as pool:
+            began = time.perf_counter()
+            while (passed := time.perf_counter() - began) < seconds or not done:
+                chosen = [bench.images[(done + i) % len(bench.images)] for i in range(bench.batch)]
+                self.run(np.stack(list(pool.map(self.decode, chosen))))
+                done += bench.batch
+            passed = time.perf_counter() - began
+        return done / passed
+
+    def one(self, data: bytes) -> float:
+        """Seconds to decode and run one image."""
+        began = time.perf_counter()
+        self.run(self.decode(data)[None])
+        return time.perf_counter() - began
+
+    def decode_s(self) -> float:
+        """Median seconds to decode an image."""
+        times = []
+        for data in self._bench.images * 2:
+            began = time.perf_counter()
+            self.decode(data)
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def batch_s(self, repeats: int) -> list[float]:
+        """Median seconds of the session for 1, 2, ... images."""
+        image = self.decode(self._bench.images[0])
+        return [
+            statistics.median(self.run(np.stack([image] * n)) for _ in range(repeats))
+            for n in range(1, self._bench.batch + 1)
+        ]
+
+
+def throughput(bench: Bench) -> Results:
+    """Ours and the bare loop in turns; then the peers."""
+    clients = 2 * bench.batch
+    bare, rates = Bare(bench), {"bare": [], "ours": []}
+    with bench.serving() as target:
+        for _ in range(bench.rounds):
+            rates["bare"].append(bare.rate(bench.seconds))
+            rates["ours"].append(closed(target, bench.images, clients=clients, seconds=bench.seconds))
+    del bare
+    found: Results = {
+        "images_per_s": {name: statistics.median(values) for name, values in rates.items()},
+        "rounds": rates,
+        "clients": clients,
+        "peers": {},
+    }
+    for name in bench.peers:
+        with _peer(bench, name) as target:
+            closed(target, bench.images, clients=clients, seconds=min(bench.seconds, 5))  # warm
+            values = [closed(target, bench.images, clients=clients, seconds=bench.seconds) for _ in range(bench.rounds)]
+        found["images_per_s"][name] = statistics.median(values)
+        found["peers"][name] = {"rounds": values, "version": versions(name, bench.work, bench.uv)}
+    speeds = found["images_per_s"]
+    found["ratio_to_bare"] = speeds["ours"] / speeds["bare"]
+    found["within"] = {
+        "throughput >= 0.95 of the bare loop": found["ratio_to_bare"] >= 0.95,
+        **{f"faster than {name}": speeds["ours"] > speeds[name] for name in bench.peers},
+    }
+    return found
+
+
+def single(bench: Bench) -> Results:
+    """One image at a time: ours less decoding and session, in turns."""
+    bare, alone, served = Bare(bench), [], []
+    count = max(5, min(50, round(bench.seconds * 2)))
+    with bench.serving() as target:
+        one_by_one(target, bench.images, 3)
+        for _ in range(bench.rounds):
+            alone += [bare.one(bench.images[i % len(bench.images)]) for i in range(count)]
+            served += one_by_one(target, bench.images, count)
+    over = 1000 * (statistics.median(served) - statistics.median(alone))
+    return {
+        "decode_and_session_ms": 1000 * statistics.median(alone),
+        "request_ms": 1000 * statistics.median(served),
+        "over_ms": over,
+        "count": len(served),
+        "within": {"one image <= 5 ms over decode and session": over <= 5},
+    }
+
+
+def poisson(bench: Bench) -> Results:
+    """Arrivals by chance at 80 % of what the bare loop does, against the perfect queue."""
+    bare = Bare(bench)
+    decode_s, batch_s, capacity = bare.decode_s(), bare.batch_s(3), bare.rate(bench.seconds)
+    del bare
+    found: Results = {"images_per_s": 0.8 * capacity, "decode_s": decode_s, "batch_s": batch_s, "rounds": []}
+    with bench.serving() as target:
+        one_by_one(target, bench.images, 3)
+        for seed in range(bench.rounds):
+            times = arrivals(0.8 * capacity, 3 * bench.seconds, seed=seed)
+            done = open_loop(target, bench.images, times)
+            perfect = simulated(times, decode_s=decode_s, batch_s=batch_s)
+            found["rounds"].append(
+                {
+                    "requests": len(times),
+                    "failed": sum(one.status != 200 for one in done),
+                    "p99_s": percentile([one.seconds for one in done], 0.99),
+                    "perfect_p99_s": percentile(perfect, 0.99),
+                    "p50_s": statistics.median(one.seconds for one in done),
+                    "perfect_p50_s": statistics.median(perfect),
+                }
+            )
+    found["ratio"] = statistics.median(one["p99_s"] / one["perfect_p99_s"] for one in found["rounds"])
+    found["within"] = {"p99 <= 1.25 of the perfect queue": found["ratio"] <= 1.25}
+    return found
+
+
+def overload(bench: Bench) -> Results:
+    """Three times what the service can do, with a deadline; then its speed in the seconds behind."""
+    with bench.serving() as target:
+        clients = 2 * bench.batch
+        normal = closed(target, bench.images, clients=clients, seconds=bench.seconds)
+        allowed_s = max(2.0, 4 * bench.batch / normal)
+        times = arrivals(3 * normal, bench.overload_seconds, seed=0)
+        with _Memory(target.pid) as memory:
+            done = open_loop(target, bench.images, times, timeout_ms=round(1000 * allowed_s))
+        recovered = closed(target, bench.images, clients=clients, seconds=5)
+    accepted = [one for one in done if one.status == 200]
+    refused = [one.seconds for one in done if one.status == 503 and one.seconds < allowed_s]
+    late = [one for one in done if one.status == 503 and one.seconds >= allowed_s]
+    half = len(memory.mb) // 2
+    growth = max(memory.mb[half:]) - max(memory.mb[:half]) if half else 0.0
+    return {
+        "normal_images_per_s": normal,
+        "asked_images_per_s": len(times) / bench.overload_seconds,
+        "allowed_s": allowed_s,
+        "answered": len(accepted),
+        "answered_images_per_s": len(accepted) / bench.overload_seconds,
+        "slowest_answer_s": max((one.seconds for one in accepted), default=0.0),
+        "let_in_but_late": len(late),
+        "refused": len(refused),
+        "refused_ms": {f"p{p}": 1000 * percentile(refused or [0.0], p / 100) for p in (50, 99)},
+        "slowest_refusal_ms": 1000 * max(refused, default=0.0),
+        "other_statuses": sorted({one.status for one in done} - {200, 503}),
+        "memory_mb": memory.mb,
+        "memory_growth_mb": growth,
+        "recovered_images_per_s": recovered,
+        "within": {
+            "what is let in keeps its deadline": not late and all(one.seconds <= allowed_s + 0.05 for one in accepted),
+            "refusals p99 < 50 ms": percentile(refused or [0.0], 0.99) < 0.05,
+            "memory flat (second half <= 10 MB above the first)": growth <= 10,
+            "full speed within 5 s (>= 0.9 of before)": recovered >= 0.9 * normal,
+        },
+    }
+
+
+def start(bench: Bench) -> Results:
+    """Memory and time to ready, ours and a bare process that loads the same sessions and runs the largest batch."""
+    with bench.serving():
+        pass  # makes the database, which only a first start does
+    found: Results = {"bare": [], "ours": []}
+    for _ in range(bench.rounds):
+        found["bare"].append(_bare_process(bench))
+        with bench.serving() as target:
+            closed(target, bench.images, clients=2 * bench.batch, seconds=min(bench.seconds, 5))
+            found["ours"].append({"ready_s": target.ready_s, "mb": _rss_mb(target.pid)})
+    for key in ("ready_s", "mb"):
+        medians = {who: statistics.median(one[key] for one in found[who]) for who in ("bare", "ours")}
+        found[f"{key}_over"] = medians["ours"] - medians["bare"]
+    found["within"] = {
+        "ready <= 2 s over a bare process": found["ready_s_over"] <= 2,
+        "memory <= 150 MB over a bare process": found["mb_over"] <= 150,
+    }
+    return found
+
+
+_BARE_PROCESS = """
+import sys, time
+import numpy as np, onnxruntime as ort
+trunk, synthesizer, threads, batch, size = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+options = ort.SessionOptions()
+options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+sessions = [ort.InferenceSession(f, options, providers=["CPUExecutionProvider"]) for f in (trunk, synthesizer)]
+sessions[0].run(["embedding", "teacher_score"], {"image": np.zeros((batch, 3, size, size), np.float32)})
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def _bare_process(bench: Bench) -> Results:
+    bundle = Bundle.load(bench.bundle)
+    sizes = [str(n) for n in (bench.threads, bench.batch, bundle.manifest.preprocess.size)]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", _BARE_PROCESS, str(bundle.trunk), str(bundle.synthesizer), *sizes],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        found = {"ready_s": time.perf_counter() - began, "mb": _rss_mb(process.pid)}
+        process.communicate("")
+    return found
+
+
+def spinning(bench: Bench) -> Results:
+    """Whether idle threads of ONNX Runtime should spin: the bare loop with and without, in turns."""
+    rates: dict[str, list[float]] = {"off": [], "on": []}
+    for _ in range(bench.rounds):
+        for name, values in rates.items():
+            values.append(Bare(bench, spinning=name == "on").rate(bench.seconds))
+    return {"images_per_s": {name: statistics.median(values) for name, values in rates.items()}, "rounds": rates}
+
+
+PARTS: dict[str, Callable[[Bench], Results]] = {
+    "throughput": throughput,
+    "single": single,
+    "poisson": poisson,
+    "overload": overload,
+    "start": start,
+    "spinning": spinning,
+}
+
+
+def _peer(bench: Bench, name: str) -> Any:
+    sizes = {"threads": bench.threads, "batch": bench.batch}
+    return peer(name, bench.bundle, bench.work, **sizes, weights=bench.weights, uv=bench.uv)
+
+
+def _rss_mb(pid: int) -> float:
+    line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmRSS"))
+    return int(line.split()[1]) / 1000
+
+
+class _Memory:
+    """Memory of a process, once a second while the block runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.mb: list[float] = []
+        self._pid, self._over = pid, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            self.mb.append(_rss_mb(self._pid))
+
+
+def photos(count: int) -> list[bytes]:
+    """JPEGs of 500 x 375 with some texture."""
+    from PIL import Image
+
+    files = []
+    for seed in range(count):
+        pixels = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(pixels).resize((500, 375)).save(stream, "JPEG", quality=90)
+        files.append(stream.getvalue())
+    return files
+
+
+def resnet(work: Path) -> tuple[Path, Path]:
+    """A ResNet-101 with random weights: its ONNX file and its state dict."""
+    backbone, weights = work / "resnet101.onnx", work / "resnet101.pt"
+    if not backbone.exists():
+        import torch
+        import torchvision
+
+        torch.manual_seed(0)
+        torch.save(torchvision.models.resnet101().state_dict(), weights)
+        made = [sys.executable, "-m", "training.cli", "backbone", "--weights", str(weights), "--out", str(backbone)]
+        subprocess.run(made, check=True, cwd=sys.path[0])
+    return backbone, weights
+
+
+def prepare(arguments: argparse.Namespace) -> Bench:
+    work: Path = arguments.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    backbone, weights = (arguments.backbone, None) if arguments.backbone else resnet(work)
+    bundle = work / f"bundle-{backbone.stem}"
+    if not bundle.exists():
+        make_bundle(backbone, bundle)
+    return Bench(
+        bundle=bundle,
+        work=work,
+        images=photos(16),
+        threads=arguments.threads,
+        batch=arguments.batch,
+        seconds=arguments.seconds,
+        overload_seconds=arguments.overload_seconds,
+        rounds=arguments.rounds,
+        weights=weights,
+        peers=tuple(arguments.peers) if weights else tuple(p for p in arguments.peers if p != "fastapi"),
+        uv=arguments.uv,
+    )
+
+
+def main() -> None:
+    arguments = parse()
+    bench = prepare(arguments)
+    results: Results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for name in arguments.part or PARTS:
+        # The load says whether others were at work on the machine.
+        results[name] = {"machine": machine(bench.threads), "batch": bench.batch, **PARTS[name](bench)}
+        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+        shown = {key: value for key, value in results[name].items() if key not in ("memory_mb", "rounds", "batch_s")}
+        sys.stdout.write(f"{name}: {json.dumps(shown, indent=2)}\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="Folder for networks, environments and logs.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--part", choices=list(PARTS), action="append", help="Only this; may be repeated.")
+    parser.add_argument("--backbone", type=Path, help="Another backbone; then there is no peer in torch.")
+    parser.add_argument("--peers", nargs="*", choices=list(NEEDS), default=list(NEEDS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=30.0, help="Of each measurement.")
+    parser.add_argument("--overload-seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--uv", default="uv", help="The program that makes the peers' environments.")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

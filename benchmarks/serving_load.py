@@ -1,0 +1,170 @@
+"""Clients of a service, in one event loop, and the queue that a perfect service would be."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from benchmarks.serving_peers import Target
+
+
+@dataclass(frozen=True)
+class Done:
+    """A request: when it was due or sent, seconds until its answer, status."""
+
+    sent: float
+    seconds: float
+    status: int
+
+
+def closed(target: Target, images: Sequence[bytes], *, clients: int, seconds: float) -> float:
+    """Images per second where each of some clients sends its next image when it has the answer.
+
+    What is under way when the time begins and ends counts for neither.
+    """
+    return asyncio.run(_closed(target, images, clients, seconds))
+
+
+async def _closed(target: Target, images: Sequence[bytes], clients: int, seconds: float) -> float:
+    done: list[float] = []
+    following = itertools.cycle(images)
+    async with _client(clients) as client:
+
+        async def ask() -> None:
+            while True:
+                answer = await client.post(target.url, **target.ask(next(following)))
+                answer.raise_for_status()
+                done.append(time.perf_counter())
+
+        asking = [asyncio.create_task(ask()) for _ in range(clients)]
+        while len(done) < clients:
+            await _unless_failed(asking, 0.01)
+        first, before = done[-1], len(done)
+        await _unless_failed(asking, seconds)
+        last, after = done[-1], len(done)
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+    return (after - before) / (last - first)
+
+
+async def _unless_failed(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
+    failed, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in failed:
+        task.result()
+
+
+def one_by_one(target: Target, images: Sequence[bytes], count: int) -> list[float]:
+    """Seconds of each of some requests, one after the other on one connection."""
+    times = []
+    with httpx.Client(timeout=600) as client:
+        for data in itertools.islice(itertools.cycle(images), count):
+            began = time.perf_counter()
+            client.post(target.url, **target.ask(data)).raise_for_status()
+            times.append(time.perf_counter() - began)
+    return times
+
+
+def arrivals(rate: float, seconds: float, *, seed: int) -> list[float]:
+    """Times of a Poisson process."""
+    chance, times, now = random.Random(seed), [], 0.0
+    while (now := now + chance.expovariate(rate)) < seconds:
+        times.append(now)
+    return times
+
+
+def open_loop(
+    target: Target, images: Sequence[bytes], times: Sequence[float], *, timeout_ms: int | None = None
+) -> list[Done]:
+    """Requests at given times, whether or not others have been answered."""
+    return asyncio.run(_open_loop(target, images, times, timeout_ms))
+
+
+async def _open_loop(
+    target: Target, images: Sequence[bytes], times: Sequence[float], timeout_ms: int | None
+) -> list[Done]:
+    headers = {} if timeout_ms is None else {"D3GZSL-Timeout-Ms": str(timeout_ms)}
+    requests = [_request(target, data, headers) for data in images]
+    idle: list[_Stream] = []
+    began = time.perf_counter()
+
+    async def ask(due: float, request: bytes) -> Done:
+        await asyncio.sleep(began + due - time.perf_counter())
+        sent = time.perf_counter()
+        stream = idle.pop() if idle else await _connect(target)
+        status = await _exchange(stream, request)
+        idle.append(stream)
+        return Done(due, time.perf_counter() - sent, status)
+
+    following = itertools.cycle(requests)
+    done = list(await asyncio.gather(*(ask(due, next(following)) for due in times)))
+    for _, writer in idle:
+        writer.close()
+        await writer.wait_closed()
+    return done
+
+
+_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _connect(target: Target) -> _Stream:
+    url = httpx.URL(target.url)
+    return await asyncio.open_connection(url.host, url.port)
+
+
+def _request(target: Target, data: bytes, more: dict[str, str]) -> bytes:
+    """A whole request: `httpx` would take more time per request than a busy service has for it."""
+    arguments = target.ask(data)
+    request = httpx.Request("POST", target.url, **{**arguments, "headers": {**arguments.get("headers", {}), **more}})
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    return f"POST {request.url.raw_path.decode()} HTTP/1.1\r\n{head}\r\n".encode() + request.read()
+
+
+async def _exchange(stream: _Stream, request: bytes) -> int:
+    """Status of the answer, which must say its length."""
+    reader, writer = stream
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
+    return int(head.split()[1])
+
+
+def _client(connections: int) -> httpx.AsyncClient:
+    # Idle connections are given up long before the peers do: a request on one that is just being closed is lost.
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=2)
+    return httpx.AsyncClient(timeout=600, limits=limits)
+
+
+def simulated(times: Sequence[float], *, decode_s: float, batch_s: Sequence[float]) -> list[float]:
+    """Seconds that each arrival takes where only decoding and model cost time.
+
+    Args:
+        times: of the arrivals, ascending.
+        decode_s: seconds to decode an image, before it waits.
+        batch_s: seconds of a batch of 1, 2, ... images; its length is the batch size.
+
+    The rule is the service's: a free model takes what waits, up to the batch size.
+    """
+    ready = [moment + decode_s for moment in times]
+    taken, free, took = 0, 0.0, []
+    while taken < len(ready):
+        start = max(free, ready[taken])
+        batch = 1
+        while batch < len(batch_s) and taken + batch < len(ready) and ready[taken + batch] <= start:
+            batch += 1
+        free = start + batch_s[batch - 1]
+        took += [free - moment for moment in times[taken : taken + batch]]
+        taken += batch
+    return took
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that is not exceeded by this share of them."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
