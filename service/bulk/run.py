@@ -91,7 +91,11 @@ def run(
             job = Job.resume(folder, asked)
         else:
             clear(folder)
-            job = Job.begin(folder, asked, classes(), out=out)
+            try:
+                job = Job.begin(folder, asked, classes(), out=out)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
         parts = job.missing()
         already = job.files - sum(map(job.length, parts))
         done = already

@@ -11,6 +11,8 @@ from model.errors import DataError, MissingDependencyError
 from service.commands.output import print_json, print_line
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
     from model.bundle import Bundle
     from service.ranking import Scope
     from service.snapshot import Snapshot
@@ -67,6 +69,8 @@ def folder_to_file(
             )
         except KeyboardInterrupt:
             raise DataError(f"stopped; what is done lies in {partial_folder(out)}: go on with --resume") from None
+        except OSError as error:  # no permission, no space: the file and the reason say all
+            raise DataError(f"{error.filename or out}: {error.strerror or error}") from None
     if as_json:
         print_json({"out": str(out), "bundle": loaded.manifest.bundle_id, **asdict(finished)})
         return
@@ -79,28 +83,42 @@ def folder_to_file(
 
 def registry_name(registry: Registry) -> str:
     """Which classes take part, in words that are the same for the same registry."""
-    from service.registry.database import database_url
-    from service.settings import load_settings
-
-    if registry == (None, None):
-        return "bundle"
-    settings = load_settings(data_dir=registry[0], database_url=registry[1])
-    url = database_url(settings.data_dir, registry[1])
-    return url.render_as_string(hide_password=True)
+    return "bundle" if registry == (None, None) else _url(registry).render_as_string(hide_password=True)
 
 
 def classes_of(bundle: Bundle, registry: Registry) -> Snapshot:
-    """The bundle's own classes, or those of a registry."""
+    """The bundle's own classes, or those of a registry.
+
+    Raises:
+        DataError: a directory and a database are given.
+        RegistryError: there is no registry, it belongs to another bundle, or it is damaged.
+    """
     from model.threads import available_cpus
-    from service.commands.registry import open_database
     from service.engine import OnnxEngine
+    from service.errors import RegistryError
     from service.reading import read_snapshot
+    from service.registry.database import Database
     from service.snapshot import Snapshot
 
     if registry == (None, None):
         return Snapshot.of_bundle(bundle)
-    with open_database(*registry) as database:
+    url = _url(registry)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        raise RegistryError(f"there is no registry at {url.database}")
+    database = Database(url)
+    try:
         return read_snapshot(bundle, OnnxEngine(bundle, threads=available_cpus()), database)
+    finally:
+        database.close()
+
+
+def _url(registry: Registry) -> URL:
+    from service.registry.database import database_url
+
+    data_dir, given = registry
+    if data_dir is not None and given is not None:
+        raise DataError("--data-dir and --database-url both name a registry: give one of them")
+    return database_url(data_dir or Path(), given)
 
 
 def _bar(*, quiet: bool) -> Any:

@@ -41,7 +41,7 @@ def adopt(
     """
     from service.registry.adoption import adopt as take_over
 
-    with open_database(data_dir, database_url) as database:
+    with _database(data_dir, database_url) as database:
         loaded = _bundle(bundle)
         adopted = take_over(database, loaded, _computing(loaded), track=_progress("classes"))
     if as_json:
@@ -66,7 +66,7 @@ def backup(
     """Write the whole registry with its history into one file; the service may go on running."""
     from service.registry.backup import write_backup
 
-    with open_database(data_dir, database_url) as database:
+    with _database(data_dir, database_url) as database:
         head = write_backup(database, file, overwrite=overwrite)
     _print_head(f"{file} has", head, as_json)
 
@@ -82,7 +82,7 @@ def restore(
     """Make an empty registry what a backup says, in SQLite or PostgreSQL, whichever it came from."""
     from service.registry.backup import read_backup
 
-    with open_database(data_dir, database_url, new=True) as database:
+    with _database(data_dir, database_url, new=True) as database:
         head = read_backup(database, file, replace=replace)
         name = database.name
     _print_head(f"{name} has", head, as_json)
@@ -102,7 +102,7 @@ def check(
     from service.checking import check as examine
     from service.registry.log import ChangeLog
 
-    with open_database(data_dir, database_url) as database:
+    with _database(data_dir, database_url) as database:
         loaded = _bundle(bundle)
         manifest = loaded.manifest
         log = ChangeLog(database, bundle_id=manifest.bundle_id, dimension=manifest.head.dimension)
@@ -122,7 +122,7 @@ def check(
 
 
 @contextmanager
-def open_database(data_dir: Path | None, database_url: str | None, *, new: bool = False) -> Iterator[Database]:
+def _database(data_dir: Path | None, database_url: str | None, *, new: bool = False) -> Iterator[Database]:
     """The database that a service with these settings would use; one that is not there is only made where it may be."""
     from service.errors import RegistryError
     from service.registry.database import Database

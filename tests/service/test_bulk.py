@@ -228,7 +228,18 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
     (predictions,) = (result["predictions"] for result in answer["results"])
     ran(root, out, bundle, "--overwrite")
     assert "violet" not in rows_of(out)[0]["class_id"]
-    found = d3gzsl("classify", root, "--out", out, "--bundle", bundle, "--data-dir", tmp_path / "data", "--overwrite")
+    found = d3gzsl(
+        "classify",
+        root,
+        "--out",
+        out,
+        "--bundle",
+        bundle,
+        "--data-dir",
+        tmp_path / "data",
+        "--overwrite",
+        D3GZSL_DATABASE_URL="sqlite:////nowhere/else",
+    )
     assert found.returncode == 0, found.stderr
     (row,) = rows_of(out)
     assert row["class_id"] == [p["class_id"] for p in predictions]
@@ -254,6 +265,10 @@ def test_a_class_table_survives_its_files(bundle_dir: Path, tmp_path: Path) -> N
 def test_a_registry_that_is_not_there(bundle_dir: Path, tmp_path: Path, many: Path) -> None:
     said = refused(many, "--out", tmp_path / "r.parquet", "--bundle", bundle_dir, "--data-dir", tmp_path / "none")
     assert "there is no registry at" in said
+    both = ("--data-dir", tmp_path / "none", "--database-url", f"sqlite:///{tmp_path}/other")
+    said = refused(many, "--out", tmp_path / "r.parquet", "--bundle", bundle_dir, *both)
+    assert "both name a registry: give one of them" in said
+    assert not list(tmp_path.glob("r.parquet*"))
 
 
 # --- killed and taken up again ----------------------------------------------------------------------------------------
@@ -468,6 +483,9 @@ def test_only_a_few_batches_are_in_memory(bundle_dir: Path, tmp_path: Path) -> N
 def test_misuse_is_explained(bundle_dir: Path, tmp_path: Path, many: Path) -> None:
     out, here = tmp_path / "out.parquet", ("--bundle", bundle_dir)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert "Not a directory" in refused(many, "--out", tmp_path / "file" / "x.parquet", *here)
+    (tmp_path / "file").unlink()
     assert "a folder; its files are classified into a file with --out" in refused(many, *here)
     assert "--url and --out exclude each other" in refused(many, "--out", out, "--url", "http://127.0.0.1:1")
     assert "exclude each other" in refused("x.png", "--data-dir", tmp_path, "--url", "http://127.0.0.1:1")
