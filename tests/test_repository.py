@@ -95,8 +95,8 @@ def direct(file: str) -> list[Requirement]:
     for name, entries in fields["dependency-groups"].items():
         groups[name] = [e for e in entries if isinstance(e, str)]
     wanted = {
-        "service.txt": [*base, *extras["cpu"], *extras["postgres"]],
-        "service-gpu.txt": [*base, *extras["gpu"], *extras["postgres"]],
+        "service.txt": [*base, *extras["cpu"], *extras["postgres"], *extras["tracing"]],
+        "service-gpu.txt": [*base, *extras["gpu"], *extras["postgres"], *extras["tracing"]],
         "training.txt": [*base, *extras["cpu"], *extras["training"], *extras["tensorboard"]],
         "dev.txt": [
             *base,
@@ -104,6 +104,7 @@ def direct(file: str) -> list[Requirement]:
             *extras["postgres"],
             *extras["training"],
             *extras["bulk"],
+            *extras["tracing"],
             *groups["dev"],
             *groups["build"],
         ],
