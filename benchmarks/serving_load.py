@@ -13,6 +13,9 @@ import httpx
 
 from benchmarks.serving_peers import Target
 
+_LOST = 0.05
+"""Share of the connections that may break before a measurement is given up."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -33,12 +36,20 @@ def closed(target: Target, images: Sequence[bytes], *, clients: int, seconds: fl
 
 async def _closed(target: Target, images: Sequence[bytes], clients: int, seconds: float) -> float:
     done: list[float] = []
+    lost, over = 0, False
     following = itertools.cycle(images)
     async with _client(clients) as client:
 
         async def ask() -> None:
-            while True:
-                answer = await client.post(target.url, **target.ask(next(following)))
+            nonlocal lost
+            while not over:
+                try:
+                    answer = await client.post(target.url, **target.ask(next(following)))
+                except httpx.TransportError:  # some peers close connections that are in use
+                    lost += 1
+                    if lost > 3 + _LOST * len(done):
+                        raise
+                    continue
                 answer.raise_for_status()
                 done.append(time.perf_counter())
 
@@ -48,9 +59,8 @@ async def _closed(target: Target, images: Sequence[bytes], clients: int, seconds
         first, before = done[-1], len(done)
         await _unless_failed(asking, seconds)
         last, after = done[-1], len(done)
-        for task in asking:
-            task.cancel()
-        await asyncio.wait(asking)
+        over = True  # what is under way is waited for: it would run into the next measurement
+        await asyncio.gather(*asking)
     return (after - before) / (last - first)
 
 

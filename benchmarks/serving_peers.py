@@ -134,7 +134,7 @@ def _how(name: str, python: Path, port: int, work: Path, batch: int) -> tuple[li
         return [str(python), str(PEERS / "litserve_app.py")], "/health", "/predict", ask
     if name == "bentoml":
         command = [str(python), "-m", "bentoml", "serve", "bentoml_app:Service", "--port", str(port)]
-        return [*command, "--working-dir", str(PEERS)], "/readyz", "/classify", _upload
+        return [*command, "--working-dir", str(PEERS)], "/readyz", "/classify", _listed
     settings = {
         "name": "d3gzsl",
         "implementation": "mlserver_app.Runtime",
@@ -151,12 +151,12 @@ def _how(name: str, python: Path, port: int, work: Path, batch: int) -> tuple[li
         image = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "data": [base64.b64encode(data).decode()]}
         return {"json": {"inputs": [image]}}
 
-    command = [str(python), "-m", "mlserver.cli", "start", str(folder)]
+    command = [str(python.with_name("mlserver")), "start", str(folder)]
     return command, "/v2/models/d3gzsl/ready", "/v2/models/d3gzsl/infer", infer
 
 
-def _upload(data: bytes) -> dict[str, Any]:
-    return {"files": {"image": ("image.jpg", data, "image/jpeg")}}
+def _listed(data: bytes) -> dict[str, Any]:
+    return {"json": {"images": [base64.b64encode(data).decode()]}}
 
 
 @contextmanager
@@ -178,7 +178,8 @@ def _process(
         try:
             yield process, began
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
