@@ -95,6 +95,36 @@ async def test_any_bytes(app: Client, method: str, path: str, body: bytes, kind:
     check(await app.request(method, path, content=body, headers={"content-type": kind}))
 
 
+V2_FIELDS = st.sampled_from(["id", "name", "shape", "datatype", "data", "parameters", "outputs", "binary_data_size"])
+TENSORS = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["image_bytes", "pixels"]) | TEXT,
+        "shape": st.lists(st.integers(-1, 3), max_size=5) | st.just([1, 3, 8, 8]) | st.lists(st.integers(), max_size=3),
+        "datatype": st.sampled_from(["BYTES", "FP32"]) | TEXT,
+    },
+    optional={"data": JSON | st.lists(JSON, max_size=4), "parameters": st.dictionaries(V2_FIELDS, JSON, max_size=2)},
+)
+INFERS = st.fixed_dictionaries(
+    {"inputs": st.lists(TENSORS, min_size=1, max_size=1) | JSON}, optional={"parameters": JSON, "outputs": JSON}
+)
+
+
+@fuzz
+@given(INFERS, st.binary(max_size=12), st.sampled_from([None, -4, 0, 4]) | TEXT, st.booleans())
+async def test_any_tensors(
+    app: Client, document: dict[str, Any], raw: bytes, shift: int | str | None, own: bool
+) -> None:
+    if own and isinstance(document["inputs"], list) and document["inputs"]:
+        document["inputs"][0]["parameters"] = {"binary_data_size": len(raw)}
+    head = json.dumps(document).encode()
+    length = str(len(head) + shift) if isinstance(shift, int) else shift
+    headers = [] if length is None else [(b"inference-header-content-length", length.encode())]
+    answer = await app.post("/v2/models/d3gzsl/infer", content=head + raw, headers=headers)
+    assert answer.status_code < 500, answer.text
+    if answer.status_code >= 400:
+        assert list(answer.json()) == ["error"]
+
+
 @fuzz
 @given(st.dictionaries(st.sampled_from(QUERIES), TEXT))
 async def test_any_query(app: Client, query: dict[str, str]) -> None:

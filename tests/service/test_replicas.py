@@ -19,8 +19,8 @@ from service.errors import StorageError
 from service.registrar import Registrar
 from service.registry.database import Database
 from tests.service.conftest import Running
+from tests.service.nursery import Nursery
 from tests.service.postgres import Postgres, postgres_server
-from tests.service.processes import Server, serving
 from tests.service.tiny import VIOLET, png
 
 IMAGE: dict[str, Any] = {"content": png((200, 40, 220)), "headers": {"content-type": "image/png"}}
@@ -219,11 +219,11 @@ async def test_a_server_that_goes_and_comes_back(running: Running, postgres: Pos
 def test_three_processes_on_one_postgresql(bundle_dir: Path, tmp_path: Path, postgres: Postgres, seconds: int) -> None:
     """Registrations at all three at once while all three classify; nothing fails, and all end up the same."""
     url = postgres.database()
+    flags = ("--bundle", str(bundle_dir), "--database-url", url, "--threads", "1")
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(serving(bundle_dir, tmp_path / str(i), "--database-url", url, "--threads", "1"))
-            for i in range(3)
-        ]
+        nursery = Nursery(tmp_path / "log")
+        stack.callback(nursery.close)
+        servers = [stack.enter_context(nursery.serving(*flags))[0] for _ in range(3)]
         end = time.monotonic() + seconds
         wrong: list[str] = []
         done: Counter[str] = Counter()
@@ -238,23 +238,23 @@ def test_three_processes_on_one_postgresql(bundle_dir: Path, tmp_path: Path, pos
         version = max(registry(server)["registry_version"] for server in servers)
         assert version == done["written"]
         answers = [
-            server.request("POST", f"/classify?top_k=1000&min_registry_version={version}", **IMAGE).json()
+            httpx.post(f"{server}/classify?top_k=1000&min_registry_version={version}", timeout=HANG, **IMAGE).json()
             for server in servers
         ]
         assert {answer["registry_version"] for answer in answers} == {version}
         assert len(answers[0]["results"][0]["predictions"]) == 3 + done["written"] - done["removed"] * 2
         for answer in answers[1:]:
             assert answer["results"] == answers[0]["results"]  # probabilities as written, to the last digit
-        listed = [server.request("GET", "/classes?limit=1000").json() for server in servers]
+        listed = [httpx.get(f"{server}/classes?limit=1000", timeout=HANG).json() for server in servers]
         assert listed[0] == listed[1] == listed[2]
 
 
-def registry(server: Server) -> dict[str, Any]:
-    answer: dict[str, Any] = server.request("GET", "/registry").json()
+def registry(server: str) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.get(f"{server}/registry", timeout=HANG).json()
     return answer
 
 
-def write(servers: list[Server], own: int, end: float, wrong: list[str], done: Counter[str]) -> None:
+def write(servers: list[str], own: int, end: float, wrong: list[str], done: Counter[str]) -> None:
     """Register classes at one process, remove some, and look for each at another process."""
     choose = random.Random(own)
     with httpx.Client(timeout=HANG) as client:
@@ -263,13 +263,13 @@ def write(servers: list[Server], own: int, end: float, wrong: list[str], done: C
             number += 1
             class_id = f"w{own}-{number}"
             colour = tuple(round(choose.random(), 3) for _ in range(3))
-            answer = client.post(f"{servers[own].url}/classes", json=document(class_id, colour))
+            answer = client.post(f"{servers[own]}/classes", json=document(class_id, colour))
             if answer.status_code != 201:
                 wrong.append(f"POST {class_id}: {answer.status_code} {answer.text}")
                 continue
             done["written"] += 1
             version = answer.json()["registry_version"]
-            elsewhere = servers[(own + choose.choice((1, 2))) % 3].url
+            elsewhere = servers[(own + choose.choice((1, 2))) % 3]
             found = client.get(f"{elsewhere}/classes/{class_id}?min_registry_version={version}")
             done["read elsewhere"] += 1
             if found.status_code != 200:
@@ -284,12 +284,12 @@ def write(servers: list[Server], own: int, end: float, wrong: list[str], done: C
             time.sleep(0.01)
 
 
-def read(server: Server, end: float, wrong: list[str], done: Counter[str]) -> None:
+def read(server: str, end: float, wrong: list[str], done: Counter[str]) -> None:
     """Classify all the time; versions never go back."""
     last = 0
     with httpx.Client(timeout=HANG) as client:
         while time.monotonic() < end:
-            answer = client.post(f"{server.url}/classify", **IMAGE)
+            answer = client.post(f"{server}/classify", **IMAGE)
             if answer.status_code != 200 or answer.json()["registry_version"] < last:
                 wrong.append(f"POST /classify: {answer.status_code} {answer.text}")
             else:
