@@ -245,8 +245,10 @@ def test_graph_that_differs_from_torch_is_refused(
 def test_joined_backbone_that_gives_other_features_is_refused(
     backbone: Path, tail: TrunkTail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = onnx_graphs._load
-    monkeypatch.setattr(onnx_graphs, "_load", lambda path: scaled_initializer(load(path).SerializeToString(), 1.01))
+    load = onnx_graphs.load_graph
+    monkeypatch.setattr(
+        onnx_graphs, "load_graph", lambda path: scaled_initializer(load(path).SerializeToString(), 1.01)
+    )
     with pytest.raises(BundleError, match=r"trunk\.onnx features differs"):
         trunk_graph(backbone, tail, feature_dim=D, side=S)
 
