@@ -28,4 +28,5 @@ def start_from_gaussians(generator: Generator, task: Task, strengths: Sequence[f
         return
     fit_path(generator.attribute_path, task, strengths)
     generator.noise_path.weight.copy_(within_class_directions(task, generator.noise_dim))
+    generator.spread.copy_(generator.noise_path.weight.square().sum(dim=1).sqrt())
     generator.output.weight.mul_(HIDDEN_SHARE)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.networks.attribute_path import AttributePath
 from model.networks.denoiser import DiffusionSampler
+from model.networks.generator import location
 from tests.training.tiny import config, task
 from training.attribute_path import WIDTHS, fit_path
 from training.generators.wgan import Wgan
@@ -214,10 +215,16 @@ def test_the_generator_starts_as_a_gaussian_of_every_class(small: Task, method: 
     directions = within_class_directions(small, 3)
     assert torch.equal(sampler.noise_path.weight, directions)
     noise = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
-    expected = (path(small.attributes) + noise @ directions.T).relu()
+    spread = directions.norm(dim=1)
+    torch.testing.assert_close(sampler.spread, spread)
+    expected = (location(path(small.attributes), spread) + noise @ directions.T).relu()
+    many = torch.randn(40_000, 3, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         for generator in (sampler, made.networks.generator):
             torch.testing.assert_close(generator(noise, small.attributes), expected, atol=2e-3, rtol=0)
+            for attributes, mean in zip(small.attributes, path(small.attributes), strict=True):
+                made_of_class = generator(many, attributes.expand(len(many), -1)).mean(dim=0)
+                assert ((made_of_class - mean.clamp(min=0)).abs() < 0.03 * spread + 2e-3).all()
     std = float(sampler.output.weight.detach().std())
     assert std == pytest.approx(0.02 * HIDDEN_SHARE, rel=0.5)
 

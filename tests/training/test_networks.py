@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from torch import nn
 
 from model.networks.d3gzsl import Embedding, EmbeddingInit, Student, Teacher
-from model.networks.generator import SLOPE, Critic, Generator
+from model.networks.generator import SLOPE, Critic, Generator, location
 from training import losses
 
 B, D, A, K, H, Z, S, C = 5, 7, 4, 3, 6, 8, 3, 5  # as in the modules' legends; H: hidden
@@ -57,7 +59,9 @@ def test_generator_is_the_published_network_and_two_paths(anchors: int | None) -
         nn.init.normal_(network.noise_path.weight)
         for index, buffer in enumerate(network.attribute_path.buffers()):
             buffer.copy_(random(*buffer.shape, seed=index).abs())
-        expected = expected + network.attribute_path(attributes) + noise @ network.noise_path.weight.T
+        network.spread.copy_(random(D, seed=7).abs())
+        expected = expected + location(network.attribute_path(attributes), network.spread)
+        expected = expected + noise @ network.noise_path.weight.T
     actual = network(noise, attributes)
     assert actual.shape == (B, D)
     assert 0 < (actual == 0).sum() < actual.numel()
@@ -70,9 +74,23 @@ def test_paths_start_at_zero(anchors: int) -> None:
     assert without.attribute_path is None
     assert without.noise_path is None
     missing = with_paths.load_state_dict(without.state_dict(), strict=False).missing_keys
-    assert {name.partition(".")[0] for name in missing} == {"attribute_path", "noise_path"}
+    assert {name.partition(".")[0] for name in missing} == {"attribute_path", "noise_path", "spread"}
     inputs = random(B, K), random(B, A)
     assert torch.equal(with_paths(*inputs), without(*inputs))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 0.3, 2.0])
+def test_a_gaussian_at_its_location_has_the_mean_behind_a_relu(spread: float) -> None:
+    """E[ReLU(u + s n)] = u Phi(u / s) + s phi(u / s)."""
+    mean = torch.cat([torch.linspace(0.02 * spread, 6 * spread, 200), torch.tensor([0.5, 4.0])]).double()
+    u = location(mean, torch.tensor(spread, dtype=torch.float64)).numpy()
+    if spread:
+        u = u * norm.cdf(u / spread) + spread * norm.pdf(u / spread)
+    np.testing.assert_allclose(u, mean, rtol=0, atol=0.012 * spread)
+    below = location(torch.tensor([-1.0, 0.0]), torch.tensor([spread, spread]))
+    if spread:
+        assert torch.equal(below[0], below[1])
+        assert 0 < norm.expect(lambda x: max(x, 0), loc=float(below[0]), scale=spread) < 0.03 * spread
 
 
 @pytest.mark.parametrize("name", ["generator", "critic", "teacher", "embedding"])

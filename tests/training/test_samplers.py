@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.networks.denoiser import FREQUENCIES, Denoiser, DiffusionSampler
 from model.networks.feedback import Encoder, FeedbackGenerator, SemanticDecoder
-from model.networks.generator import Generator
+from model.networks.generator import Generator, location
 from model.networks.sampler import Sampler
 from tests.training.tiny import METHODS, config
 from training.generators import new_sampler
@@ -116,7 +116,8 @@ def test_feedback_corrects_the_hidden_layer(strength: float) -> None:
         return torch.where(x > 0, x, 0.2 * x)
 
     def rest(h: Tensor, e: Tensor, a: Tensor) -> Tensor:
-        beside = w["attribute_path.weight"] @ a + w["attribute_path.bias"] + w["noise_path.weight"] @ e
+        beside = location(w["attribute_path.weight"] @ a + w["attribute_path.bias"], w["spread"])
+        beside = beside + w["noise_path.weight"] @ e
         return (w["output.weight"] @ leaky(h) + w["output.bias"] + beside).clamp(min=0)
 
     expected = []
