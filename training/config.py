@@ -21,6 +21,7 @@ AttributePathName = Literal["kernel", "linear", "none"]
 MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
 Schedule = Literal["constant", "cosine", "published"]
 Protocol = Literal["validation", "test-best"]
+Compile = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +225,7 @@ class TrainConfig:
             x 1.09, student x 0.98, confidence x 0.99, which ends in divergence.
         adam_beta1: of all optimisers.
         precision: `fp32`, `tf32` products, or `bf16` networks with float32 losses.
+        compile: losses by torch.compile, which costs a minute at the start: `on`, `off`, or `auto`, on a GPU only.
         teacher: its pre-training.
         generator: the base generator.
         contrastive: of `cegzsl`.
@@ -241,6 +243,7 @@ class TrainConfig:
     schedule: Schedule = "constant"
     adam_beta1: float = 0.5
     precision: Precision = "fp32"
+    compile: Compile = "auto"
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model.errors import DataError
 from model.networks.d3gzsl import Student, Teacher
 from model.networks.sampler import Sampler
-from training.config import TrainConfig
+from training.config import Compile, TrainConfig
 from training.generators import new_method
 from training.generators.base import RealBatch, Terms
 from training.meter import LIMIT, Meter
@@ -66,6 +66,10 @@ class Trainer:
         averaged = copy.deepcopy(self._method.sampler).requires_grad_(False)
         self.networks = Networks(generator=averaged, teacher=teacher, student=student)
         self._optimisers = self._new_optimisers()
+        compiled = torch.compile if compiles(config.compile, self._device) else _as_it_is
+        self._critic_loss = compiled(self._method.critic_loss)
+        self._generator_loss = compiled(self._method.generator_loss)
+        self._student_loss = compiled(self._student_losses)
         self._random = torch.Generator(self._device).manual_seed(config.seed)
         self._synthetic_labels = task.unseen_index.repeat_interleave(config.d3.synthetic_per_class)
         self._synthetic_attributes = task.attributes[self._synthetic_labels]
@@ -96,7 +100,7 @@ class Trainer:
                 if place:
                     real, teacher = self._draw()
                 with autocast(self._device, self._config.precision):
-                    terms = method.critic_loss(real, self._random)
+                    terms = self._critic_loss(real, self._random)
                     with torch.no_grad():
                         synthetic = self._synthesise()
                     student_loss, unweighted = self._student_loss(real, teacher, synthetic)
@@ -106,7 +110,7 @@ class Trainer:
             if self.epoch * self.steps + step < self._config.generator.warm_up:
                 continue
             with autocast(self._device, self._config.precision):
-                terms = method.generator_loss(real, self._random)
+                terms = self._generator_loss(real, self._random)
                 synthetic = scale_gradient(self._synthesise(), self._config.d3.generator_share)
                 student_loss, unweighted = self._student_loss(real, teacher, synthetic)
             self._step(terms, student_loss, [*generator, student])
@@ -197,7 +201,7 @@ class Trainer:
         features: Tensor = self._method.sampler(noise, self._synthetic_attributes)
         return features
 
-    def _student_loss(self, real: RealBatch, teacher: TeacherOutputs, synthetic: Tensor) -> tuple[Tensor, Terms]:
+    def _student_losses(self, real: RealBatch, teacher: TeacherOutputs, synthetic: Tensor) -> tuple[Tensor, Terms]:
         """Weighted sum of the student losses, and each of them without its weight."""
         batch = StudentBatch(
             synthetic=synthetic,
@@ -285,6 +289,15 @@ def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
         confidence_w=1 / max(float(scores_N.std()), MIN_SPREAD),
         confidence_b=-float(scores_N.median()),
     ).to(task.features.device)
+
+
+def compiles(setting: Compile, device: torch.device) -> bool:
+    """Whether the losses are compiled: `auto` does so on a GPU, whose small kernels cost more to launch than to run."""
+    return setting == "on" or (setting == "auto" and device.type == "cuda")
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def schedule(config: TrainConfig, role: str, epoch: int) -> float:

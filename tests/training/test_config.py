@@ -54,6 +54,7 @@ def test_every_field_of_every_section_is_read() -> None:
             "constant": "cosine",
             "fp32": "bf16",
             "validation": "test-best",
+            "auto": "off",
         }
         if isinstance(value, dict):
             return {name: changed(inner) for name, inner in value.items()}

@@ -1,0 +1,34 @@
+"""Losses by torch.compile give what they give without it; on a GPU they are compiled unless switched off."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.training.tiny import METHODS, config, task
+from training.trainer import Trainer, compiles
+
+
+def test_when_losses_are_compiled() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [compiles("auto", device) for device in (cpu, cuda)] == [False, True]
+    assert [compiles("on", device) for device in (cpu, cuda)] == [True, True]
+    assert [compiles("off", device) for device in (cpu, cuda)] == [False, False]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler, about itself
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_losses_train_the_same(method: str) -> None:
+    torch.compiler.reset()
+    small = task()
+    settings = (f"generator.method={method}", "steps=3", "teacher.epochs=1", "generator.warm_up=1")
+    plain = Trainer(small, config(*settings, "compile=off"))
+    compiled = Trainer(small, config(*settings, "compile=on"))
+    before = {name: value.clone() for name, value in compiled.networks.student.state_dict().items()}
+    expected, found = plain.run_epoch(), compiled.run_epoch()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    for name, value in plain.networks.student.state_dict().items():
+        torch.testing.assert_close(compiled.networks.student.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    assert any(not torch.equal(before[name], value) for name, value in compiled.networks.student.state_dict().items())
