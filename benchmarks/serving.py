@@ -19,8 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,8 @@ import numpy as np
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
 from benchmarks.registry import machine, make_bundle  # noqa: E402
+from benchmarks.serving_bench import Bare, Bench  # noqa: E402
+from benchmarks.serving_int8 import in_int8  # noqa: E402
 from benchmarks.serving_load import (  # noqa: E402
     arrivals,
     closed,
@@ -37,109 +37,11 @@ from benchmarks.serving_load import (  # noqa: E402
     percentile,
     simulated,
 )
-from benchmarks.serving_peers import NEEDS, ours, peer, versions  # noqa: E402
+from benchmarks.serving_peers import NEEDS, peer, versions  # noqa: E402
+from benchmarks.serving_table import draw, table  # noqa: E402
 from model.bundle import Bundle  # noqa: E402
-from model.preprocess import preprocess  # noqa: E402
-from service.sessions import Runtime, open_session  # noqa: E402
 
 Results = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What every part needs.
-
-    Attributes:
-        bundle: that is served.
-        work: folder for logs, environments, registry.
-        images: JPEG files.
-        threads: of everybody.
-        batch: largest batch of everybody.
-        seconds: of each measurement.
-        overload_seconds: of the overload.
-        rounds: of measurements that are compared, in turns.
-        weights: state dict of the network, for torch.
-        peers: names of those to compare with.
-        uv: the program.
-    """
-
-    bundle: Path
-    work: Path
-    images: list[bytes]
-    threads: int
-    batch: int
-    seconds: float
-    overload_seconds: float
-    rounds: int
-    weights: Path | None
-    peers: tuple[str, ...]
-    uv: str
-
-    def serving(self, *flags: str) -> Any:
-        """Our service."""
-        return ours(self.bundle, self.work, threads=self.threads, batch=self.batch, flags=flags)
-
-
-class Bare:
-    """Decoding, preprocessing and the session, without a service around them."""
-
-    def __init__(self, bench: Bench, *, spinning: bool = False) -> None:
-        bundle = Bundle.load(bench.bundle)
-        self._bench, self._spec = bench, bundle.manifest.preprocess
-        row = (3, self._spec.size, self._spec.size)
-        if spinning:
-            import onnxruntime as ort
-
-            options = ort.SessionOptions()
-            options.intra_op_num_threads, options.inter_op_num_threads = bench.threads, 1
-            self._session = ort.InferenceSession(str(bundle.trunk), options, providers=["CPUExecutionProvider"])
-        else:
-            self._session = open_session(bundle.trunk, Runtime(threads=bench.threads), row={"image": row})
-        self.run(np.zeros((bench.batch, *row), dtype=np.float32))
-
-    def run(self, inputs: np.ndarray) -> float:
-        """Seconds of the session."""
-        began = time.perf_counter()
-        self._session.run(["embedding", "teacher_score"], {"image": inputs})
-        return time.perf_counter() - began
-
-    def decode(self, data: bytes) -> np.ndarray:
-        return preprocess(data, self._spec)
-
-    def rate(self, seconds: float) -> float:
-        """Images per second of batch after batch: decode in all threads, then run."""
-        bench, done = self._bench, 0
-        with ThreadPoolExecutor(bench.threads) as pool:
-            began = time.perf_counter()
-            while (passed := time.perf_counter() - began) < seconds or not done:
-                chosen = [bench.images[(done + i) % len(bench.images)] for i in range(bench.batch)]
-                self.run(np.stack(list(pool.map(self.decode, chosen))))
-                done += bench.batch
-            passed = time.perf_counter() - began
-        return done / passed
-
-    def one(self, data: bytes) -> float:
-        """Seconds to decode and run one image."""
-        began = time.perf_counter()
-        self.run(self.decode(data)[None])
-        return time.perf_counter() - began
-
-    def decode_s(self) -> float:
-        """Median seconds to decode an image."""
-        times = []
-        for data in self._bench.images * 2:
-            began = time.perf_counter()
-            self.decode(data)
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
-
-    def batch_s(self, repeats: int) -> list[float]:
-        """Median seconds of the session for 1, 2, ... images."""
-        image = self.decode(self._bench.images[0])
-        return [
-            statistics.median(self.run(np.stack([image] * n)) for _ in range(repeats))
-            for n in range(1, self._bench.batch + 1)
-        ]
 
 
 def throughput(bench: Bench) -> Results:
@@ -317,6 +219,25 @@ def spinning(bench: Bench) -> Results:
     return {"images_per_s": {name: statistics.median(values) for name, values in rates.items()}, "rounds": rates}
 
 
+def int8(bench: Bench) -> Results:
+    """The trunk in int8 against the one in float32: the bare loop, and the session alone, in turns."""
+    loops = {"fp32": Bare(bench), "int8": Bare(in_int8(bench))}
+    rates: dict[str, list[float]] = {name: [] for name in loops}
+    sessions: dict[str, list[float]] = {name: [] for name in loops}
+    batch = np.stack([loops["fp32"].decode(bench.images[i % len(bench.images)]) for i in range(bench.batch)])
+    for _ in range(bench.rounds):
+        for name, loop in loops.items():
+            rates[name].append(loop.rate(bench.seconds))
+            sessions[name].append(bench.batch / loop.run(batch))
+    found = {
+        "images_per_s": {name: statistics.median(values) for name, values in rates.items()},
+        "session_images_per_s": {name: statistics.median(values) for name, values in sessions.items()},
+        "rounds": rates,
+    }
+    ratio = found["images_per_s"]["int8"] / found["images_per_s"]["fp32"]
+    return {**found, "ratio": ratio, "within": {"int8 >= 1.5 times float32": ratio >= 1.5}}
+
+
 PARTS: dict[str, Callable[[Bench], Results]] = {
     "throughput": throughput,
     "single": single,
@@ -324,6 +245,7 @@ PARTS: dict[str, Callable[[Bench], Results]] = {
     "overload": overload,
     "start": start,
     "spinning": spinning,
+    "int8": int8,
 }
 
 
@@ -394,6 +316,7 @@ def prepare(arguments: argparse.Namespace) -> Bench:
         make_bundle(backbone, bundle)
     return Bench(
         bundle=bundle,
+        backbone=backbone,
         work=work,
         images=photos(16),
         threads=arguments.threads,
@@ -415,8 +338,16 @@ def main() -> None:
         # The load says whether others were at work on the machine.
         results[name] = {"machine": machine(bench.threads), "batch": bench.batch, **PARTS[name](bench)}
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+        arguments.out.with_suffix(".md").write_text(table(results, command()))
+        arguments.out.with_suffix(".svg").write_text(draw(results))
         shown = {key: value for key, value in results[name].items() if key not in ("memory_mb", "rounds", "batch_s")}
         sys.stdout.write(f"{name}: {json.dumps(shown, indent=2)}\n")
+
+
+def command() -> str:
+    """The command as others would give it, without the paths of this machine."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return "python benchmarks/serving.py " + " ".join(words)
 
 
 def parse() -> argparse.Namespace:

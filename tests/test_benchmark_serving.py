@@ -15,6 +15,7 @@ import pytest
 from benchmarks.serving import PARTS, Bench, photos
 from benchmarks.serving_load import arrivals, closed, one_by_one, open_loop, percentile, simulated
 from benchmarks.serving_peers import Target, ours, raw
+from benchmarks.serving_table import draw, table
 from tests.service.tiny import tiny_bundle
 
 
@@ -82,12 +83,42 @@ def test_closed_and_single_clients_measure() -> None:
         assert len(one_by_one(target, [b"x", b"y"], 5)) == 5
 
 
+def test_the_table_names_every_target_and_the_drawing_everybody() -> None:
+    at = {"machine": {"cpu": "a CPU", "cpus": 2, "threads": 2, "load": 0.25, "at": "2026-11-25 10:00"}, "batch": 16}
+    results = {
+        "throughput": {
+            **at,
+            "images_per_s": {"bare": 10.0, "ours": 9.6, "litserve": 4.8},
+            "ratio_to_bare": 0.96,
+            "within": {"throughput >= 0.95 of the bare loop": True, "faster than litserve": True},
+        },
+        "start": {
+            **at,
+            "ours": [{"ready_s": 2.5, "mb": 700.0}],
+            "ready_s_over": 2.25,
+            "mb_over": 120.0,
+            "within": {"ready <= 2 s over a bare process": False, "memory <= 150 MB over a bare process": True},
+        },
+        "int8": {**at, "images_per_s": {"fp32": 10.0, "int8": 20.0}, "ratio": 2.0, "within": {"int8 >= 1.5": True}},
+    }
+    lines = table(results, "the command").splitlines()
+    assert "a CPU, 2 cores." in lines
+    assert "| throughput | throughput >= 0.95 of the bare loop | yes | 0.960 |" in lines
+    assert "| throughput | faster than litserve | yes | 9.60 against 4.80 images/s, 2.00 times |" in lines
+    assert "| start | ready <= 2 s over a bare process | **no** | +2.25 s |" in lines
+    assert "| start | memory <= 150 MB over a bare process | yes | +120.00 MB |" in lines
+    assert "- ours 1: ready_s 2.5, mb 700" in lines
+    drawing = draw(results)
+    assert all(f">{name}</text>" in drawing for name in ("bare loop", "d3gzsl", "LitServe", "float32", "int8"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["throughput", "single", "overload", "start", "spinning"])
 def test_a_part_runs_on_its_own(part: str, tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     bench = Bench(
         bundle=bundle,
+        backbone=Path(),
         work=tmp_path,
         images=photos(2),
         threads=1,
