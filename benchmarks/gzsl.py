@@ -29,6 +29,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
 from benchmarks.gzsl_table import draw, table  # noqa: E402
+from benchmarks.rows import command, rows_of, save  # noqa: E402
 
 VARIANTS = {
     "base": ["--no-d3"],
@@ -93,11 +94,9 @@ def main() -> None:
             shares.put(share)
         with writing:
             rows = [*rows_of(file), row]
-            beside = file.with_suffix(".partial")
-            beside.write_text(json.dumps({"command": command(), "rows": rows}, indent=1) + "\n")
-            beside.replace(file)
+            save(file, rows, command("gzsl.py"))
             print(f"{cell.data} {cell.generator} {cell.variant} seed {cell.seed}: H {row['H']:.3f}", flush=True)
-            out.with_suffix(".md").write_text(table(rows, command()))
+            out.with_suffix(".md").write_text(table(rows, command("gzsl.py")))
             out.with_suffix(".svg").write_text(draw(rows))
 
     there = rows_of(file)
@@ -116,16 +115,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1)
     return parser.parse_args()
-
-
-def command() -> str:
-    """The command as others would give it, without the paths of this machine."""
-    words = [Path(word).name if "/" in word and not word.startswith("benchmarks/") else word for word in sys.argv[1:]]
-    return "python benchmarks/gzsl.py " + " ".join(words)
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_text())["rows"] if file.exists() else []
 
 
 def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -35,6 +35,7 @@ sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose module
 from benchmarks.animals import score  # noqa: E402
 from benchmarks.held_back_table import HEADS, difference, table  # noqa: E402
 from benchmarks.pixel_backbone import with_pixel_backbone  # noqa: E402
+from benchmarks.rows import command, rows_of, save  # noqa: E402
 from model.vocabulary import Vocabulary  # noqa: E402
 from service.app import create_app  # noqa: E402
 from service.service import Service  # noqa: E402
@@ -77,10 +78,8 @@ def main() -> None:
                     opened[folder.name] = open_photos(folder, arguments, work) if photos else open_set(folder, work)
                 row = {"data": folder.name, "seed": seed, **measure(*opened[folder.name](seed), seed, arguments)}
                 rows.append(row)
-                beside = file.with_suffix(".partial")
-                beside.write_text(json.dumps({"command": command(), "rows": rows}, indent=1) + "\n")
-                beside.replace(file)
-                arguments.out.with_suffix(".md").write_text(table(rows, command()))
+                save(file, rows, command("held_back.py"))
+                arguments.out.with_suffix(".md").write_text(table(rows, command("held_back.py")))
                 print(
                     f"{folder.name} seed {seed}: " + "; ".join(map(difference, HEADS, [row] * len(HEADS))), flush=True
                 )
@@ -97,16 +96,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--photo-seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
-
-
-def command() -> str:
-    """The command as others would give it, without the paths of this machine."""
-    words = [Path(word).name if "/" in word and not word.startswith("benchmarks/") else word for word in sys.argv[1:]]
-    return "python benchmarks/held_back.py " + " ".join(words)
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_text())["rows"] if file.exists() else []
 
 
 def open_set(folder: Path, work: Path) -> Callable[[int], tuple[Dataset, Picture]]:

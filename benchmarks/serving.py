@@ -27,6 +27,7 @@ import numpy as np
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
 from benchmarks.registry import machine, make_bundle  # noqa: E402
+from benchmarks.rows import command  # noqa: E402
 from benchmarks.serving_bench import Bare, Bench  # noqa: E402
 from benchmarks.serving_int8 import in_int8  # noqa: E402
 from benchmarks.serving_load import (  # noqa: E402
@@ -338,16 +339,10 @@ def main() -> None:
         # The load says whether others were at work on the machine.
         results[name] = {"machine": machine(bench.threads), "batch": bench.batch, **PARTS[name](bench)}
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")
-        arguments.out.with_suffix(".md").write_text(table(results, command()))
+        arguments.out.with_suffix(".md").write_text(table(results, command("serving.py")))
         arguments.out.with_suffix(".svg").write_text(draw(results))
         shown = {key: value for key, value in results[name].items() if key not in ("memory_mb", "rounds", "batch_s")}
         sys.stdout.write(f"{name}: {json.dumps(shown, indent=2)}\n")
-
-
-def command() -> str:
-    """The command as others would give it, without the paths of this machine."""
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return "python benchmarks/serving.py " + " ".join(words)
 
 
 def parse() -> argparse.Namespace:
