@@ -77,7 +77,7 @@ def main() -> None:
                     work.mkdir()
                     opened[folder.name] = open_photos(folder, arguments, work) if photos else open_set(folder, work)
                 row = {"data": folder.name, "seed": seed, **measure(*opened[folder.name](seed), seed, arguments)}
-                rows.append(row)
+                rows = [*rows_of(file), row]  # another process may have added some meanwhile
                 save(file, rows, command("held_back.py"))
                 arguments.out.with_suffix(".md").write_text(table(rows, command("held_back.py")))
                 print(

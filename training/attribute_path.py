@@ -1,6 +1,6 @@
 """Ridge regression from attributes to class means: what generators start from.
 
-A: attributes, D: features, S: seen classes.
+N: rows, A: attributes, D: features, S: seen classes, J: likenesses, S of them or A.
 """
 
 from __future__ import annotations
@@ -12,73 +12,98 @@ import torch
 from torch import Tensor
 
 from model.networks.attribute_path import AttributePath
-from training.spread import class_means, within_class_spread
+from training.hidden_classes import HiddenClasses, dual_weights
+from training.spread import class_means, within_class_factor
 from training.task import Task
 
+LINEAR = 0.0
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Candidates for g, times the mean squared distance between seen classes' attributes."""
+STRETCHES = (0.0, 0.5, 1.0)
+"""Candidates for e."""
+SHRINKAGE = 0.5
+"""Of the within-class covariance in whose metric distances are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fit:
-    """One candidate: sharpness g, dual weights [S, D] of centred likeness, and the error of classes left out."""
+class Shape:
+    """A candidate for a path.
 
-    sharpness: float
-    dual: Tensor
-    error: float
+    Attributes:
+        width: of the kernel; `LINEAR` for none.
+        strength: of the ridge, relative.
+        stretch: how far predictions are moved to the distance of real classes, 0..1.
+    """
+
+    width: float
+    strength: float
+    stretch: float
 
 
 @torch.no_grad()
-def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> None:
+def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Shape:
     """Set a path to the (kernel) ridge map from attributes to the seen classes' mean features.
 
-    For every candidate, min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(K)/S ||W||_K^2 with K the centred Gram matrix of
-    the seen classes. Strength r, and g of a kernel, are those with the smallest error of each class's mean predicted
-    from the other classes, in units of the within-class spread. That error has a closed form: residual_s / (1 - h_ss),
-    with h the hat matrix (Allen's PRESS; Hastie et al., The Elements of Statistical Learning, 7.10).
+    min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes. Width,
+    strength r and stretch are those with the best AUSUC where some seen classes are hidden and only described, see
+    :class:`HiddenClasses`. The distance l is the median one of the seen classes' means from their mean.
 
     Args:
         path: zero so far.
         task: real rows and attributes.
         strengths: candidates for r, each above 0.
+
+    Returns:
+        What was chosen.
     """
     index = task.seen_index
-    means = class_means(task)[index]
-    attributes = task.attributes[index].double()
-    spread = within_class_spread(task).double()
-    centred = means - means.mean(dim=0)
+    attributes, means = task.attributes[index].double(), class_means(task)[index]
+    middle = means.mean(dim=0)
+    factor = within_class_factor(task, SHRINKAGE)
+    shape = best_shape(
+        HiddenClasses.of(task, factor), attributes, (LINEAR,) if path.anchors is None else WIDTHS, strengths
+    )
+    dual = dual_weights(kernel(attributes, shape.width), shape.strength) @ (means - middle)
     if path.anchors is None:
-        candidates = [(1.0, attributes)]
+        centre = attributes.mean(dim=0)
+        weight = (attributes - centre).T @ dual
     else:
-        distance = torch.cdist(attributes, attributes).square()
-        scale = 1 / max(float(distance.mean()), 1e-12)
-        candidates = [(width * scale, torch.exp(-width * scale * distance)) for width in WIDTHS]
-    fits = [
-        _fit(sharpness, likeness, centred, spread, strength, linear=path.anchors is None)
-        for sharpness, likeness in candidates
-        for strength in strengths
-    ]
-    best = min(fits, key=lambda fit: fit.error)
-    likeness = dict(candidates)[best.sharpness]
-    if path.anchors is not None:
         path.anchors.copy_(attributes)
-        weight = best.dual - best.dual.mean(dim=0)
-    else:
-        weight = (likeness - likeness.mean(dim=0)).T @ best.dual
-    path.sharpness.fill_(best.sharpness)
+        path.sharpness.fill_(shape.width / mean_distance(attributes))
+        centre, weight = kernel(attributes, shape.width).mean(dim=0), dual - dual.mean(dim=0)
+    metric = torch.linalg.qr(torch.linalg.solve_triangular(factor, weight.T, upper=False), mode="r").R
     path.weight.copy_(weight.T)
-    path.bias.copy_(means.mean(dim=0) - likeness.mean(dim=0) @ weight)
+    path.centre.copy_(centre)
+    path.bias.copy_(middle)
+    path.metric[: len(metric)].copy_(metric)
+    away = torch.linalg.solve_triangular(factor, (means - middle).T, upper=False)
+    path.length.fill_(float(away.norm(dim=0).median()))
+    path.stretch.fill_(shape.stretch)
+    return shape
 
 
-def _fit(
-    sharpness: float, likeness: Tensor, centred_SD: Tensor, spread_D: Tensor, strength: float, *, linear: bool
-) -> _Fit:
-    classes = len(likeness)
-    identity = torch.eye(classes, dtype=likeness.dtype, device=likeness.device)
-    centring = identity - 1 / classes
-    gram = centring @ (likeness @ likeness.T if linear else likeness) @ centring
-    inverse = torch.linalg.inv(gram + strength * gram.trace() / classes * identity)
-    hat = gram @ inverse + 1 / classes
-    dual = inverse @ centred_SD
-    left_out = (centred_SD - gram @ dual) / (1 - hat.diagonal()).clamp(min=1e-9)[:, None]
-    return _Fit(sharpness=sharpness, dual=dual, error=float((left_out / spread_D).square().mean()))
+def best_shape(
+    hidden: HiddenClasses, attributes_SA: Tensor, widths: Sequence[float], strengths: Sequence[float]
+) -> Shape:
+    """The candidate with the largest AUSUC, the first of equal ones; the first of all for too few classes."""
+    areas = {
+        Shape(width=width, strength=strength, stretch=stretch): area
+        for width in widths
+        for strength, row in zip(
+            strengths, hidden.areas(kernel(attributes_SA, width), strengths, STRETCHES), strict=True
+        )
+        for stretch, area in zip(STRETCHES, row, strict=True)
+    }
+    return max(areas, key=lambda shape: areas[shape])
+
+
+def kernel(attributes_SA: Tensor, width: float) -> Tensor:
+    """exp(-g ||a_s - a_t||^2) of every two classes, [S, S]; with width `LINEAR` the product of their attributes."""
+    if width == LINEAR:
+        return attributes_SA @ attributes_SA.T
+    return torch.exp(-width / mean_distance(attributes_SA) * torch.cdist(attributes_SA, attributes_SA).square())
+
+
+def mean_distance(attributes_SA: Tensor) -> float:
+    """Mean squared distance of two classes' attributes, above 0."""
+    return max(float(torch.cdist(attributes_SA, attributes_SA).square().mean()), 1e-12)

@@ -33,6 +33,19 @@ def within_class_directions(task: Task, count: int) -> Tensor:
     return scaled.float()
 
 
+def within_class_factor(task: Task, shrinkage: float) -> Tensor:
+    """Lower Cholesky factor of (1 - a) C + a tr(C)/D I with C the covariance around class means, float64 [D, D].
+
+    At least `FLOOR`^2 is on its diagonal.
+    """
+    rows = residuals(task)
+    covariance = rows.T @ rows / len(rows)
+    shrunk = (1 - shrinkage) * covariance
+    shrunk.diagonal().add_(shrinkage * covariance.diagonal().mean().clamp(min=FLOOR**2 / shrinkage))
+    factor: Tensor = torch.linalg.cholesky(shrunk)
+    return factor
+
+
 def residuals(task: Task) -> Tensor:
     """Rows less their class's mean, float64 [N, D]."""
     return task.features.double() - class_means(task)[task.labels]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,19 @@ from model.networks.attribute_path import AttributePath
 from model.networks.denoiser import DiffusionSampler
 from model.networks.generator import location
 from tests.training.tiny import config, task
-from training.attribute_path import WIDTHS, fit_path
+from training import attribute_path
+from training.attribute_path import LINEAR, STRETCHES, WIDTHS, Shape, fit_path, kernel
 from training.generators.wgan import Wgan
-from training.spread import FLOOR, class_means, residuals, within_class_directions, within_class_spread
+from training.hidden_classes import HiddenClasses
+from training.metrics import seen_unseen_curve
+from training.spread import (
+    FLOOR,
+    class_means,
+    residuals,
+    within_class_directions,
+    within_class_factor,
+    within_class_spread,
+)
 from training.start import HIDDEN_SHARE
 from training.task import Task
 from training.trainer import Trainer
@@ -50,7 +61,10 @@ def fitted(small: Task, *, anchors: int, strengths: tuple[float, ...]) -> Attrib
     return path
 
 
-def kernel(a: Float64, b: Float64, g: float) -> Float64:
+def kernel_of(a: Float64, b: Float64, g: float | None) -> Float64:
+    """Without a sharpness the products of attributes."""
+    if g is None:
+        return np.array([[sum(x * y) for y in b] for x in a])
     return np.array([[math.exp(-g * sum((x - y) ** 2)) for y in b] for x in a])
 
 
@@ -67,26 +81,55 @@ def trace(k: Float64) -> float:
     return float(np.trace(centring @ k @ centring))
 
 
+def covariance(small: Task) -> Float64:
+    """Of rows around their class's mean, half of it replaced by its mean variance."""
+    rows, labels = small.features.double().numpy(), small.labels.numpy()
+    away = np.array([x - rows[labels == y].mean(axis=0) for x, y in zip(rows, labels, strict=True)])
+    found = away.T @ away / len(away)
+    return 0.5 * found + 0.5 * np.trace(found) / D * np.eye(D)
+
+
+def stretched(away: Float64, length: float, stretch: float, inverse: Float64) -> Float64:
+    return np.array([d * (length / math.sqrt(d @ inverse @ d)) ** stretch for d in away])
+
+
+def scale(described: Float64) -> float:
+    return float(np.mean([[sum((x - y) ** 2) for y in described] for x in described]))
+
+
 # --- the path -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("anchors", [0, 4])
-def test_path_of_every_row(anchors: int) -> None:
+@pytest.mark.parametrize("stretch", [0.0, 0.5, 1.0])
+def test_path_of_every_row(anchors: int, stretch: float) -> None:
     random = torch.Generator().manual_seed(0)
     path = AttributePath(attribute_dim=A, feature_dim=D, anchors=anchors)
     for buffer in path.buffers():
         buffer.copy_(torch.randn(buffer.shape, generator=random))
     path.sharpness.abs_()
+    path.length.fill_(2.5)
+    path.stretch.fill_(stretch)
     attributes = torch.randn(7, A, generator=random)
     expected = []
     for a in attributes:
         k = a
         if path.anchors is not None:
             k = torch.stack([(-path.sharpness * (a - anchor).square().sum()).exp() for anchor in path.anchors])
-        expected.append(path.weight @ k + path.bias)
-    torch.testing.assert_close(path(attributes), torch.stack(expected))
+        k = k - path.centre
+        expected.append(path.weight @ k * (2.5 / (path.metric @ k).norm()) ** stretch + path.bias)
+    torch.testing.assert_close(path(attributes), torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert not list(path.parameters())  # nothing of it is trained
     assert path(attributes[:0]).shape == (0, D)
+
+
+def test_a_class_like_all_of_them_is_where_their_mean_is() -> None:
+    path = AttributePath(attribute_dim=A, feature_dim=D, anchors=0)
+    path.weight.normal_()
+    path.bias.normal_()
+    path.metric.copy_(torch.eye(A))
+    path.stretch.fill_(1.0)
+    assert torch.equal(path(torch.zeros(1, A))[0], path.bias)
 
 
 def test_an_anchor_is_most_like_itself() -> None:
@@ -103,63 +146,98 @@ def test_an_anchor_is_most_like_itself() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.05, 0.3, 4.0])
-def test_linear_ridge_is_the_closed_form(small: Task, strength: float) -> None:
-    """The normal equations in attribute space, against the code's in the space of classes."""
-    path, targets = fitted(small, anchors=0, strengths=(strength,)), means(small)
-    described = small.attributes[small.seen_index].double().numpy()
-    a, m = described - described.mean(0), targets - targets.mean(0)
-    penalty = strength * np.trace(a @ a.T) / S
-    expected = np.linalg.solve(a.T @ a + penalty * np.eye(A), a.T @ m).T
-    np.testing.assert_allclose(path.weight.numpy(), expected, rtol=1e-4, atol=1e-6)
-    intercept = targets.mean(0) - expected @ described.mean(0)
-    np.testing.assert_allclose(path.bias.numpy(), intercept, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("strength", [0.05, 0.3, 4.0])
-def test_kernel_ridge_is_the_closed_form(small: Task, strength: float) -> None:
-    path, targets = fitted(small, anchors=S, strengths=(strength,)), means(small)
-    described = small.attributes[small.seen_index].double().numpy()
-    g = float(path.sharpness)
-    k = kernel(described, described, g)
-    dual, intercept = ridge(k, targets, strength * trace(k) / S)
-    every = small.attributes.double().numpy()
-    expected = kernel(every, described, g) @ dual + intercept
-    np.testing.assert_allclose(path(small.attributes).numpy(), expected, rtol=1e-4, atol=1e-5)
-    scale = float(np.mean([[sum((x - y) ** 2) for y in described] for x in described]))
-    assert any(g * scale == pytest.approx(width, rel=1e-5) for width in WIDTHS)
-
-
 @pytest.mark.parametrize("anchors", [0, S])
-def test_strength_and_width_are_those_that_predict_a_class_left_out_best(small: Task, anchors: int) -> None:
-    """By fitting the other classes, one class at a time, at the same penalty."""
-    strengths = (0.02, 0.1, 0.5, 2.0)
-    targets, spread = means(small), within_class_spread(small).double().numpy()
-    described = small.attributes[small.seen_index].double().numpy()
-    scale = float(np.mean([[sum((x - y) ** 2) for y in described] for x in described]))
-    widths = [width / scale for width in WIDTHS] if anchors else [0.0]
-    errors = {}
-    for strength in strengths:
-        for g in widths:
-            k = kernel(described, described, g) if anchors else described @ described.T
-            penalty, wrong = strength * trace(k) / S, []
-            for left in range(S):
-                rest = [i for i in range(S) if i != left]
-                dual, intercept = ridge(k[np.ix_(rest, rest)], targets[rest], penalty)
-                wrong.append((targets[left] - k[left, rest] @ dual - intercept) / spread)
-            errors[strength, g] = float(np.mean(np.square(wrong)))
-    best, _ = min(errors, key=lambda candidate: errors[candidate])
-    chosen, alone = (
-        fitted(small, anchors=anchors, strengths=strengths),
-        fitted(small, anchors=anchors, strengths=(best,)),
-    )
-    torch.testing.assert_close(chosen.weight, alone.weight)
-    torch.testing.assert_close(chosen.bias, alone.bias)
-    if anchors:
-        assert float(chosen.sharpness) == pytest.approx(min(errors, key=lambda c: errors[c])[1], rel=1e-5)
-    others = [strength for strength in strengths if strength != best]
-    assert not any(
-        torch.allclose(chosen.weight, fitted(small, anchors=anchors, strengths=(other,)).weight) for other in others
-    )
+@pytest.mark.parametrize("stretch", STRETCHES)
+def test_path_is_ridge_regression_stretched(
+    small: Task, anchors: int, strength: float, stretch: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every class of the task, by one linear system with an intercept."""
+    monkeypatch.setattr(attribute_path, "STRETCHES", (stretch,))
+    path, targets = fitted(small, anchors=anchors, strengths=(strength,)), means(small)
+    described, every = small.attributes[small.seen_index].double().numpy(), small.attributes.double().numpy()
+    g = float(path.sharpness) if anchors else None
+    k = kernel_of(described, described, g)
+    dual, intercept = ridge(k, targets, strength * trace(k) / S)
+    inverse = np.linalg.inv(covariance(small))
+    middle = targets.mean(axis=0)
+    length = np.median([math.sqrt(d @ inverse @ d) for d in targets - middle])
+    away = kernel_of(every, described, g) @ dual + intercept - middle
+    expected = middle + stretched(away, length, stretch, inverse)
+    np.testing.assert_allclose(path(small.attributes).numpy(), expected, rtol=1e-3, atol=1e-4)
+    if g is not None:
+        assert any(g * scale(described) == pytest.approx(width, rel=1e-5) for width in WIDTHS)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool) -> None:
+    """Means from three rows of four, rules of discriminant analysis written out, every hidden group."""
+    made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
+    strengths, stretches = (0.05, 1.0), (0.0, 0.5, 1.0)
+    rows, labels = made.features.double().numpy(), made.teacher_labels.numpy()
+    described = made.attributes[made.seen_index].double().numpy()
+    inverse = np.linalg.inv(covariance(made))
+    held = np.zeros(len(rows), dtype=bool)
+    for c in range(9):
+        held[np.flatnonzero(labels == c)[::4]] = True
+    own = np.array([rows[(labels == c) & ~held].mean(axis=0) for c in range(9)])
+    turn = np.random.default_rng(0).permutation(9) % 4
+    g = None if linear else 2.0 / scale(described)
+    expected = np.zeros((2, 3))
+    for group in range(4):
+        known, gone = np.flatnonzero(turn != group), np.flatnonzero(turn == group)
+        k = kernel_of(described[known], described[known], g)
+        middle = own[known].mean(axis=0)
+        length = np.median([math.sqrt(d @ inverse @ d) for d in own[known] - middle])
+        for i, strength in enumerate(strengths):
+            dual, intercept = ridge(k, own[known], strength * trace(k) / len(known))
+            away = kernel_of(described[gone], described[known], g) @ dual + intercept - middle
+            for j, stretch in enumerate(stretches):
+                centres = own.copy()
+                centres[gone] = middle + stretched(away, length, stretch, inverse)
+                logits = np.array([[-0.5 * (x - m) @ inverse @ (x - m) for m in centres] for x in rows[held]])
+                expected[i, j] += seen_unseen_curve(logits, labels[held], turn != group).area / 4
+    factor = within_class_factor(made, 0.5)
+    attributes = made.attributes[made.seen_index].double()
+    found = HiddenClasses.of(made, factor).areas(kernel(attributes, LINEAR if linear else 2.0), strengths, stretches)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert np.ptp(expected) > 0
+
+
+def test_the_shape_is_the_one_with_the_largest_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
+    asked: list[tuple[Any, ...]] = []
+
+    def areas(_: HiddenClasses, kernel_SS: torch.Tensor, strengths: Any, stretches: Any) -> list[list[float]]:
+        asked.append((kernel_SS, strengths, stretches))
+        best = len(asked) == 3
+        return [
+            [0.5 + 0.1 * (best and i == 1 and j == 2) for j in range(len(stretches))] for i in range(len(strengths))
+        ]
+
+    monkeypatch.setattr(HiddenClasses, "areas", areas)
+    path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
+    shape = fit_path(path, made, (0.1, 0.7))
+    assert (shape.width, shape.strength, shape.stretch) == (WIDTHS[2], 0.7, STRETCHES[2])
+    assert len(asked) == len(WIDTHS)
+    assert float(path.stretch) == STRETCHES[2]
+    described = made.attributes[made.seen_index].double().numpy()
+    assert float(path.sharpness) == pytest.approx(WIDTHS[2] / scale(described), rel=1e-5)
+
+
+def test_too_few_classes_to_hide_any_take_the_first_shape() -> None:
+    made = task(seen=2, unseen=2, rows=8, dim=D, attributes=A)
+    shape = fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=2), made, (0.1, 0.7))
+    assert shape == Shape(width=WIDTHS[0], strength=0.1, stretch=STRETCHES[0])
+
+
+def test_classes_of_one_row_are_known_and_never_tested() -> None:
+    made = task(seen=6, unseen=2, rows=4, dim=D, attributes=A)
+    single = made.labels == made.seen_index[0]
+    keep = ~single | (single.long().cumsum(0) == 1)
+    less = dataclasses.replace(made, features=made.features[keep], labels=made.labels[keep])
+    hidden = HiddenClasses.of(less, within_class_factor(less, 0.5))
+    assert hidden.labels.tolist() == [1, 2, 3, 4, 5]
+    assert torch.isfinite(hidden.scores).all()
 
 
 # --- the spread -----------------------------------------------------------------------------------
