@@ -22,6 +22,7 @@ from service.errors import NotReadyError
 from service.explanation import Explainer
 from service.follower import Follower
 from service.keys import Keys
+from service.memory import give_back
 from service.neighbours import Neighbour, Neighbours
 from service.preview import Previewer
 from service.registrar import Registrar
@@ -108,6 +109,7 @@ class Service:
                 cache_dir=settings.data_dir / "tensorrt",
             )
             engine.warm_up()
+            give_back()
         database = Database(database_url(settings.data_dir, settings.database_url))
         try:
             log = ChangeLog(
