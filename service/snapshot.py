@@ -5,20 +5,25 @@ N: images, C: classes, R: rows that take part, Z: embedding dimension.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.head import Float32, Row
+from model.threads import available_cpus
 from service.table import BLOCK, KnownClass, Table
 
 __all__ = ["KnownClass", "Snapshot"]
 
 _AT_ONCE = 256
+_FEW = 4  # blocks that are scored sooner than other threads have been told of them
+_MOST_READERS = 4
 _WASTE = 1024  # rows that may be gone before the others move together
 
 
@@ -153,10 +158,15 @@ class Snapshot:
             rows: numbers of the rows that take part, ascending, [R].
         """
         scores = np.empty((len(z_NZ), len(rows)), dtype=np.float32)
-        for index, places, part in _by_block(rows):
+
+        def score(part_of_block: tuple[int, slice | NDArray[np.intp], slice]) -> None:
+            index, places, part = part_of_block
             block = self.table.blocks[index]
             # Each row is read once for all images, as there may be far more rows than any cache holds.
             scores[:, part] = (np.vecdot(block.weight[places][:, None], z_NZ) + block.bias[places][:, None]).T
+
+        blocks = list(_by_block(rows))
+        deque(_readers().map(score, blocks) if len(blocks) > _FEW else map(score, blocks), maxlen=0)
         return scores
 
     def with_changes(self, version: int, edits: Sequence[tuple[str, tuple[KnownClass, Row] | None]]) -> Snapshot:
@@ -196,6 +206,12 @@ class Snapshot:
     def _row_at(self, number: int) -> Row:
         block, place = self.table.blocks[number // BLOCK], number % BLOCK
         return Row(block.weight[place], float(block.bias[place]))
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    """Threads that read blocks together: one core alone does not read as fast as the memory gives."""
+    return ThreadPoolExecutor(min(available_cpus(), _MOST_READERS), thread_name_prefix="rows")
 
 
 def _by_block(rows: NDArray[np.intp]) -> Iterator[tuple[int, slice | NDArray[np.intp], slice]]:
