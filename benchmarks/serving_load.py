@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
+import numpy as np
 
 from benchmarks.serving_peers import Target
 
@@ -19,11 +22,12 @@ _LOST = 0.05
 
 @dataclass(frozen=True)
 class Done:
-    """A request: when it was due or sent, seconds until its answer, status."""
+    """A request: when it was due or sent, seconds until its answer, status, body of the answer."""
 
     sent: float
     seconds: float
     status: int
+    body: bytes = b""
 
 
 def closed(target: Target, images: Sequence[bytes], *, clients: int, seconds: float) -> float:
@@ -108,9 +112,9 @@ async def _open_loop(
         await asyncio.sleep(began + due - time.perf_counter())
         sent = time.perf_counter()
         stream = idle.pop() if idle else await _connect(target)
-        status = await _exchange(stream, request)
+        status, body = await _exchange(stream, request)
         idle.append(stream)
-        return Done(due, time.perf_counter() - sent, status)
+        return Done(due, time.perf_counter() - sent, status, body)
 
     following = itertools.cycle(requests)
     done = list(await asyncio.gather(*(ask(due, next(following)) for due in times)))
@@ -136,19 +140,39 @@ def _request(target: Target, data: bytes, more: dict[str, str]) -> bytes:
     return f"POST {request.url.raw_path.decode()} HTTP/1.1\r\n{head}\r\n".encode() + request.read()
 
 
-async def _exchange(stream: _Stream, request: bytes) -> int:
-    """Status of the answer, which must say its length."""
+async def _exchange(stream: _Stream, request: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer, which must say its length."""
     reader, writer = stream
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
-    return int(head.split()[1])
+    body = await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
+    return int(head.split()[1]), body
 
 
 def _client(connections: int) -> httpx.AsyncClient:
     # Idle connections are given up long before the peers do: a request on one that is just being closed is lost.
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=2)
     return httpx.AsyncClient(timeout=600, limits=limits)
+
+
+def batch_times(done: Sequence[Done], batch_size: int) -> list[float]:
+    """Seconds of a batch of 1, 2, ... images as the service measured them while it answered.
+
+    Images of a batch have the same time to the last digit. Sizes that did not occur lie on the line through the others.
+    """
+    times: dict[float, int] = {}
+    for one in done:
+        if one.status == 200:
+            inference = json.loads(one.body)["timing_ms"]["inference"] / 1000
+            times[inference] = times.get(inference, 0) + 1
+    of_size: dict[int, list[float]] = {}
+    for seconds, size in times.items():
+        of_size.setdefault(size, []).append(seconds)
+    slope, start = np.polyfit(list(times.values()), list(times), 1) if len(of_size) > 1 else (0.0, 0.0)
+    return [
+        statistics.median(of_size[size]) if size in of_size else float(start + slope * size)
+        for size in range(1, batch_size + 1)
+    ]
 
 
 def simulated(times: Sequence[float], *, decode_s: float, batch_s: Sequence[float]) -> list[float]:

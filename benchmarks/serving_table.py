@@ -20,10 +20,11 @@ NAMES = {
 WIDTH, LEFT, LINE, TOP = 820, 190, 24, 40
 
 
-def table(results: Results, command: str) -> str:
+def table(results: Results) -> str:
     """The targets with what was measured, then the numbers of every part."""
     machines = {tuple((k, v) for k, v in part["machine"].items() if k in ("cpu", "cpus")) for part in results.values()}
-    lines = ["# Serving", "", "    " + command, ""]
+    commands = dict.fromkeys(part["command"] for part in results.values())
+    lines = ["# Serving", "", *(f"    {command}" for command in commands), ""]
     lines += [f"{dict(machine)['cpu']}, {dict(machine)['cpus']} cores." for machine in sorted(machines)]
     lines += ["", "| part | target | held | measured |", "|---|---|---|---|"]
     for name, part in results.items():
@@ -46,7 +47,9 @@ def measured(name: str, part: Results, target: str) -> str:
         return f"{part['ratio_to_bare']:.3f}"
     if name == "single":
         return f"{part['over_ms']:+.1f} ms ({part['request_ms']:.1f} against {part['decode_and_session_ms']:.1f} ms)"
-    if name in ("poisson", "int8"):
+    if name == "poisson":
+        return f"{part['ratio']:.2f} ({part['ratio_to_idle']:.2f} with the times of an idle machine)"
+    if name == "int8":
         return f"{part['ratio']:.2f}"
     if name == "overload":
         return {
@@ -63,7 +66,7 @@ def measured(name: str, part: Results, target: str) -> str:
 def details(part: Results, prefix: str = "") -> Iterator[str]:
     """Every number of a part, with its name."""
     for key, value in part.items():
-        if key in ("machine", "within", "memory_mb"):
+        if key in ("machine", "command", "within", "memory_mb"):
             continue
         if isinstance(value, dict):
             yield from details(value, f"{prefix}{key} ")

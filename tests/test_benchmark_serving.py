@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import PARTS, Bench, photos
-from benchmarks.serving_load import arrivals, closed, one_by_one, open_loop, percentile, simulated
+from benchmarks.serving_load import Done, arrivals, batch_times, closed, one_by_one, open_loop, percentile, simulated
 from benchmarks.serving_peers import Target, ours, raw
 from benchmarks.serving_table import draw, table
 from tests.service.tiny import tiny_bundle
@@ -35,6 +36,14 @@ def test_arrivals_come_at_the_rate() -> None:
     assert len(times) == pytest.approx(10_000, rel=0.05)
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert statistics.stdev(gaps) == pytest.approx(0.02, rel=0.1)
+
+
+def test_times_of_batches_are_read_from_the_answers() -> None:
+    def answer(seconds: float, status: int = 200) -> Done:
+        return Done(0.0, 1.0, status, json.dumps({"timing_ms": {"inference": 1000 * seconds}}).encode())
+
+    done = [answer(0.1), answer(0.12), answer(0.14), *[answer(0.31)] * 3, *[answer(0.33)] * 3, answer(9.0, 503)]
+    assert batch_times(done, 4) == pytest.approx([0.12, 0.22, 0.32, 0.42])
 
 
 def test_percentiles() -> None:
@@ -84,7 +93,8 @@ def test_closed_and_single_clients_measure() -> None:
 
 
 def test_the_table_names_every_target_and_the_drawing_everybody() -> None:
-    at = {"machine": {"cpu": "a CPU", "cpus": 2, "threads": 2, "load": 0.25, "at": "2026-11-25 10:00"}, "batch": 16}
+    machine = {"cpu": "a CPU", "cpus": 2, "threads": 2, "load": 0.25, "at": "2026-11-25 10:00"}
+    at = {"machine": machine, "batch": 16, "command": "the command"}
     results = {
         "throughput": {
             **at,
@@ -101,7 +111,8 @@ def test_the_table_names_every_target_and_the_drawing_everybody() -> None:
         },
         "int8": {**at, "images_per_s": {"fp32": 10.0, "int8": 20.0}, "ratio": 2.0, "within": {"int8 >= 1.5": True}},
     }
-    lines = table(results, "the command").splitlines()
+    lines = table(results).splitlines()
+    assert lines.count("    the command") == 1
     assert "a CPU, 2 cores." in lines
     assert "| throughput | throughput >= 0.95 of the bare loop | yes | 0.960 |" in lines
     assert "| throughput | faster than litserve | yes | 9.60 against 4.80 images/s, 2.00 times |" in lines
