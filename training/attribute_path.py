@@ -8,26 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.networks.attribute_path import AttributePath
-from training.hidden_classes import HiddenClasses, dual_weights
-from training.spread import class_means, within_class_factor
+from training.hidden_classes import HiddenClasses, centred, dual_weights
+from training.spread import class_means, within_class_factor, within_class_spread
 from training.task import Task
 
 LINEAR = 0.0
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Candidates for g, times the mean squared distance between seen classes' attributes."""
 STRETCHES = (0.0, 0.5, 1.0)
-"""Candidates for e."""
+"""Candidates for e, none first."""
 SHRINKAGE = 0.5
 """Of the within-class covariance in whose metric distances are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A candidate for a path.
+    """What was chosen for a path.
 
     Attributes:
         width: of the kernel; `LINEAR` for none.
@@ -44,9 +46,12 @@ class Shape:
 def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Shape:
     """Set a path to the (kernel) ridge map from attributes to the seen classes' mean features.
 
-    min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes. Width,
-    strength r and stretch are those with the best AUSUC where some seen classes are hidden and only described, see
-    :class:`HiddenClasses`. The distance l is the median one of the seen classes' means from their mean.
+    min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes.
+    Width and strength r are those with the smallest error of each class's mean predicted from the others, in units of
+    the within-class spread: residual_s / (1 - h_ss) with h the hat matrix (Allen's PRESS; Hastie et al., The Elements
+    of Statistical Learning, 7.10). Stretch is the one with the largest AUSUC where some seen classes are hidden and
+    only described, see :class:`HiddenClasses`, if it is larger than without in every group that is hidden; with few
+    classes a mean would be chance. The distance l is the median one of the seen classes' means.
 
     Args:
         path: zero so far.
@@ -60,9 +65,14 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
     attributes, means = task.attributes[index].double(), class_means(task)[index]
     middle = means.mean(dim=0)
     factor = within_class_factor(task, SHRINKAGE)
-    shape = best_shape(
-        HiddenClasses.of(task, factor), attributes, (LINEAR,) if path.anchors is None else WIDTHS, strengths
+    width, strength = best_ridge(
+        attributes,
+        (means - middle) / within_class_spread(task).double(),
+        (LINEAR,) if path.anchors is None else WIDTHS,
+        strengths,
     )
+    areas = HiddenClasses.of(task, factor).areas(kernel(attributes, width), strength, STRETCHES)
+    shape = Shape(width=width, strength=strength, stretch=best_stretch(areas))
     dual = dual_weights(kernel(attributes, shape.width), shape.strength) @ (means - middle)
     if path.anchors is None:
         centre = attributes.mean(dim=0)
@@ -82,19 +92,35 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
     return shape
 
 
-def best_shape(
-    hidden: HiddenClasses, attributes_SA: Tensor, widths: Sequence[float], strengths: Sequence[float]
-) -> Shape:
-    """The candidate with the largest AUSUC, the first of equal ones; the first of all for too few classes."""
-    areas = {
-        Shape(width=width, strength=strength, stretch=stretch): area
-        for width in widths
-        for strength, row in zip(
-            strengths, hidden.areas(kernel(attributes_SA, width), strengths, STRETCHES), strict=True
-        )
-        for stretch, area in zip(STRETCHES, row, strict=True)
-    }
-    return max(areas, key=lambda shape: areas[shape])
+def best_ridge(
+    attributes_SA: Tensor, targets_SD: Tensor, widths: Sequence[float], strengths: Sequence[float]
+) -> tuple[float, float]:
+    """Width and strength with the smallest mean squared error of classes left out.
+
+    Args:
+        attributes_SA: of the classes.
+        targets_SD: what is predicted of them, mean 0.
+        widths: candidates, see :func:`kernel`.
+        strengths: candidates.
+    """
+    errors: dict[tuple[float, float], float] = {}
+    for width in widths:
+        likeness = kernel(attributes_SA, width)
+        gram = centred(likeness)
+        for strength in strengths:
+            hat = gram @ dual_weights(likeness, strength)
+            alone = 1 - hat.diagonal() - 1 / len(hat)  # the mean is fitted, too
+            left_out = (targets_SD - hat @ targets_SD) / alone.clamp(min=1e-9)[:, None]
+            errors[width, strength] = float(left_out.square().mean())
+    return min(errors, key=lambda candidate: errors[candidate])
+
+
+def best_stretch(areas_GE: NDArray[np.float64]) -> float:
+    """Of the stretches that are better than the first in every group, the one with the largest mean; else the first."""
+    if len(areas_GE) == 0:
+        return STRETCHES[0]
+    better = (areas_GE > areas_GE[:, :1]).all(axis=0)
+    return STRETCHES[int(np.where(better, areas_GE.mean(axis=0), 0.0).argmax())]
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.metrics import seen_unseen_curve
@@ -61,21 +62,19 @@ class HiddenClasses:
         across = torch.linalg.solve_triangular(factor_DD.T, white, upper=True)
         return cls(scores=(features[held] - middle) @ across, gram=white.T @ white, labels=labels[held])
 
-    def areas(self, kernel_SS: Tensor, strengths: Sequence[float], stretches: Sequence[float]) -> list[list[float]]:
-        """Mean AUSUC of hidden classes predicted by kernel ridge, for every strength a list over the stretches.
+    def areas(self, kernel_SS: Tensor, strength: float, stretches: Sequence[float]) -> NDArray[np.float64]:
+        """AUSUC of hidden classes predicted by kernel ridge, for every group that is hidden a row over the stretches.
 
         Args:
             kernel_SS: likeness of the seen classes' attributes to each other.
-            strengths: see :func:`dual_weights`.
+            strength: see :func:`dual_weights`.
             stretches: see :class:`model.networks.attribute_path.AttributePath`.
         """
-        found = np.zeros((len(strengths), len(stretches)))
-        for hidden in self._groups():
-            for i, strength in enumerate(strengths):
-                for j, shares in enumerate(self._shares(kernel_SS, hidden, strength, stretches)):
-                    found[i, j] += self._area(shares, hidden) / GROUPS
-        areas: list[list[float]] = found.tolist()
-        return areas
+        rows = [
+            [self._area(shares, hidden) for shares in self._shares(kernel_SS, hidden, strength, stretches)]
+            for hidden in self._groups()
+        ]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(stretches))
 
     def _groups(self) -> Iterator[Tensor]:
         """Which classes are hidden in turn, bool [S]; turns without rows of both kinds are left out."""
@@ -117,10 +116,14 @@ class HiddenClasses:
 
 
 def dual_weights(kernel_KK: Tensor, strength: float) -> Tensor:
-    """The dual map of kernel ridge regression, (G + r tr(G)/K I)^-1 with G the kernel matrix centred on both sides."""
-    count = len(kernel_KK)
-    identity = torch.eye(count, dtype=kernel_KK.dtype, device=kernel_KK.device)
-    centring = identity - 1 / count
-    gram = centring @ kernel_KK @ centring
+    """The dual map of kernel ridge regression, (G + r tr(G)/K I)^-1 with G = :func:`centred` kernel matrix."""
+    gram, count = centred(kernel_KK), len(kernel_KK)
+    identity = torch.eye(count, dtype=gram.dtype, device=gram.device)
     dual: Tensor = torch.linalg.inv(gram + strength * gram.trace() / count * identity)
     return dual
+
+
+def centred(kernel_KK: Tensor) -> Tensor:
+    """A kernel matrix between points less their mean."""
+    rows = kernel_KK - kernel_KK.mean(dim=0)
+    return rows - rows.mean(dim=1, keepdim=True)

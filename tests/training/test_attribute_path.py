@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from model.networks.denoiser import DiffusionSampler
 from model.networks.generator import location
 from tests.training.tiny import config, task
 from training import attribute_path
-from training.attribute_path import LINEAR, STRETCHES, WIDTHS, Shape, fit_path, kernel
+from training.attribute_path import LINEAR, STRETCHES, WIDTHS, best_stretch, fit_path, kernel
 from training.generators.wgan import Wgan
 from training.hidden_classes import HiddenClasses
 from training.metrics import seen_unseen_curve
@@ -168,11 +167,32 @@ def test_path_is_ridge_regression_stretched(
         assert any(g * scale(described) == pytest.approx(width, rel=1e-5) for width in WIDTHS)
 
 
+@pytest.mark.parametrize("anchors", [0, S])
+def test_strength_and_width_are_those_that_predict_a_class_left_out_best(small: Task, anchors: int) -> None:
+    """By fitting the other classes, one class at a time, at the same penalty."""
+    strengths = (0.02, 0.1, 0.5, 2.0)
+    targets, spread = means(small), within_class_spread(small).double().numpy()
+    described = small.attributes[small.seen_index].double().numpy()
+    errors = {}
+    for strength in strengths:
+        for width in WIDTHS if anchors else (LINEAR,):
+            k = kernel_of(described, described, width / scale(described) if anchors else None)
+            penalty, wrong = strength * trace(k) / S, []
+            for left in range(S):
+                rest = [i for i in range(S) if i != left]
+                dual, intercept = ridge(k[np.ix_(rest, rest)], targets[rest], penalty)
+                wrong.append((targets[left] - k[left, rest] @ dual - intercept) / spread)
+            errors[width, strength] = float(np.mean(np.square(wrong)))
+    shape = fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=anchors), small, strengths)
+    assert (shape.width, shape.strength) == min(errors, key=lambda candidate: errors[candidate])
+
+
 @pytest.mark.parametrize("linear", [False, True])
-def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool) -> None:
+@pytest.mark.parametrize("strength", [0.05, 1.0])
+def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool, strength: float) -> None:
     """Means from three rows of four, rules of discriminant analysis written out, every hidden group."""
     made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
-    strengths, stretches = (0.05, 1.0), (0.0, 0.5, 1.0)
+    stretches = (0.0, 0.5, 1.0)
     rows, labels = made.features.double().numpy(), made.teacher_labels.numpy()
     described = made.attributes[made.seen_index].double().numpy()
     inverse = np.linalg.inv(covariance(made))
@@ -182,52 +202,54 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
     own = np.array([rows[(labels == c) & ~held].mean(axis=0) for c in range(9)])
     turn = np.random.default_rng(0).permutation(9) % 4
     g = None if linear else 2.0 / scale(described)
-    expected = np.zeros((2, 3))
+    expected = np.zeros((4, 3))
     for group in range(4):
         known, gone = np.flatnonzero(turn != group), np.flatnonzero(turn == group)
         k = kernel_of(described[known], described[known], g)
         middle = own[known].mean(axis=0)
         length = np.median([math.sqrt(d @ inverse @ d) for d in own[known] - middle])
-        for i, strength in enumerate(strengths):
-            dual, intercept = ridge(k, own[known], strength * trace(k) / len(known))
-            away = kernel_of(described[gone], described[known], g) @ dual + intercept - middle
-            for j, stretch in enumerate(stretches):
-                centres = own.copy()
-                centres[gone] = middle + stretched(away, length, stretch, inverse)
-                logits = np.array([[-0.5 * (x - m) @ inverse @ (x - m) for m in centres] for x in rows[held]])
-                expected[i, j] += seen_unseen_curve(logits, labels[held], turn != group).area / 4
+        dual, intercept = ridge(k, own[known], strength * trace(k) / len(known))
+        away = kernel_of(described[gone], described[known], g) @ dual + intercept - middle
+        for j, stretch in enumerate(stretches):
+            centres = own.copy()
+            centres[gone] = middle + stretched(away, length, stretch, inverse)
+            logits = np.array([[-0.5 * (x - m) @ inverse @ (x - m) for m in centres] for x in rows[held]])
+            expected[group, j] = seen_unseen_curve(logits, labels[held], turn != group).area
     factor = within_class_factor(made, 0.5)
     attributes = made.attributes[made.seen_index].double()
-    found = HiddenClasses.of(made, factor).areas(kernel(attributes, LINEAR if linear else 2.0), strengths, stretches)
+    found = HiddenClasses.of(made, factor).areas(kernel(attributes, LINEAR if linear else 2.0), strength, stretches)
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert np.ptp(expected) > 0
 
 
-def test_the_shape_is_the_one_with_the_largest_area(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("areas", "expected"),
+    [
+        ([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]], 1.0),
+        ([[0.1, 0.4, 0.3], [0.1, 0.2, 0.3]], 0.5),  # both are better everywhere; the first of equal means
+        ([[0.1, 0.2, 0.9], [0.1, 0.2, 0.1]], 0.5),  # the last is not better in every group
+        ([[0.1, 0.2, 0.9], [0.3, 0.2, 0.1]], 0.0),
+        ([[0.0, 0.0, 0.0]], 0.0),
+    ],
+)
+def test_a_stretch_must_help_in_every_group(areas: list[list[float]], expected: float) -> None:
+    assert best_stretch(np.array(areas)) == expected
+
+
+def test_the_stretch_is_chosen_by_the_areas(monkeypatch: pytest.MonkeyPatch) -> None:
     made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
-    asked: list[tuple[Any, ...]] = []
-
-    def areas(_: HiddenClasses, kernel_SS: torch.Tensor, strengths: Any, stretches: Any) -> list[list[float]]:
-        asked.append((kernel_SS, strengths, stretches))
-        best = len(asked) == 3
-        return [
-            [0.5 + 0.1 * (best and i == 1 and j == 2) for j in range(len(stretches))] for i in range(len(strengths))
-        ]
-
-    monkeypatch.setattr(HiddenClasses, "areas", areas)
-    path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
-    shape = fit_path(path, made, (0.1, 0.7))
-    assert (shape.width, shape.strength, shape.stretch) == (WIDTHS[2], 0.7, STRETCHES[2])
-    assert len(asked) == len(WIDTHS)
-    assert float(path.stretch) == STRETCHES[2]
-    described = made.attributes[made.seen_index].double().numpy()
-    assert float(path.sharpness) == pytest.approx(WIDTHS[2] / scale(described), rel=1e-5)
+    for best in range(3):
+        areas = np.full((4, 3), 0.5)
+        areas[:, best] = 0.6
+        monkeypatch.setattr(HiddenClasses, "areas", lambda *_, found=areas: found)
+        path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
+        assert fit_path(path, made, (0.1, 0.7)).stretch == STRETCHES[best]
+        assert float(path.stretch) == STRETCHES[best]
 
 
-def test_too_few_classes_to_hide_any_take_the_first_shape() -> None:
+def test_too_few_classes_to_hide_any_are_not_stretched() -> None:
     made = task(seen=2, unseen=2, rows=8, dim=D, attributes=A)
-    shape = fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=2), made, (0.1, 0.7))
-    assert shape == Shape(width=WIDTHS[0], strength=0.1, stretch=STRETCHES[0])
+    assert fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=2), made, (0.1, 0.7)).stretch == 0
 
 
 def test_classes_of_one_row_are_known_and_never_tested() -> None:

@@ -30,7 +30,7 @@ def real_sized(module: nn.Module) -> Any:
             parameter.copy_(0.5 * normal(*parameter.shape, seed=50 + index))
     for index, (name, buffer) in enumerate(module.named_buffers()):
         values = 0.5 * normal(*buffer.shape, seed=90 + index)
-        buffer.copy_(values.abs() if name.endswith(("spread", "sharpness")) else values)
+        buffer.copy_(values.abs() if name.endswith(("spread", "sharpness", "length", "stretch")) else values)
     return module.double()
 
 
@@ -116,7 +116,7 @@ def test_feedback_corrects_the_hidden_layer(strength: float) -> None:
         return torch.where(x > 0, x, 0.2 * x)
 
     def rest(h: Tensor, e: Tensor, a: Tensor) -> Tensor:
-        beside = location(w["attribute_path.weight"] @ a + w["attribute_path.bias"], w["spread"])
+        beside = location(network.attribute_path(a[None])[0], w["spread"])
         beside = beside + w["noise_path.weight"] @ e
         return (w["output.weight"] @ leaky(h) + w["output.bias"] + beside).clamp(min=0)
 
