@@ -49,9 +49,8 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
     min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes.
     Width and strength r are those with the smallest error of each class's mean predicted from the others, in units of
     the within-class spread: residual_s / (1 - h_ss) with h the hat matrix (Allen's PRESS; Hastie et al., The Elements
-    of Statistical Learning, 7.10). Stretch is the one with the largest AUSUC where some seen classes are hidden and
-    only described, see :class:`HiddenClasses`, if it is larger than without in every group that is hidden; with few
-    classes a mean would be chance. The distance l is the median one of the seen classes' means.
+    of Statistical Learning, 7.10). Stretch is the one with the largest mean AUSUC where some seen classes are hidden
+    and only described, see :class:`HiddenClasses`. The distance l is the median one of the seen classes' means.
 
     Args:
         path: zero so far.
@@ -116,11 +115,8 @@ def best_ridge(
 
 
 def best_stretch(areas_GE: NDArray[np.float64]) -> float:
-    """Of the stretches that are better than the first in every group, the one with the largest mean; else the first."""
-    if len(areas_GE) == 0:
-        return STRETCHES[0]
-    better = (areas_GE > areas_GE[:, :1]).all(axis=0)
-    return STRETCHES[int(np.where(better, areas_GE.mean(axis=0), 0.0).argmax())]
+    """The stretch with the largest mean area over the groups, the least of equal ones; none without groups."""
+    return STRETCHES[int(areas_GE.mean(axis=0).argmax())] if len(areas_GE) else STRETCHES[0]
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:

@@ -226,14 +226,14 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
     ("areas", "expected"),
     [
         ([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]], 1.0),
-        ([[0.1, 0.4, 0.3], [0.1, 0.2, 0.3]], 0.5),  # both are better everywhere; the first of equal means
-        ([[0.1, 0.2, 0.9], [0.1, 0.2, 0.1]], 0.5),  # the last is not better in every group
-        ([[0.1, 0.2, 0.9], [0.3, 0.2, 0.1]], 0.0),
-        ([[0.0, 0.0, 0.0]], 0.0),
+        ([[0.1, 0.4, 0.3], [0.1, 0.2, 0.1]], 0.5),
+        ([[0.1, 0.2, 0.5], [0.5, 0.2, 0.1]], 0.0),  # the least of equal ones
+        ([[0.1, 0.2, 0.1], [0.3, 0.2, 0.1]], 0.0),
     ],
 )
-def test_a_stretch_must_help_in_every_group(areas: list[list[float]], expected: float) -> None:
+def test_the_stretch_has_the_largest_mean_area(areas: list[list[float]], expected: float) -> None:
     assert best_stretch(np.array(areas)) == expected
+    assert best_stretch(np.empty((0, 3))) == 0
 
 
 def test_the_stretch_is_chosen_by_the_areas(monkeypatch: pytest.MonkeyPatch) -> None:
