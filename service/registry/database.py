@@ -162,7 +162,8 @@ def _postgresql(url: URL, timeout: float) -> sa.Engine:
         raise MissingDependencyError(
             "the driver for PostgreSQL is not installed; install d3gzsl with the extra `postgres`"
         ) from None
-    arguments = {"connect_timeout": max(2, round(timeout)), **_BROKEN_LINE}
+    # A database without an encoding of its own would answer in bytes.
+    arguments = {"connect_timeout": max(2, round(timeout)), "client_encoding": "utf8", **_BROKEN_LINE}
     engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, json_deserializer=_from_json)
 
     def configure(connection: Any, _record: Any) -> None:

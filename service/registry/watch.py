@@ -99,7 +99,9 @@ class PostgresWatch:
 
         try:
             if self._connection is None:
-                self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=self._timeout)
+                self._connection = psycopg.connect(
+                    self._url, autocommit=True, connect_timeout=self._timeout, client_encoding="utf8"
+                )
                 self._connection.execute(f"LISTEN {CHANNEL}")
                 return  # what was committed before is found by looking
             while seconds > 0 and not self._woken.is_set():

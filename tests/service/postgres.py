@@ -43,10 +43,10 @@ class Postgres:
     def stop(self, mode: str = "immediate") -> None:
         self.run(binary("pg_ctl"), "-D", str(self.folder / "data"), "-m", mode, "-w", "stop", check=False)
 
-    def database(self) -> str:
-        """The URL of a new, empty database."""
+    def database(self, *options: str) -> str:
+        """The URL of a new, empty database, made with options of `createdb`."""
         name = f"d{uuid.uuid4().hex[:12]}"
-        self.run(binary("createdb"), "-h", str(self.folder), "-U", "postgres", name)
+        self.run(binary("createdb"), "-h", str(self.folder), "-U", "postgres", *options, name)
         return f"postgresql://postgres@/{name}?host={self.folder}"
 
 

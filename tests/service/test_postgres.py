@@ -60,6 +60,16 @@ def opening(url: str, bundle: Bundle) -> Iterator[Opening]:
         yield open_log
 
 
+def test_a_database_without_an_encoding_answers_in_text(server: Postgres) -> None:
+    url = server.database("--encoding", "SQL_ASCII", "--locale", "C", "--template", "template0")
+    database = Database(database_url(NOWHERE, url), busy_timeout=2)
+    try:
+        with database.reading() as connection:
+            assert connection.execute(sa.select(sa.literal("Stör 🐟"))).scalar_one() == "Stör 🐟"
+    finally:
+        database.close()
+
+
 def test_the_same_changes_give_the_same_bits_as_in_sqlite(opening: Opening, bundle: Bundle, tmp_path: Path) -> None:
     file = Database(database_url(tmp_path, None))
     in_file = Registrar(bundle, FakeEngine(), ChangeLog(file, bundle_id=bundle.manifest.bundle_id, dimension=tiny.Z))
