@@ -242,7 +242,8 @@ def test_three_processes_on_one_postgresql(bundle_dir: Path, tmp_path: Path, pos
             for server in servers
         ]
         assert {answer["registry_version"] for answer in answers} == {version}
-        assert len(answers[0]["results"][0]["predictions"]) == 3 + done["written"] - done["removed"] * 2
+        there = 3 + done["written"] - done["removed"] * 2
+        assert len(answers[0]["results"][0]["predictions"]) == min(1000, there)
         for answer in answers[1:]:
             assert answer["results"] == answers[0]["results"]  # probabilities as written, to the last digit
         listed = [httpx.get(f"{server}/classes?limit=1000", timeout=HANG).json() for server in servers]
