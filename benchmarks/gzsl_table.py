@@ -111,8 +111,8 @@ def draw(rows: list[Row]) -> str:
         panels.append(panel(data, entries, height))
         height += (len(entries) + 3) * LINE
     legend = "".join(
-        f'<circle cx="{LEFT + place * 125}" cy="40" r="5" fill="{colour}"/>'
-        f'<text x="{LEFT + 9 + place * 125}" y="44">{escape(name)}</text>'
+        f'<circle cx="{18 + place * 165}" cy="40" r="5" fill="{colour}"/>'
+        f'<text x="{27 + place * 165}" y="44">{escape(name)}</text>'
         for place, (name, colour) in enumerate(COLOURS.items())
     )
     return (
