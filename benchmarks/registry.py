@@ -32,6 +32,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.rows import command  # noqa: E402
+
 CLASSES, SEEN, ATTRIBUTES, HIDDEN = 50, 40, 85, 512
 SAMPLES = 200
 BATCH = 1000
@@ -44,7 +46,7 @@ def main() -> None:
         work = Path(name)
         bundle = work / "bundle"
         make_bundle(arguments.backbone, bundle)
-        results: dict[str, Any] = {"machine": machine(arguments.threads)}
+        results: dict[str, Any] = {"command": command("registry.py"), "machine": machine(arguments.threads)}
         results |= few(bundle, work / "few", arguments)
         results |= many(bundle, work / "many", arguments)
         ratio = results["classify_many_ms"]["p50"] / results["classify_few_ms"]["p50"]

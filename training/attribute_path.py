@@ -1,6 +1,6 @@
 """Ridge regression from attributes to class means: what generators start from.
 
-N: rows, A: attributes, D: features, S: seen classes, J: likenesses, S of them or A.
+A: attributes, D: features, S: seen classes, J: likenesses, S of them or A.
 """
 
 from __future__ import annotations

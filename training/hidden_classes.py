@@ -3,7 +3,7 @@
 All is computed from products of rows and means, which are taken once: a predicted mean is a combination of known means,
 and so are its scores.
 
-N: rows, D: features, S: seen classes, H: hidden ones, K: known ones.
+N: rows, D: features, S: seen classes, K: the known ones among them.
 """
 
 from __future__ import annotations

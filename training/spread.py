@@ -25,10 +25,9 @@ def within_class_directions(task: Task, count: int) -> Tensor:
     Each is scaled by its standard deviation, so that multiplying standard normal noise gives rows that spread as the
     classes do; columns beyond D are zero.
     """
-    rows = residuals(task)
-    variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
+    variances, directions = torch.linalg.eigh(within_class_covariance(task))
     kept = min(count, len(variances))
-    scaled = torch.zeros(len(variances), count, dtype=rows.dtype, device=rows.device)
+    scaled = torch.zeros(len(variances), count, dtype=variances.dtype, device=variances.device)
     scaled[:, :kept] = (directions * variances.clamp(min=0).sqrt())[:, -kept:].flip(1)
     return scaled.float()
 
@@ -38,12 +37,17 @@ def within_class_factor(task: Task, shrinkage: float) -> Tensor:
 
     At least `FLOOR`^2 is on its diagonal.
     """
-    rows = residuals(task)
-    covariance = rows.T @ rows / len(rows)
+    covariance = within_class_covariance(task)
     shrunk = (1 - shrinkage) * covariance
     shrunk.diagonal().add_(shrinkage * covariance.diagonal().mean().clamp(min=FLOOR**2 / shrinkage))
     factor: Tensor = torch.linalg.cholesky(shrunk)
     return factor
+
+
+def within_class_covariance(task: Task) -> Tensor:
+    """Covariance of rows around their class's mean, every row counting the same, float64 [D, D]."""
+    rows = residuals(task)
+    return rows.T @ rows / len(rows)
 
 
 def residuals(task: Task) -> Tensor:
