@@ -44,7 +44,7 @@ class GeneratorConfig:
         attribute_path: a fixed ridge map from attributes to class means that the generator starts from and adds to, on
             the attributes themselves (`linear`) or on their likeness to those of seen classes (`kernel`); `none` as
             published (the paths are ours).
-        path_ridge: candidates for its relative strength; the one that predicts left-out seen classes best is taken.
+        path_ridge: candidates for its relative strength; how well left-out seen classes are predicted decides.
         learning_rate_factor: learning rate of the generator relative to the others'.
         warm_up: outer steps of the training before the generator takes its first.
         critic_steps: steps of critic and student per step of the generator.

@@ -25,11 +25,31 @@ def within_class_directions(task: Task, count: int) -> Tensor:
     Each is scaled by its standard deviation, so that multiplying standard normal noise gives rows that spread as the
     classes do; columns beyond D are zero.
     """
-    variances, directions = torch.linalg.eigh(within_class_covariance(task))
-    kept = min(count, len(variances))
-    scaled = torch.zeros(len(variances), count, dtype=variances.dtype, device=variances.device)
-    scaled[:, :kept] = (directions * variances.clamp(min=0).sqrt())[:, -kept:].flip(1)
-    return scaled.float()
+    variances, directions = _components(within_class_covariance(task), count)
+    scaled = directions * variances.sqrt()
+    return torch.nn.functional.pad(scaled, (0, count - scaled.shape[1])).float()
+
+
+def within_class_components(task: Task, unit_D: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Largest variances [count] of rows around their class's mean, in some units, and orthonormal directions.
+
+    Args:
+        task: real rows.
+        unit_D: of each feature, above 0.
+        count: at most D.
+
+    Returns:
+        float32 [count] and [D, count].
+    """
+    unit = unit_D.double()
+    variances, directions = _components(within_class_covariance(task) / (unit[:, None] * unit), count)
+    return variances.float(), directions.float()
+
+
+def _components(covariance_DD: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest variances, or all, and their directions, the largest first."""
+    variances, directions = torch.linalg.eigh(covariance_DD)
+    return variances.clamp(min=0)[-count:].flip(0), directions[:, -count:].flip(1)
 
 
 def within_class_factor(task: Task, shrinkage: float) -> Tensor:

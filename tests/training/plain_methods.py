@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.networks.d3gzsl import Student, Teacher
+from model.networks.generator import location
 from tests.training.tiny import config, task
 from training.generators import new_method
 from training.generators.base import Method, RealBatch, Terms
@@ -197,10 +198,17 @@ def plain_diffusion(method: Diffusion, real: RealBatch, random: torch.Generator)
     errors = []
     for index, (level, noise) in enumerate(zip(levels, noises, strict=True)):
         x, a = real.features[index % count], real.attributes[index % count]
-        r = (x - method.sampler.attribute_path(a[None])[0]) / method.sampler.spread
+        network = method.sampler
+        r = (x - location(network.attribute_path(a[None])[0], network.sampled_spread)) / network.spread
         angle = level * math.pi / 2
-        guess = method.sampler.denoiser((angle.cos() * r + angle.sin() * noise)[None], a[None], level[None])[0]
-        errors += list((guess - r) ** 2)
+        noisy = angle.cos() * r + angle.sin() * noise
+        guess = network.denoiser(noisy[None], a[None], level[None])[0]
+        for direction, v in zip(network.directions.T, network.variances, strict=True):
+            guess = (
+                guess + angle.cos() * v / (angle.cos() ** 2 * v + angle.sin() ** 2) * (noisy @ direction) * direction
+            )
+        for feature, made, true in zip(x, guess, r, strict=True):
+            errors.append((made - true) ** 2 if feature > 0 or made > true else torch.zeros(()))
     fake = sampled(method, torch.randn(count, D, generator=random), real.attributes)
     return {"denoising": torch.stack(errors).mean(), "seen": seen(method, fake, real)}
 

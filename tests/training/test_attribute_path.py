@@ -362,7 +362,12 @@ def test_diffusion_takes_the_path_or_the_mean(small: Task, name: str) -> None:
         assert isinstance(made, DiffusionSampler)
         assert torch.equal(made.spread, within_class_spread(small))
         residual = made.residual(small.features, small.attributes[small.labels]) * made.spread
-        torch.testing.assert_close(residual, small.features - around)
+        torch.testing.assert_close(residual, small.features - location(around, made.sampled_spread))
+        unit = within_class_spread(small).double()
+        within = residuals(small) / unit
+        found = made.directions * made.variances @ made.directions.T
+        torch.testing.assert_close(found, (within.T @ within / len(within)).float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(made.directions.T @ made.directions, torch.eye(D), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["wgan", "tfvaegan", "diffusion"])

@@ -30,7 +30,9 @@ def real_sized(module: nn.Module) -> Any:
             parameter.copy_(0.5 * normal(*parameter.shape, seed=50 + index))
     for index, (name, buffer) in enumerate(module.named_buffers()):
         values = 0.5 * normal(*buffer.shape, seed=90 + index)
-        buffer.copy_(values.abs() if name.endswith(("spread", "sharpness", "length", "stretch")) else values)
+        buffer.copy_(
+            values.abs() if name.endswith(("spread", "sharpness", "length", "stretch", "variances")) else values
+        )
     return module.double()
 
 
@@ -159,10 +161,22 @@ def test_encoder_is_one_network_on_the_concatenation() -> None:
 
 def diffusion(steps: int = 4) -> DiffusionSampler:
     made: DiffusionSampler = real_sized(
-        DiffusionSampler(attribute_dim=A, feature_dim=D, hidden=H, anchors=3, steps=steps)
+        DiffusionSampler(attribute_dim=A, feature_dim=D, hidden=H, anchors=3, directions=K, steps=steps)
     )
-    made.spread.copy_(normal(D, seed=9).abs() + 0.1)
+    made.start_from_gaussian(*gaussian())
     return made
+
+
+def gaussian() -> tuple[Tensor, Tensor, Tensor]:
+    """Spread, directions and variances; two of the variances at the borders of what there may be."""
+    directions = torch.linalg.qr(normal(D, K, seed=8)).Q
+    variances = torch.linspace(0, 3, K, dtype=torch.float64)
+    return normal(D, seed=9).abs() + 0.1, directions, variances
+
+
+def located(network: DiffusionSampler, attributes: Tensor) -> Tensor:
+    """Of one class, where its Gaussian lies."""
+    return location(network.attribute_path(attributes[None])[0], network.sampled_spread)
 
 
 @torch.no_grad()
@@ -192,12 +206,48 @@ def test_sampling_is_ddim(steps: int) -> None:
         for step in reversed(range(1, steps + 1)):
             now, after = (math.cos(math.pi / 2 * s / steps) ** 2 for s in (step, step - 1))
             level = torch.full((1, 1), step / steps, dtype=torch.float64)
-            x0 = network.denoiser(x[None], a[None], level)[0]
+            x0 = wiener(x, now) + network.denoiser(x[None], a[None], level)[0]
             eps = (x - math.sqrt(now) * x0) / math.sqrt(1 - now)
             x = math.sqrt(after) * x0 + math.sqrt(1 - after) * eps
         torch.testing.assert_close(x, x0)  # at level 0 nothing of the noise is left
-        expected.append((network.attribute_path(a[None])[0] + network.spread * x0).clamp(min=0))
+        expected.append((located(network, a) + network.spread * x0).clamp(min=0))
     torch.testing.assert_close(network(noise, attributes), torch.stack(expected))
+
+
+def wiener(noisy: Tensor, kept: float) -> Tensor:
+    """E[r | sqrt(a) r + sqrt(1 - a) e] of a Gaussian, by its covariance C: sqrt(a) C (a C + (1 - a) I)^-1 r_t."""
+    _, directions, variances = gaussian()
+    covariance = directions @ variances.diag() @ directions.T
+    return math.sqrt(kept) * covariance @ torch.linalg.inv(kept * covariance + (1 - kept) * torch.eye(D)) @ noisy
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [1, 2, 4, 40])
+def test_without_a_denoiser_samples_are_a_gaussian_whose_mean_is_the_path(steps: int) -> None:
+    """Spread as said, behind the ReLU with the path's mean; with many steps the spread is that of the variances."""
+    network, rows = diffusion(steps), 200_000
+    network.denoiser = Oracle(torch.zeros(1, D))  # type: ignore[assignment]
+    network.attribute_path.weight.zero_()
+    network.attribute_path.bias.copy_(torch.linspace(0.2, 1.5, D))
+    samples = network(normal(rows, D), normal(1, A, seed=2))
+    spread, directions, variances = gaussian()
+    assert steps > 1 or network.sampled_spread.max() < 1e-12  # from noise alone nothing but the mean is expected
+    torch.testing.assert_close(samples.mean(dim=0), torch.linspace(0.2, 1.5, D).double(), rtol=0, atol=0.02)
+    wide = spread * (directions.square() @ variances).sqrt()
+    if steps == 40:
+        torch.testing.assert_close(network.sampled_spread, wide, rtol=0.05, atol=0)
+    else:
+        assert (network.sampled_spread < wide).all()
+
+
+@torch.no_grad()
+def test_nothing_is_expected_of_a_direction_without_variance_and_noise() -> None:
+    network = diffusion()
+    level = torch.zeros(B, 1, dtype=torch.float64)
+    residual = normal(B, D, seed=1)
+    _, directions, variances = gaussian()
+    kept = directions[:, variances > 0]
+    torch.testing.assert_close(network.expected(residual, level), residual @ kept @ kept.T)
 
 
 class Oracle(nn.Module):
@@ -218,6 +268,7 @@ class Oracle(nn.Module):
 def test_with_a_perfect_denoiser_the_features_come_back(steps: int) -> None:
     network, features, attributes = diffusion(steps), normal(B, D, seed=4).relu(), normal(B, A, seed=2)
     residual = network.residual(features, attributes)
+    network.variances.zero_()
     network.denoiser = Oracle(residual)  # type: ignore[assignment]
     torch.testing.assert_close(network(normal(B, D, seed=5), attributes), features, rtol=0, atol=1e-14)
 

@@ -14,12 +14,16 @@ from training.attribute_path import fit_path
 from training.config import TrainConfig
 from training.generators.base import Method, RealBatch, Terms
 from training.precision import at_least_float32, full_precision
-from training.spread import within_class_spread
+from training.spread import within_class_components, within_class_spread
+from training.start import HIDDEN_SHARE
 from training.task import Task
 
 
 class Diffusion(Method):
-    """A denoiser of the features' residual around the attribute path, without a critic; the student keeps its steps."""
+    """A denoiser of the features' residual around the attribute path, without a critic; the student keeps its steps.
+
+    It starts as a Gaussian for every class, and small beside it.
+    """
 
     sampler: DiffusionSampler
 
@@ -35,19 +39,28 @@ class Diffusion(Method):
             self.sampler.attribute_path.bias.copy_(task.features.mean(dim=0))
         else:
             fit_path(self.sampler.attribute_path, task, config.generator.path_ridge)
-        self.sampler.spread.copy_(within_class_spread(task))
+        spread = within_class_spread(task)
+        variances, directions = within_class_components(task, spread, len(self.sampler.variances))
+        self.sampler.start_from_gaussian(spread, directions, variances)
+        with torch.no_grad():
+            self.sampler.denoiser.output.weight.mul_(HIDDEN_SHARE)
 
     def generator_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
-        """Mean squared error of the clean residual predicted from a random level of noise."""
+        """Mean squared error of the clean residual predicted from a random level of noise.
+
+        Behind the ReLU a feature of 0 may come from any residual below it, so that those count as right.
+        """
         device, count = real.features.device, self.config.diffusion.batches * len(real.labels)
         attributes = real.attributes.repeat(self.config.diffusion.batches, 1)
         with full_precision(device):
             residual = self.sampler.residual(real.features, real.attributes).repeat(self.config.diffusion.batches, 1)
         level = torch.rand(count, 1, generator=random, device=device)
         noisy = self.sampler.noisy(residual, self.noise(count, random), level)
-        clean = self.sampler.denoiser(noisy, attributes, level)
+        clean = self.sampler.clean(noisy, attributes, level)
         with full_precision(device):
-            terms = {"denoising": F.mse_loss(at_least_float32(clean), residual)}
+            wrong = at_least_float32(clean) - residual
+            positive = (real.features > 0).repeat(self.config.diffusion.batches, 1)
+            terms = {"denoising": torch.where(positive, wrong, wrong.clamp(min=0)).square().mean()}
         if weight := self.config.generator.seen_classification:
             fake = self.sampler(self.noise(len(real.labels), random), real.attributes)
             log_probs = at_least_float32(self.teacher(fake)[1])
@@ -62,5 +75,6 @@ def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int, seen_c
         feature_dim=feature_dim,
         hidden=config.generator.hidden,
         anchors=config.generator.anchors(seen_classes) or 0,
+        directions=min(feature_dim, config.generator.hidden),
         steps=config.diffusion.steps,
     )
