@@ -337,7 +337,7 @@ def test_mobilenet_on_photos_of_animals(tmp_path: Path) -> None:
         SHARED / "animals", root, ignore=lambda folder, names: sorted(names)[14:] if len(names) > 30 else []
     )
     store = extract(read_own_data(root), load_backbone(SHARED / "backbones" / "mobilenet_v1_224.onnx"), tmp_path / "f")
-    run = write_run(store.store.path, tmp_path / "run", test_fraction=0.3)
+    run = write_run(store.store.path, tmp_path / "run", "selection.folds=4", test_fraction=0.3)
     trained = Trained.load(run)
     plan = Int8Export(images=RunImages.of(trained), limit=5, calibration_images=64)
     noted = export(reopen(trained), trained, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
