@@ -24,11 +24,11 @@ from benchmarks.rows import command, rows_of, save  # noqa: E402
 from training.benchmark import load_benchmark  # noqa: E402
 from training.commit import code_commit  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
+from training.fit import without_d3  # noqa: E402
 from training.overrides import configured  # noqa: E402
 from training.recipe import load_recipe  # noqa: E402
 from training.selection import select  # noqa: E402
 
-WITHOUT_D3 = ["d3.label_distillation=0", "d3.embedding_distillation=0", "d3.ood_distillation=0"]
 SETTINGS: tuple[tuple[str, ...], ...] = (
     (),
     ("d3.embedding_lr_factor=0.02",),
@@ -56,15 +56,13 @@ def main() -> None:
     base = load_recipe(arguments.recipe).settings
     for settings in SETTINGS:
         for folder in arguments.sets:
-            for variant, without in (("base", WITHOUT_D3), ("+D3", [])):
+            for variant in ("base", "+D3"):
                 key = {"set": folder.name, "settings": list(settings), "variant": variant}
                 if any(key.items() <= row.items() for row in rows_of(file)):
                     continue
-                row = {
-                    **key,
-                    **measure(folder, configured([*settings, *without], base=base)),
-                    "recipe": arguments.recipe,
-                }
+                config = configured(settings, base=base)
+                config = without_d3(config) if variant == "base" else config
+                row = {**key, **measure(folder, config), "recipe": arguments.recipe}
                 save(file, [*rows_of(file), row], command("d3_reach.py"))
                 arguments.out.with_suffix(".md").write_text(table(rows_of(file)))
 
