@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from training.pairs import balanced_bce, cosine_matrix, shifted_bce_with_logits
+from training.pairs import balanced_pairs, shifted_pairs
 
 Form = Literal["corrected", "faithful"]
 Target = Literal["domain", "class"]
@@ -49,9 +49,8 @@ def embedding_distillation(teacher_BZ: Tensor, student_BZ: Tensor, labels_B: Ten
         labels_B: class of each row.
         form: which form.
     """
-    cosine = cosine_matrix(teacher_BZ, student_BZ)
-    same = labels_B[:, None] == labels_B[None, :]
-    return balanced_bce(cosine, same) if form == "corrected" else shifted_bce_with_logits(cosine, same)
+    pairs = balanced_pairs if form == "corrected" else shifted_pairs
+    return pairs(teacher_BZ, student_BZ, labels_B)
 
 
 def ood_distillation(
@@ -70,12 +69,9 @@ def ood_distillation(
         form: which form.
     """
     b = torch.stack([confidence_B, 1 - confidence_B], dim=1)
-    same = groups_B[:, None] == groups_B[None, :]
     if form == "corrected":
-        a = F.softmax(head(F.softmax(logits_BC, 1)), 1)
-        return balanced_bce(cosine_matrix(a, b), same)
-    a = F.softmax(head(F.log_softmax(logits_BC, 1)), 1)
-    return shifted_bce_with_logits(cosine_matrix(a, F.softmax(b, 1)), same)
+        return balanced_pairs(F.softmax(head(F.softmax(logits_BC, 1)), 1), b, groups_B)
+    return shifted_pairs(F.softmax(head(F.log_softmax(logits_BC, 1)), 1), F.softmax(b, 1), groups_B)
 
 
 def classification(logits_BC: Tensor, labels_B: Tensor, form: Form) -> Tensor:

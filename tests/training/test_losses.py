@@ -139,23 +139,14 @@ def close(actual: Tensor, expected: float) -> None:
 # --- against the references -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "dim", "others"), SIZES)
-def test_cosine_matrix(rows: int, dim: int, others: int) -> None:
-    a, b = embeddings(rows, dim, 1), normal(others, dim, seed=2)
-    actual = pairs.cosine_matrix(a, b)
-    expected = [[cosine(x, y) for y in b.tolist()] for x in a.tolist()]
-    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))
-    torch.testing.assert_close(pairs.cosine_matrix(b, a), actual.T)
-
-
 @pytest.mark.parametrize("positive", ["some", "none", "all"])
 @pytest.mark.parametrize("shape", [(1,), (6,), (3, 4)])
 def test_pair_losses(shape: tuple[int, ...], positive: str) -> None:
     similarity = normal(*shape, seed=3).clamp(-1, 1)  # beyond both clamps of the corrected form
     target = {"some": normal(*shape, seed=4) > 0, "none": similarity > 2, "all": similarity < 2}[positive]
     listed = list(zip(similarity.flatten().tolist(), target.flatten().tolist(), strict=True))
-    close(pairs.balanced_bce(similarity, target), slow_balanced_bce(listed))
-    close(pairs.shifted_bce_with_logits(similarity, target), slow_shifted_bce(listed))
+    for fast, slow in ((pairs.balanced_bce, slow_balanced_bce), (pairs.shifted_bce, slow_shifted_bce)):
+        close(fast(similarity.clone(), target.double())[0], slow(listed))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -252,7 +243,7 @@ def test_faithful_pair_losses_cannot_come_near_zero() -> None:
     best, worst = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     alike = torch.tensor([True, False])
     four = [(values[i : i + 1], alike[i : i + 1]) for values in (best, worst) for i in (0, 1)]
-    costs = [number(pairs.shifted_bce_with_logits(similarity, positive)) for similarity, positive in four]
+    costs = [number(pairs.shifted_bce(similarity.clone(), positive.float())[0]) for similarity, positive in four]
     assert costs == pytest.approx([0.3133, 0.9741, 0.4741, 1.3133], abs=1e-4)
     # The best that any embedding can do: every class on an axis of its own.
     ideal = torch.eye(4, dtype=torch.float64).repeat(2, 1)
@@ -343,7 +334,7 @@ def _terms(form: Form) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, .
 @pytest.mark.parametrize("positive", ["some", "none", "all"])
 @pytest.mark.parametrize("shape", [(1,), (6,), (3, 4), (30, 30)])
 def test_gradients_of_pair_losses_are_those_of_autograd(shape: tuple[int, ...], positive: str) -> None:
-    """Beyond and inside the clamps; and with the cosines as training lays them out, transposed or not."""
+    """Beyond and inside the clamps."""
     similarity = normal(*shape, seed=3).clamp(-1, 1)
     target = {"some": normal(*shape, seed=4) > 0, "none": similarity > 2, "all": similarity < 2}[positive]
 
@@ -355,11 +346,35 @@ def test_gradients_of_pair_losses_are_those_of_autograd(shape: tuple[int, ...], 
     def plain_shifted(s: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits((s + 1) / 2, target.double())
 
-    for fast, slow in ((pairs.balanced_bce, plain), (pairs.shifted_bce_with_logits, plain_shifted)):
-        for laid_out in (similarity, similarity.mT.contiguous().mT if similarity.ndim == 2 else similarity):
-            x = laid_out.clone().requires_grad_()
-            (actual,), (expected,) = (torch.autograd.grad(3 * loss, x) for loss in (fast(x, target), slow(x)))
-            torch.testing.assert_close(actual, expected)
+    for fast, slow in ((pairs.balanced_bce, plain), (pairs.shifted_bce, plain_shifted)):
+        x = similarity.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(slow(x), x)
+        torch.testing.assert_close(fast(similarity.clone(), target.double())[1], expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("rows", "dim"), [(1, 1), (4, 2), (9, 2), (7, 12)])
+def test_gradients_through_cosines_are_those_of_autograd(rows: int, dim: int, form: Form) -> None:
+    """Of both sides, and of a zero row on either."""
+    a, b, groups = embeddings(rows, dim, 31), embeddings(rows, dim, 32).flip(0), integers(3, rows)
+
+    def plain(x: Tensor, y: Tensor) -> Tensor:
+        unit = [nn.functional.normalize(z, dim=1, eps=1e-8) for z in (x, y)]
+        s, same = unit[0] @ unit[1].T, groups[:, None] == groups[None, :]
+        if form == "faithful":
+            return nn.functional.binary_cross_entropy_with_logits((s + 1) / 2, same.double())
+        s = s.clamp(EPSILON, 1 - EPSILON)
+        halves = [half for half in (-s[same].log(), -(1 - s[~same]).log()) if len(half)]
+        return torch.stack([half.mean() for half in halves]).mean()
+
+    fast = pairs.balanced_pairs if form == "corrected" else pairs.shifted_pairs
+    sides = (a.requires_grad_(), b.requires_grad_())
+    expected = torch.autograd.grad(3 * plain(*sides), sides)
+    torch.testing.assert_close(torch.autograd.grad(3 * fast(*sides, groups), sides), expected)
+    for side in (0, 1):  # and of one without the other
+        one = [z if i == side else z.detach() for i, z in enumerate(sides)]
+        (actual,) = torch.autograd.grad(3 * fast(*one, groups), one[side])
+        torch.testing.assert_close(actual, expected[side])
 
 
 @pytest.mark.parametrize("form", FORMS)
