@@ -18,8 +18,11 @@ from torch.autograd.function import once_differentiable
 EPSILON = 1e-4
 LEAST_LENGTH = 1e-8
 
-LossAndGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Cosines [B, B] and 1 for each pair that is alike, 0 for others, to the loss and its gradient; overwrites both."""
+LossAndGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]
+"""Cosines [B, B] and 1 for each pair that is alike, 0 for others, to the loss, and its gradient but for a factor.
+
+Both arguments are overwritten; the factor is left to matrices that are smaller.
+"""
 
 
 def balanced_pairs(a_BZ: Tensor, b_BZ: Tensor, groups_B: Tensor) -> Tensor:
@@ -40,7 +43,7 @@ def shifted_pairs(a_BZ: Tensor, b_BZ: Tensor, groups_B: Tensor) -> Tensor:
     return loss
 
 
-def balanced_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
+def balanced_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor, float]:
     """Binary cross-entropy of cosines where pairs that are alike weigh as much as those that are not.
 
     L = mean over the halves present of mean_alike(-log s) and mean_unlike(-log(1 - s)), s clamped to eps..1-eps.
@@ -50,7 +53,7 @@ def balanced_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
         alike: same shape and dtype, 1 or 0.
 
     Returns:
-        L, and its gradient with respect to the cosines.
+        L, a matrix, and the number times which it is the gradient of L with respect to the cosines.
     """
     unlike = torch.sub(1, alike, out=alike)
     rest = unlike.sum()
@@ -61,11 +64,11 @@ def balanced_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
     inside = torch.eq(cosine, clamped, out=cosine)
     chance = clamped.sub_(unlike)  # of what the pair is, s or 1 - s; negative where it is unlike
     weights = unlike.mul_(other_weight - weight).add_(weight)
-    loss = -torch.dot(weights.flatten(), chance.abs().log_().flatten())
-    return loss, weights.div_(chance).mul_(inside).neg_()
+    gradient = inside.mul_(weights).div_(chance)
+    return -torch.dot(weights.flatten(), chance.abs_().log_().flatten()), gradient, -1.0
 
 
-def shifted_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
+def shifted_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor, float]:
     """The published pair loss: BCE-with-logits on (cosine + 1)/2, which lies in 0..1 and so can never reach 0.
 
     L = mean(softplus(s) - [alike] s) with s = (cosine + 1)/2.
@@ -75,23 +78,20 @@ def shifted_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
         alike: same shape and dtype, 1 or 0.
 
     Returns:
-        L, and its gradient with respect to the cosines.
+        L, a matrix, and the number times which it is the gradient of L with respect to the cosines.
     """
-    logits = cosine.add_(1).mul_(0.5)
+    logits = torch.add(cosine.new_full((), 0.5), cosine, alpha=0.5, out=cosine)
     of_logits = logits.sum() - torch.dot(alike.flatten(), logits.flatten())
     chance = logits.sigmoid_()
     loss = (of_logits - _sum_of_logs(chance)) / chance.numel()  # softplus(s) = s - log sigmoid(s)
-    return loss, chance.sub_(alike).div_(2 * chance.numel())
+    return loss, chance.sub_(alike), 0.5 / chance.numel()
 
 
 def _sum_of_logs(chance: Tensor) -> Tensor:
     """Of numbers in 0.4..1: of the products of sixteen at a time, as a logarithm takes ten times as long."""
-    product, rest = chance.flatten(), chance.new_zeros(())
-    for _ in range(4):
-        half = len(product) // 2
-        rest = rest + product[2 * half :].log().sum()
-        product = product[:half] * product[half : 2 * half]
-    return product.log_().sum() + rest
+    flat, together = chance.flatten(), 16
+    whole = len(flat) - len(flat) % together
+    return flat[:whole].view(together, -1).prod(dim=0).log_().sum() + flat[whole:].log().sum()
 
 
 class _PairLoss(torch.autograd.Function):
@@ -102,7 +102,7 @@ class _PairLoss(torch.autograd.Function):
         cosine = left @ right.T.contiguous()
         kinds = groups.to(cosine.dtype)  # comparing these into floats is ten times as fast on a CPU as int64 into bool
         alike = torch.eq(kinds[:, None], kinds, out=torch.empty_like(cosine))
-        loss, gradient = loss_and_gradient(cosine, alike)
+        loss, gradient, ctx.factor = loss_and_gradient(cosine, alike)
         ctx.save_for_backward(left, left_length, right, right_length, gradient)
         return loss
 
@@ -111,12 +111,13 @@ class _PairLoss(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         left, left_length, right, right_length, gradient = ctx.saved_tensors
         wanted_left, wanted_right, *_ = ctx.needs_input_grad
+        factor = ctx.factor * outer
         # B x B times B x 2 takes three times as long on a CPU as the same the other way around.
         to_left = (right.T.contiguous() @ gradient.T).T if wanted_left else None
         to_right = (left.T.contiguous() @ gradient).T if wanted_right else None
         return (
-            None if to_left is None else _before_unit_rows(to_left, left, left_length) * outer,
-            None if to_right is None else _before_unit_rows(to_right, right, right_length) * outer,
+            None if to_left is None else _before_unit_rows(to_left, left, factor / left_length),
+            None if to_right is None else _before_unit_rows(to_right, right, factor / right_length),
             None,
             None,
         )
@@ -128,10 +129,10 @@ def _unit_rows(rows_BZ: Tensor) -> tuple[Tensor, Tensor]:
     return rows_BZ / length, length
 
 
-def _before_unit_rows(gradient_BZ: Tensor, unit_BZ: Tensor, length_B1: Tensor) -> Tensor:
-    """The gradient with respect to rows, from that with respect to the same rows at length 1.
+def _before_unit_rows(gradient_BZ: Tensor, unit_BZ: Tensor, factor_B1: Tensor) -> Tensor:
+    """The gradient with respect to rows, from that with respect to the same rows u at length 1: (g - (g . u) u) factor.
 
-    (g - (g . u) u) / length; a row that is shorter than `LEAST_LENGTH` was divided by a constant: g / length.
+    A zero row, which was divided by a constant, has u = 0.
     """
     along = (gradient_BZ * unit_BZ).sum(dim=1, keepdim=True)
-    return torch.where(length_B1 > LEAST_LENGTH, gradient_BZ - along * unit_BZ, gradient_BZ) / length_B1
+    return torch.addcmul(gradient_BZ, along, unit_BZ, value=-1).mul_(factor_B1)
