@@ -25,9 +25,10 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 USUAL = (0.5, 0.3)
 """Width and strength without evidence for others: with 13 to 120 classes they were hardly worse than the best."""
 EVIDENCE = 2.0
-"""Standard errors by which others must predict better."""
+"""Standard errors by which others than the usual must be better."""
 STRETCHES = (0.0, 0.5, 1.0)
 """Candidates for e, none first."""
+MIN_GROUPS = 2
 SHRINKAGE = 0.5
 """Of the within-class covariance in whose metric distances are measured."""
 
@@ -54,9 +55,9 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
     min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes.
     Width and strength r are decided by the error of each class's mean predicted from the others, in units of the
     within-class spread: residual_s / (1 - h_ss) with h the hat matrix (Allen's PRESS; Hastie et al., The Elements of
-    Statistical Learning, 7.10), see :func:`choose_ridge`. Stretch is the one with the largest mean AUSUC where some
-    seen classes are hidden and only described, see :class:`HiddenClasses`. The distance l is the median one of the
-    seen classes' means.
+    Statistical Learning, 7.10), see :func:`choose_ridge`. Stretch is decided by AUSUC where some seen classes are
+    hidden and only described, see :func:`choose_stretch`. The distance l is the median one of the seen classes'
+    means.
 
     Args:
         path: zero so far.
@@ -77,7 +78,7 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
         strengths,
     )
     areas = HiddenClasses.of(task, factor).areas(kernel(attributes, width), strength, STRETCHES)
-    shape = Shape(width=width, strength=strength, stretch=best_stretch(areas))
+    shape = Shape(width=width, strength=strength, stretch=choose_stretch(areas))
     dual = dual_weights(kernel(attributes, shape.width), shape.strength) @ (means - middle)
     if path.anchors is None:
         centre = attributes.mean(dim=0)
@@ -135,9 +136,21 @@ def _distance_to_usual(candidate: tuple[float, float]) -> float:
     return abs(math.log((width or USUAL[0]) / USUAL[0])) + abs(math.log(strength / USUAL[1]))
 
 
-def best_stretch(areas_GE: NDArray[np.float64]) -> float:
-    """The stretch with the largest mean area over the groups, the least of equal ones; none without groups."""
-    return STRETCHES[int(areas_GE.mean(axis=0).argmax())] if len(areas_GE) else STRETCHES[0]
+def choose_stretch(areas_GE: NDArray[np.float64]) -> float:
+    """The stretch that gains most over none, by more than `EVIDENCE` standard errors over the groups; else none.
+
+    A training and its folds then seldom choose differently, which matters: what is stretched needs another penalty.
+
+    Args:
+        areas_GE: of :meth:`HiddenClasses.areas`, for the `STRETCHES`.
+    """
+    groups = len(areas_GE)
+    if groups < MIN_GROUPS:
+        return STRETCHES[0]
+    gains_GE = areas_GE - areas_GE[:, :1]
+    gain_E = gains_GE.mean(axis=0)
+    shown_E = gain_E > EVIDENCE * gains_GE.std(axis=0, ddof=1) / math.sqrt(groups)
+    return STRETCHES[int(np.where(shown_E, gain_E, 0).argmax())]
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:

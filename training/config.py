@@ -205,7 +205,7 @@ class SelectionConfig:
     seen_fraction: float = 0.25
     evaluations: int = 4
     heads: tuple[HeadKind, ...] = ("lda", "softmax")
-    shrinkage: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
+    shrinkage: tuple[float, ...] = (0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 0.95)
     penalty: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
     samples: int = 200
     novelty_folds: int = 5

@@ -20,6 +20,8 @@ from training.metrics import seen_unseen_curve
 from training.task import Task
 
 GROUPS = 4
+DEALS = 6
+"""How often the classes are dealt into groups: with one deal, chance decides between stretches as often as they do."""
 MIN_CLASSES = 3  # one hidden, two to predict it from
 ROWS = 60  # of each class; more take time and change little
 
@@ -63,7 +65,7 @@ class HiddenClasses:
         return cls(scores=(features[held] - middle) @ across, gram=white.T @ white, labels=labels[held])
 
     def areas(self, kernel_SS: Tensor, strength: float, stretches: Sequence[float]) -> NDArray[np.float64]:
-        """AUSUC of hidden classes predicted by kernel ridge, for every group that is hidden a row over the stretches.
+        """AUSUC of hidden classes predicted by kernel ridge: for every group that is hidden, a row over the stretches.
 
         Args:
             kernel_SS: likeness of the seen classes' attributes to each other.
@@ -81,12 +83,14 @@ class HiddenClasses:
         count = len(self.gram)
         if count < MIN_CLASSES:
             return
-        turn = torch.from_numpy(np.random.default_rng(0).permutation(count) % GROUPS).to(self.labels.device)
-        for group in range(GROUPS):
-            hidden = turn == group
-            kinds = hidden[self.labels]
-            if (~hidden).sum() > 1 and kinds.any() and not kinds.all():
-                yield hidden
+        random = np.random.default_rng(0)
+        for _ in range(DEALS):
+            turn = torch.from_numpy(random.permutation(count) % GROUPS).to(self.labels.device)
+            for group in range(GROUPS):
+                hidden = turn == group
+                kinds = hidden[self.labels]
+                if (~hidden).sum() > 1 and kinds.any() and not kinds.all():
+                    yield hidden
 
     def _shares(
         self, kernel_SS: Tensor, hidden: Tensor, strength: float, stretches: Sequence[float]

@@ -31,7 +31,8 @@ from training.selected import KINDS, ChosenHead, Selected
 from training.task import Task
 from training.trainer import Networks
 
-NEARLY_BEST = 0.005  # penalties within this much of the best mean H count as equally good
+NEARLY_BEST = 0.005
+"""Penalties, and strengths of a head, within this much of the best mean H count as equally good."""
 
 PROTOCOLS: Mapping[Protocol, str] = {
     "validation": "validation: pseudo-unseen classes and held-out seen rows from trainval",
@@ -128,9 +129,10 @@ def measured_epochs(config: TrainConfig) -> set[int]:
 
 
 def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfig) -> Selected:
-    """The candidate with the best mean H for the served head; all else is taken at the same length.
+    """Form and length with the best mean H for the served head; all else is taken at the same length.
 
-    Ties go to `lda`, then to fewer epochs.
+    Ties go to `lda`, then to fewer epochs. Of the strengths of that form that are `NEARLY_BEST` at that length, the
+    middle one is taken, so that no single row decides.
 
     Args:
         measurements: of each fold by epoch, all of the same epochs; under `test-best` of the test rows alone.
@@ -150,7 +152,11 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
     def best(kinds: Collection[str], epochs: int | None = None) -> Candidate:
         """Of some forms, at one length or at all."""
         some = [c for c in heads if _kind(c[1]) in kinds and epochs in (None, c[0])]
-        return max(some, key=lambda c: (results[c][1], _kind(c[1]) == "lda", -c[0]))
+        first = max(some, key=lambda c: (results[c][1], _kind(c[1]) == "lda", -c[0]))
+        alike = [c for c in some if (c[0], _kind(c[1])) == (first[0], _kind(first[1]))]
+        near = [c for c in alike if results[c][1] >= results[first][1] - NEARLY_BEST]
+        near.sort(key=lambda c: HeadChoice.named(c[1]).strength)
+        return max(near[(len(near) - 1) // 2 : len(near) // 2 + 1], key=lambda c: results[c][1])
 
     served = best(config.selection.heads)
     epochs, name = served

@@ -15,7 +15,7 @@ from model.networks.denoiser import DiffusionSampler
 from model.networks.generator import location
 from tests.training.tiny import config, task
 from training import attribute_path
-from training.attribute_path import LINEAR, STRETCHES, WIDTHS, best_stretch, fit_path, kernel
+from training.attribute_path import LINEAR, STRETCHES, WIDTHS, choose_stretch, fit_path, kernel
 from training.generators.wgan import Wgan
 from training.hidden_classes import HiddenClasses
 from training.metrics import seen_unseen_curve
@@ -199,7 +199,7 @@ def test_strength_and_width_are_the_usual_unless_others_predict_a_class_left_out
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool, strength: float) -> None:
-    """Means from three rows of four, rules of discriminant analysis written out, every hidden group."""
+    """Means from three rows of four, rules of discriminant analysis written out, every hidden group of six deals."""
     made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
     stretches = (0.0, 0.5, 1.0)
     rows, labels = made.features.double().numpy(), made.teacher_labels.numpy()
@@ -209,21 +209,23 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
     for c in range(9):
         held[np.flatnonzero(labels == c)[::4]] = True
     own = np.array([rows[(labels == c) & ~held].mean(axis=0) for c in range(9)])
-    turn = np.random.default_rng(0).permutation(9) % 4
     g = None if linear else 2.0 / scale(described)
-    expected = np.zeros((4, 3))
-    for group in range(4):
-        known, gone = np.flatnonzero(turn != group), np.flatnonzero(turn == group)
+    random = np.random.default_rng(0)
+    hidden = [turn == group for turn in [random.permutation(9) % 4 for _ in range(6)] for group in range(4)]
+    expected = np.zeros((24, 3))
+    for row, gone_C in enumerate(hidden):
+        known, gone = np.flatnonzero(~gone_C), np.flatnonzero(gone_C)
         k = kernel_of(described[known], described[known], g)
         middle = own[known].mean(axis=0)
-        length = np.median([math.sqrt(d @ inverse @ d) for d in own[known] - middle])
+        lengths = sorted(math.sqrt(d @ inverse @ d) for d in own[known] - middle)
+        length = lengths[(len(known) - 1) // 2]  # the lower one of two
         dual, intercept = ridge(k, own[known], strength * trace(k) / len(known))
         away = kernel_of(described[gone], described[known], g) @ dual + intercept - middle
         for j, stretch in enumerate(stretches):
             centres = own.copy()
             centres[gone] = middle + stretched(away, length, stretch, inverse)
             logits = np.array([[-0.5 * (x - m) @ inverse @ (x - m) for m in centres] for x in rows[held]])
-            expected[group, j] = seen_unseen_curve(logits, labels[held], turn != group).area
+            expected[row, j] = seen_unseen_curve(logits, labels[held], ~gone_C).area
     factor = within_class_factor(made, 0.5)
     attributes = made.attributes[made.seen_index].double()
     found = HiddenClasses.of(made, factor).areas(kernel(attributes, LINEAR if linear else 2.0), strength, stretches)
@@ -232,17 +234,21 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
 
 
 @pytest.mark.parametrize(
-    ("areas", "expected"),
+    ("gains", "expected"),
     [
-        ([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]], 1.0),
-        ([[0.1, 0.4, 0.3], [0.1, 0.2, 0.1]], 0.5),
-        ([[0.1, 0.2, 0.5], [0.5, 0.2, 0.1]], 0.0),  # the least of equal ones
-        ([[0.1, 0.2, 0.1], [0.3, 0.2, 0.1]], 0.0),
+        ([[0.1, 0.2], [0.1, 0.2]], 1.0),
+        ([[0.2, 0.1], [0.3, 0.1]], 0.5),
+        ([[0.1, 0.3], [0.1, -0.1]], 0.5),  # one standard error of 1.0 is 0.2, as much as it gains
+        ([[0.0, 0.1], [0.0, 0.3]], 0.0),  # 0.2 is two standard errors of 0.1, not more
+        ([[0.0, 0.1], [0.0, 0.29]], 1.0),
+        ([[0.3, -0.1], [-0.3, -0.1]], 0.0),
+        ([[0.1, 0.2]], 0.0),  # of one group nobody knows how much is chance
     ],
 )
-def test_the_stretch_has_the_largest_mean_area(areas: list[list[float]], expected: float) -> None:
-    assert best_stretch(np.array(areas)) == expected
-    assert best_stretch(np.empty((0, 3))) == 0
+def test_a_stretch_has_to_gain_more_than_two_standard_errors(gains: list[list[float]], expected: float) -> None:
+    areas = np.array([[0.5, *(0.5 + gain for gain in row)] for row in gains])
+    assert choose_stretch(areas) == expected
+    assert choose_stretch(np.empty((0, 3))) == 0
 
 
 def test_the_stretch_is_chosen_by_the_areas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -327,6 +327,30 @@ def with_noise(noise: float, folds: int = 2) -> list[Scored]:
     return made
 
 
+@pytest.mark.parametrize(
+    ("near", "expected"),
+    [
+        ((0.3, 0.5, 0.7), 0.5),  # the middle one of those that are nearly best
+        ((0.5, 0.7), 0.7),  # of two in the middle the better one
+        ((0.1, 0.3, 0.5, 0.7), 0.5),
+        ((0.7,), 0.7),
+    ],
+)
+def test_the_strength_is_the_middle_one_of_those_nearly_best(near: tuple[float, ...], expected: float) -> None:
+    """One row right or wrong of a thousand changes H by less than `NEARLY_BEST`; 0.7 has the fewest wrong."""
+    wrong = {0.7: 1, 0.5: 2, 0.3: 3, 0.1: 3}
+    runs = {strength: with_wrong_rows(wrong[strength] if strength in near else 200) for strength in wrong}
+    assert chosen({(5, f"lda/{s}"): r for s, r in runs.items()} | {(5, STUDENT): runs[0.7]}).shrinkage == expected
+
+
+def with_wrong_rows(count: int) -> list[Scored]:
+    """Two folds of a thousand rows, some of which look like the next class."""
+    labels = np.arange(1000) % 4
+    logits = np.eye(4)[np.where(np.arange(1000) < count, labels + 1, labels) % 4]
+    seen = np.array([True, True, False, False])
+    return [Scored(logits=logits.astype(np.float32), labels=labels, seen=seen) for _ in range(2)]
+
+
 def test_the_best_mean_h_is_chosen() -> None:
     good, bad = with_noise(0.4), with_noise(2)
     selected = chosen(
