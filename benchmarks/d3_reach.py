@@ -1,22 +1,29 @@
-"""How far D3's losses reach the served head: validation H by how fast E_s learns and by what reaches the generator.
+"""What D3's losses do, on validation: by how fast E_s learns, by what reaches the generator, and by length and form.
 
-    python benchmarks/d3_reach.py SETS... --out benchmarks/results/DATE-d3-reach [--recipe cpu-wgan]
+    python benchmarks/d3_reach.py SETS... --out benchmarks/results/DATE-d3-reach [--seeds 2] [--jobs 2]
 
 SETS are benchmark folders. The served `lda` head sees D3 through the embedding E_s, which learns at
 `d3.embedding_lr_factor` of the learning rate, and through the generator, which the student's losses reach with the
-weight `d3.generator_share`. A row is one selection of `d3gzsl-train fit` (protocol `validation`, no test rows, no final
-training) with and without D3. Rows are written to OUT.json as they finish and those that are there are not repeated;
-OUT.md is made from them.
+weight `d3.generator_share`; C_s sees it itself, and the longer the training the more. A row is one selection of
+`d3gzsl-train fit` (protocol `validation`, no test rows, no final training) with or without D3. Rows are written to
+OUT.json as they finish and those that are there are not repeated; OUT.md is made from them. With --jobs, each of so
+many selections at once has a core to itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
@@ -29,17 +36,24 @@ from training.overrides import configured  # noqa: E402
 from training.recipe import load_recipe  # noqa: E402
 from training.selection import select  # noqa: E402
 
+LONG = ("steps=300", "selection.used_folds=2")
+FAITHFUL = tuple(f"d3.{term}_form=faithful" for term in ("cls", "kl", "be", "od"))
 SETTINGS: tuple[tuple[str, ...], ...] = (
     (),
     ("d3.embedding_lr_factor=0.02",),
     ("d3.embedding_lr_factor=0.2",),
-    ("d3.generator_share=0.01",),
     ("d3.generator_share=1",),
+    LONG,
+    (*LONG, "d3.embedding_lr_factor=0.2"),
+    (*LONG, "d3.ood_target=class"),
+    (*LONG, *FAITHFUL),
 )
-TITLE = """# What D3's losses do to the served head, on validation
+VARIANTS = ("base", "+D3")
+TITLE = """# What D3's losses do, on validation
 
-H on pseudo-unseen classes and held-out rows of trainval (protocol `validation`, one seed), the best length and
-shrinkage of each; of the served `lda` head and of the student's classifier C_s at that length, calibrated.
+H on pseudo-unseen classes and held-out rows of trainval (protocol `validation`), the best length and shrinkage of
+each; of the served `lda` head and of the student's classifier C_s at that length, calibrated. Means over seeds; the
+effect is +D3 less base, paired, with its standard error where there are several.
 
 """
 
@@ -49,25 +63,27 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", default="cpu-wgan")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     file = arguments.out.with_suffix(".json")
     base = load_recipe(arguments.recipe).settings
-    for settings in SETTINGS:
-        for folder in arguments.sets:
-            for variant in ("base", "+D3"):
-                key = {"set": folder.name, "settings": list(settings), "variant": variant}
-                if any(key.items() <= row.items() for row in rows_of(file)):
-                    continue
-                config = configured(settings, base=base)
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {}
+        for seed, settings, folder, variant in product(range(arguments.seeds), SETTINGS, arguments.sets, VARIANTS):
+            key = {"set": folder.name, "settings": list(settings), "variant": variant, "seed": seed}
+            if not any(key.items() <= row.items() for row in rows_of(file)):
+                config = configured([*settings, f"seed={seed}"], base=base)
                 config = without_d3(config) if variant == "base" else config
-                row = {**key, **measure(folder, config), "recipe": arguments.recipe}
-                save(file, [*rows_of(file), row], command("d3_reach.py"))
-                arguments.out.with_suffix(".md").write_text(table(rows_of(file)))
+                running[pool.submit(measure, folder, config)] = {**key, "recipe": arguments.recipe}
+        for done in as_completed(running):
+            save(file, [*rows_of(file), {**running[done], **done.result()}], command("d3_reach.py"))
+            arguments.out.with_suffix(".md").write_text(table(rows_of(file)))
 
 
 def measure(folder: Path, config: TrainConfig) -> dict[str, Any]:
+    """One selection, on one thread."""
+    torch.set_num_threads(1)
     found = select(load_benchmark(folder), config, torch.device("cpu")).validation
     return {
         "H": found["H"],
@@ -77,18 +93,32 @@ def measure(folder: Path, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """One line for each set and setting, base and +D3 beside each other."""
     lines = [
-        "| set | settings | base: H | +D3: H | base: H of C_s | +D3: H of C_s | commit |",
-        "|---|---|---|---|---|---|---|",
+        "| set | settings | seeds | base: H | +D3: H | effect | base: H of C_s | +D3: H of C_s | effect | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, settings in dict.fromkeys((row["set"], tuple(row["settings"])) for row in rows):
-        of = {row["variant"]: row for row in rows if (row["set"], tuple(row["settings"])) == (name, settings)}
-        cells = [f"{of[v][score]:.4f}" if v in of else "" for score in ("H", "H_student") for v in ("base", "+D3")]
+    found = {(row["set"], tuple(row["settings"]), row["variant"], row["seed"]): row for row in rows}
+    for name, settings in sorted({key[:2] for key in found}, key=lambda line: (line[0], SETTINGS.index(line[1]))):
+        seeds = [seed for seed in range(100) if all((name, settings, v, seed) in found for v in VARIANTS)]
+        if not seeds:
+            continue
+        cells = []
+        for score in ("H", "H_student"):
+            base, d3 = (np.array([found[name, settings, v, s][score] for s in seeds]) for v in VARIANTS)
+            cells += [f"{base.mean():.4f}", f"{d3.mean():.4f}", effect(d3 - base)]
         said = ", ".join(f"`{s}`" for s in settings) or "as in the recipe"
-        lines.append(f"| {name} | {said} | {' | '.join(cells)} | {next(iter(of.values()))['commit']} |")
+        commit = found[name, settings, "base", seeds[0]]["commit"]
+        lines.append(f"| {name} | {said} | {len(seeds)} | {' | '.join(cells)} | {commit} |")
     return f"{TITLE}    {command('d3_reach.py')}\n\n" + "\n".join(lines) + "\n"
+
+
+def effect(differences: NDArray[np.float64]) -> str:
+    """Mean, and its standard error where there are several."""
+    mean = f"{differences.mean():+.4f}"
+    count = len(differences)
+    return mean if count < 2 else f"{mean} (se {differences.std(ddof=1) / count**0.5:.4f})"
 
 
 if __name__ == "__main__":
