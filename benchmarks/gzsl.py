@@ -153,6 +153,8 @@ def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Name
     return {
         **{score: metrics["lda"][score] for score in SCORES},
         "student": {**{score: student[score] for score in SCORES}, "uncalibrated": student["uncalibrated"]},
+        "per_class": metrics["lda"]["per_class"],
+        "unseen_classes": metrics["unseen_classes"],
         "novelty_auroc": metrics["novelty"]["auroc"],
         "validation_H": metrics["validation"]["H"],
         "epochs": resolved["selected"]["epochs"],

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from benchmarks.class_bootstrap import difference_of_h
+
 Row = dict[str, Any]
 COLOURS = {
     "no learning": "#777777",
@@ -33,7 +35,7 @@ def table(rows: list[Row], command: str) -> str:
     for data in dict.fromkeys(row["data"] for row in rows):
         lines += [f"## {data}", "", head(), "|" + "---|" * 11]
         lines += [line(group) for group in groups(rows, data)]
-        lines += ["", *effects(rows, data), ""]
+        lines += ["", *effects(rows, data), "", *against_baselines(rows, data), ""]
     lines += [
         "## Every row",
         "",
@@ -100,6 +102,23 @@ def effects(rows: list[Row], data: str) -> list[str]:
             error = f" (se {statistics.stdev(differences) / len(seeds) ** 0.5:.3f})" if len(seeds) > 1 else ""
             texts.append(f"{what} {statistics.fmean(differences):+.3f}{error}")
         found.append(f"- D3's effect on H, {generator}, {len(seeds)} paired seeds: {', '.join(texts)}.")
+    return found
+
+
+def against_baselines(rows: list[Row], data: str) -> list[str]:
+    """H of every generator less that of each baseline, paired by seed, with the standard error over test classes."""
+    rows = [row for row in rows if row["data"] == data and "per_class" in row]
+    baselines = sorted({row["generator"] for row in rows if "student" not in row})
+    found = []
+    for generator, variant in sorted({(row["generator"], row["variant"]) for row in rows if "student" in row}):
+        texts = []
+        for baseline in baselines:
+            others = {row["seed"]: row for row in rows if row["generator"] == baseline}
+            own = [row for row in rows if (row["generator"], row["variant"]) == (generator, variant)]
+            if pairs := [(row, others[row["seed"]]) for row in own if row["seed"] in others]:
+                difference, error = difference_of_h(pairs)
+                texts.append(f"{difference:+.3f} (se over test classes {error:.3f}) against {baseline}")
+        found.append(f"- H of {generator}, {variant}: {', '.join(texts)}.")
     return found
 
 

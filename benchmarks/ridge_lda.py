@@ -19,7 +19,7 @@ from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covari
 from training.config import SelectionConfig
 from training.dataset import Dataset
 from training.folds import used_folds
-from training.metrics import evaluate
+from training.metrics import evaluate, per_class_accuracy
 from training.scaler import Scaler
 from training.selection import Scored, best_penalty, curve_of
 
@@ -33,7 +33,7 @@ Candidate = tuple[float, float, float]
 
 
 def ridge_lda(dataset: Dataset, config: SelectionConfig, *, seed: int, kernel: bool = False) -> dict[str, Any]:
-    """U, S, H, T1, AUSUC of the baseline on the test rows, and what validation chose."""
+    """U, S, H, T1, AUSUC of the baseline on the test rows, accuracies by class, and what validation chose."""
     candidates = list(itertools.product(WIDTHS if kernel else (LINEAR,), RIDGE, config.shrinkage))
     scored: dict[Candidate, list[Scored]] = {c: [] for c in candidates}
     for fold in used_folds(dataset, config, seed):
@@ -46,9 +46,17 @@ def ridge_lda(dataset: Dataset, config: SelectionConfig, *, seed: int, kernel: b
     everything = np.arange(len(dataset.classes))
     ((_, scores),) = scores_of(dataset, dataset.trainval, dataset.test, everything, [best])
     penalty, validation_h = results[best]
-    measured = evaluate(scores - penalty * dataset.seen, dataset.labels[dataset.test], dataset.seen)
+    scores, labels = scores - penalty * dataset.seen, dataset.labels[dataset.test]
+    measured = evaluate(scores, labels, dataset.seen)
+    accuracy = per_class_accuracy(scores.argmax(axis=1), labels, len(everything))
     chosen = {"kernel_width": best[0], "ridge": best[1], "shrinkage": best[2]}
-    return {**measured.to_json(), **chosen, "validation_H": validation_h}
+    return {
+        **measured.to_json(),
+        **chosen,
+        "validation_H": validation_h,
+        "per_class": {dataset.classes[c].id: float(accuracy[c]) for c in np.unique(labels)},
+        "unseen_classes": [dataset.classes[c].id for c in np.flatnonzero(~dataset.seen)],
+    }
 
 
 def scores_of(
