@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.metrics import harmonic_means
+
 DRAWS = 2000
 Pairs = Sequence[tuple[dict[str, Any], dict[str, Any]]]
 
@@ -33,8 +35,7 @@ def difference_of_h(pairs: Pairs) -> tuple[float, float]:
             np.array([row["per_class"][name] for name in names])[chosen].mean(axis=-1)
             for names, chosen in ((unseen, of_unseen), (seen, of_seen))
         )
-        mean: NDArray[np.float64] = 2 * u * s / np.maximum(u + s, 1e-12)
-        return mean
+        return harmonic_means(u, s)
 
     def difference(of_unseen: NDArray[np.int64], of_seen: NDArray[np.int64]) -> NDArray[np.float64]:
         of_pairs = [h(a, of_unseen, of_seen) - h(b, of_unseen, of_seen) for a, b in pairs]

@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
+from benchmarks.gzsl_table import mean_and_error  # noqa: E402
 from benchmarks.rows import command, rows_of, save  # noqa: E402
 from training.benchmark import load_benchmark  # noqa: E402
 from training.commit import code_commit  # noqa: E402
@@ -101,24 +101,19 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     found = {(row["set"], tuple(row["settings"]), row["variant"], row["seed"]): row for row in rows}
     for name, settings in sorted({key[:2] for key in found}, key=lambda line: (line[0], SETTINGS.index(line[1]))):
-        seeds = [seed for seed in range(100) if all((name, settings, v, seed) in found for v in VARIANTS)]
+        of = {v: {row["seed"]: row for key, row in found.items() if key[:3] == (name, settings, v)} for v in VARIANTS}
+        seeds = sorted(of["base"].keys() & of["+D3"].keys())
         if not seeds:
             continue
         cells = []
         for score in ("H", "H_student"):
-            base, d3 = (np.array([found[name, settings, v, s][score] for s in seeds]) for v in VARIANTS)
-            cells += [f"{base.mean():.4f}", f"{d3.mean():.4f}", effect(d3 - base)]
+            base, d3 = ([of[v][seed][score] for seed in seeds] for v in VARIANTS)
+            differences = [more - less for more, less in zip(d3, base, strict=True)]
+            cells += [f"{fmean(base):.4f}", f"{fmean(d3):.4f}", mean_and_error(differences, digits=4)]
         said = ", ".join(f"`{s}`" for s in settings) or "as in the recipe"
-        commit = found[name, settings, "base", seeds[0]]["commit"]
+        commit = of["base"][seeds[0]]["commit"]
         lines.append(f"| {name} | {said} | {len(seeds)} | {' | '.join(cells)} | {commit} |")
     return f"{TITLE}    {command('d3_reach.py')}\n\n" + "\n".join(lines) + "\n"
-
-
-def effect(differences: NDArray[np.float64]) -> str:
-    """Mean, and its standard error where there are several."""
-    mean = f"{differences.mean():+.4f}"
-    count = len(differences)
-    return mean if count < 2 else f"{mean} (se {differences.std(ddof=1) / count**0.5:.4f})"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -99,10 +99,16 @@ def effects(rows: list[Row], data: str) -> list[str]:
             ("C_s without penalty", lambda row: row["student"]["uncalibrated"]["H"]),
         ):
             differences = [score(by_variant["+D3"][seed]) - score(by_variant["base"][seed]) for seed in seeds]
-            error = f" (se {statistics.stdev(differences) / len(seeds) ** 0.5:.3f})" if len(seeds) > 1 else ""
-            texts.append(f"{what} {statistics.fmean(differences):+.3f}{error}")
+            texts.append(f"{what} {mean_and_error(differences)}")
         found.append(f"- D3's effect on H, {generator}, {len(seeds)} paired seeds: {', '.join(texts)}.")
     return found
+
+
+def mean_and_error(differences: Sequence[float], digits: int = 3) -> str:
+    """Mean of paired differences, and its standard error where there are several."""
+    count = len(differences)
+    error = f" (se {statistics.stdev(differences) / count**0.5:.{digits}f})" if count > 1 else ""
+    return f"{statistics.fmean(differences):+.{digits}f}{error}"
 
 
 def against_baselines(rows: list[Row], data: str) -> list[str]:
@@ -112,9 +118,9 @@ def against_baselines(rows: list[Row], data: str) -> list[str]:
     found = []
     for generator, variant in sorted({(row["generator"], row["variant"]) for row in rows if "student" in row}):
         texts = []
+        own = [row for row in rows if (row["generator"], row["variant"]) == (generator, variant)]
         for baseline in baselines:
             others = {row["seed"]: row for row in rows if row["generator"] == baseline}
-            own = [row for row in rows if (row["generator"], row["variant"]) == (generator, variant)]
             if pairs := [(row, others[row["seed"]]) for row in own if row["seed"] in others]:
                 difference, error = difference_of_h(pairs)
                 texts.append(f"{difference:+.3f} (se over test classes {error:.3f}) against {baseline}")

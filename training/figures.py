@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 from training.dataset import Dataset
 from training.evaluation import TestRows, run_key
 from training.heads import HeadFit, embed, synthesise_features
-from training.metrics import harmonic_mean, per_class_accuracy, seen_unseen_curve
+from training.metrics import harmonic_mean, harmonic_means, per_class_accuracy, seen_unseen_curve
 from training.run_dir import Trained
 
 CURVE_POINTS = 400
@@ -78,7 +78,7 @@ def trade_off(scores_NC: Floats, labels_N: Ints, seen_C: NDArray[np.bool_], *, p
         penalty: the chosen one; its point is `chosen`, that of the largest H is `best`.
     """
     curve = seen_unseen_curve(scores_NC, labels_N, seen_C)
-    h = 2 * curve.unseen * curve.seen / np.maximum(curve.unseen + curve.seen, 1e-12)
+    h = harmonic_means(curve.unseen, curve.seen)
     best = int(h.argmax())
     steps = np.hypot(np.diff(curve.unseen), np.diff(curve.seen))
     along = np.concatenate([[0.0], np.cumsum(steps)])

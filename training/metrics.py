@@ -50,6 +50,12 @@ def harmonic_mean(unseen: float, seen: float) -> float:
     return 2 * unseen * seen / (unseen + seen) if unseen + seen > 0 else 0.0
 
 
+def harmonic_means(unseen_M: NDArray[np.float64], seen_M: NDArray[np.float64]) -> NDArray[np.float64]:
+    """:func:`harmonic_mean` of many pairs, any shape."""
+    means: NDArray[np.float64] = 2 * unseen_M * seen_M / np.maximum(unseen_M + seen_M, 1e-12)
+    return means
+
+
 def evaluate(scores_NC: Scores, labels_N: Labels, seen_C: Mask) -> GzslScores:
     """All GZSL scores of one score matrix, penalties already applied.
 

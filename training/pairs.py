@@ -110,17 +110,15 @@ class _PairLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         left, left_length, right, right_length, gradient = ctx.saved_tensors
-        wanted_left, wanted_right, *_ = ctx.needs_input_grad
+        wanted_a, wanted_b, *_ = ctx.needs_input_grad
         factor = ctx.factor * outer
         # B x B times B x 2 takes three times as long on a CPU as the same the other way around.
-        to_left = (right.T.contiguous() @ gradient.T).T if wanted_left else None
-        to_right = (left.T.contiguous() @ gradient).T if wanted_right else None
-        return (
-            None if to_left is None else _before_unit_rows(to_left, left, factor / left_length),
-            None if to_right is None else _before_unit_rows(to_right, right, factor / right_length),
-            None,
-            None,
-        )
+        to_a = to_b = None
+        if wanted_a:
+            to_a = _before_unit_rows((right.T.contiguous() @ gradient.T).T, left, factor / left_length)
+        if wanted_b:
+            to_b = _before_unit_rows((left.T.contiguous() @ gradient).T, right, factor / right_length)
+        return to_a, to_b, None, None
 
 
 def _unit_rows(rows_BZ: Tensor) -> tuple[Tensor, Tensor]:

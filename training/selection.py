@@ -25,7 +25,7 @@ from training.dataset import Dataset
 from training.folds import used_folds
 from training.heads import HeadChoice
 from training.measurement import STUDENT, HeldOut, Measurement
-from training.metrics import SeenUnseenCurve, seen_unseen_curve
+from training.metrics import SeenUnseenCurve, harmonic_means, seen_unseen_curve
 from training.scaler import Scaler
 from training.selected import KINDS, ChosenHead, Selected
 from training.task import Task
@@ -233,7 +233,7 @@ def best_penalty(curves: list[SeenUnseenCurve]) -> tuple[float, float]:
     mean_h = np.zeros(len(middle))
     for curve in curves:
         unseen, seen = curve.at(middle)
-        mean_h += 2 * unseen * seen / np.maximum(unseen + seen, 1e-12) / len(curves)
+        mean_h += harmonic_means(unseen, seen) / len(curves)
     best = float(mean_h.max())
     near = np.flatnonzero(mean_h >= best - NEARLY_BEST)
     chosen = int(near[np.argmin(np.abs(middle[near] - np.median(middle[near])))])
