@@ -20,12 +20,12 @@ from training.spread import class_means, within_class_factor, within_class_sprea
 from training.task import Task
 
 LINEAR = 0.0
-WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Candidates for g, times the mean squared distance between seen classes' attributes."""
-USUAL = (0.5, 0.3)
-"""Width and strength without evidence for others: with 13 to 120 classes they were hardly worse than the best."""
+WIDTHS = (0.01, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Candidates for g, times the mean squared distance between seen classes' attributes, from all but linear to curved."""
+USUAL = 0.3
+"""The ridge's strength without evidence for another: with 13 to 120 classes it was hardly worse than the best."""
 EVIDENCE = 2.0
-"""Standard errors by which others than the usual must be better."""
+"""Standard errors by which others than the simplest must be better."""
 STRETCHES = (0.0, 0.5, 1.0)
 """Candidates for e, none first."""
 MIN_GROUPS = 2
@@ -101,39 +101,44 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
 def choose_ridge(
     attributes_SA: Tensor, targets_SD: Tensor, widths: Sequence[float], strengths: Sequence[float]
 ) -> tuple[float, float]:
-    """Width and strength nearest to the `USUAL` that no others beat by `EVIDENCE` standard errors.
+    """The first width, with its strength nearest to the `USUAL`, that no other beats by `EVIDENCE` standard errors.
 
-    What is compared is the mean squared error of classes left out; its standard error, paired over the classes, is
-    large where they are few, and choosing the smallest one then loses more than it finds. The other candidates are
-    compared with the one that has it. Near is a small sum of |ln(g / g0)| and |ln(r / r0)|.
+    What is compared is the squared error of classes left out; its standard error, paired over the classes, is large
+    where they are few, and choosing the smallest error then loses more than it finds (compare the one-standard-error
+    rule of Breiman et al., Classification and Regression Trees, 1984). First the strength is chosen for every width,
+    then the width; each candidate is compared with the one whose mean error is smallest.
 
     Args:
         attributes_SA: of the classes.
         targets_SD: what is predicted of them, mean 0.
-        widths: candidates, see :func:`kernel`.
+        widths: candidates, simplest first, see :func:`kernel`.
         strengths: candidates.
     """
-    candidates, errors = [], []
+    nearest_first = sorted(strengths, key=lambda strength: abs(math.log(strength / USUAL)))
+    chosen, error_WS = [], []
     for width in widths:
-        likeness = kernel(attributes_SA, width)
-        gram = centred(likeness)
-        for strength in strengths:
-            hat = gram @ dual_weights(likeness, strength)
-            alone = 1 - hat.diagonal() - 1 / len(hat)  # the mean is fitted, too
-            left_out = (targets_SD - hat @ targets_SD) / alone.clamp(min=1e-9)[:, None]
-            candidates.append((width, strength))
-            errors.append(left_out.square().mean(dim=1))
-    error_KS = torch.stack(errors)
+        error_RS = left_out_errors(kernel(attributes_SA, width), targets_SD, nearest_first)
+        place = _first_not_worse(error_RS)
+        chosen.append((width, nearest_first[place]))
+        error_WS.append(error_RS[place])
+    return chosen[_first_not_worse(torch.stack(error_WS))]
+
+
+def left_out_errors(kernel_SS: Tensor, targets_SD: Tensor, strengths: Sequence[float]) -> Tensor:
+    """Mean squared error of every class's targets predicted from the other classes, a row for each strength."""
+    gram, rows = centred(kernel_SS), []
+    for strength in strengths:
+        hat = gram @ dual_weights(kernel_SS, strength)
+        alone = 1 - hat.diagonal() - 1 / len(hat)  # the mean is fitted, too
+        rows.append(((targets_SD - hat @ targets_SD) / alone.clamp(min=1e-9)[:, None]).square().mean(dim=1))
+    return torch.stack(rows)
+
+
+def _first_not_worse(error_KS: Tensor) -> int:
+    """The first of K candidates that the best one does not beat by `EVIDENCE` standard errors over the classes."""
     worse_KS = error_KS - error_KS[error_KS.mean(dim=1).argmin()]
-    standard_error_K = worse_KS.std(dim=1, correction=0) / max(len(attributes_SA) - 1, 1) ** 0.5
-    as_good = (worse_KS.mean(dim=1) <= EVIDENCE * standard_error_K).tolist()
-    return min((c for c, good in zip(candidates, as_good, strict=True) if good), key=_distance_to_usual)
-
-
-def _distance_to_usual(candidate: tuple[float, float]) -> float:
-    """Of width and strength; a linear path has no width to compare."""
-    width, strength = candidate
-    return abs(math.log((width or USUAL[0]) / USUAL[0])) + abs(math.log(strength / USUAL[1]))
+    standard_error_K = worse_KS.std(dim=1, correction=0) / max(error_KS.shape[1] - 1, 1) ** 0.5
+    return int((worse_KS.mean(dim=1) <= EVIDENCE * standard_error_K).int().argmax())
 
 
 def choose_stretch(areas_GE: NDArray[np.float64]) -> float:
