@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from model.errors import Problem, TooManyClassesError
-from model.noise import class_noise
+from model.noise import NoiseForm, class_noise
 
 Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
@@ -24,6 +24,13 @@ MAX_BANK_ROWS = 150
 """Rows of each class in the bank of a `softmax` head."""
 MAX_SOFTMAX_CLASSES = 1000
 MAX_SAMPLES = {"lda": 200, "softmax": MAX_BANK_ROWS}
+
+_NOISE_FIELDS: Mapping[NoiseForm, Mapping[str, Any]] = {
+    "independent": {},
+    "antithetic": {"antithetic": True},
+    "matched": {"noise": "matched"},
+}
+"""As in manifests; the id of a bundle is a hash of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +45,8 @@ class HeadSpec:
         shrinkage: share of the scaled identity in the within-class covariance, 0..1 (`lda` only).
         penalty: on the squared length of weights and biases, above 0 (`softmax` only).
         tolerance: relative distance to the exact weights at which a solution stops, above 0 (`softmax` only).
-        antithetic: noise comes in pairs of opposite sign; bundles made before this was known do without.
+        noise_form: see :func:`model.noise.class_noise`; bundles made before `matched` was known have others.
+        unseen_scale: by which the scores of described classes are multiplied, above 0 (1 for `softmax`).
     """
 
     kind: HeadKind
@@ -48,7 +56,8 @@ class HeadSpec:
     shrinkage: float | None = None
     penalty: float | None = None
     tolerance: float | None = None
-    antithetic: bool = False
+    noise_form: NoiseForm = "independent"
+    unseen_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in MAX_SAMPLES:
@@ -58,6 +67,10 @@ class HeadSpec:
             raise ValueError(f"{self.kind} head needs 1..{most} samples and positive dimensions, got {self}")
         if (self.shrinkage is None) != (self.kind != "lda") or not 0 <= (self.shrinkage or 0) <= 1:
             raise ValueError(f"head shrinkage must lie in 0..1 for lda and be absent otherwise, got {self}")
+        if self.noise_form not in get_args(NoiseForm):
+            raise ValueError(f"head noise must be one of {', '.join(get_args(NoiseForm))}, got {self.noise_form!r}")
+        if not 0 < self.unseen_scale < np.inf or (self.kind != "lda" and self.unseen_scale != 1):
+            raise ValueError(f"head unseen_scale must be above 0 for lda and 1 otherwise, got {self}")
         for name, number in (("penalty", self.penalty), ("tolerance", self.tolerance)):
             if (number is None) != (self.kind != "softmax") or not 0 < (1 if number is None else number) < np.inf:
                 raise ValueError(f"head {name} must be above 0 for softmax and absent otherwise, got {self}")
@@ -71,7 +84,8 @@ class HeadSpec:
             "samples": self.samples,
             "noise_dimension": self.noise_dimension,
             **{name: float(number) for name, number in numbers.items() if number is not None},
-            **({"antithetic": True} if self.antithetic else {}),
+            **_NOISE_FIELDS[self.noise_form],
+            **({"unseen_scale": float(self.unseen_scale)} if self.unseen_scale != 1 else {}),
         }
 
     @classmethod
@@ -84,14 +98,13 @@ class HeadSpec:
             samples=int(fields["samples"]),
             noise_dimension=int(fields["noise_dimension"]),
             **{name: float(fields[name]) for name in own},
-            antithetic=bool(fields.get("antithetic", False)),
+            noise_form=fields.get("noise", "antithetic" if fields.get("antithetic") else "independent"),
+            unseen_scale=float(fields.get("unseen_scale", 1)),
         )
 
     def noise(self, bundle_id: str, class_id: str, samples: int | None = None) -> Float32:
         """The noise of a class, float32 [samples, K]; `samples` of the head where not given."""
-        return class_noise(
-            bundle_id, class_id, samples or self.samples, self.noise_dimension, antithetic=self.antithetic
-        )
+        return class_noise(bundle_id, class_id, samples or self.samples, self.noise_dimension, form=self.noise_form)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ class LdaHead:
     """Linear discriminant rows: w = S^-1 mu, b = -mu . w / 2, with S the shrunk within-class covariance.
 
     Equal to the Gaussian classifier with shared covariance and uniform priors (Hastie et al., The Elements of
-    Statistical Learning, 4.3). Rows are independent: a class's row depends on its own embeddings and S only.
+    Statistical Learning, 4.3). Rows are independent: a class's row depends on its own embeddings and S only. With S / t
+    in place of S a row's scores are multiplied by t.
     """
 
     kind: HeadKind = "lda"
@@ -50,6 +51,10 @@ class LdaHead:
             ValueError: the shrunk covariance is not positive definite.
         """
         return cls(shrunk_cholesky(within_class_covariance(z_NZ, labels_N), shrinkage))
+
+    def scaled(self, scale: float) -> LdaHead:
+        """A head whose scores are `scale` times these, above 0."""
+        return self if scale == 1 else LdaHead((self._factor / scale**0.5).astype(np.float32))
 
     @classmethod
     def from_bank(cls, bank: Mapping[str, NDArray[Any]]) -> LdaHead:

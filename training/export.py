@@ -19,7 +19,7 @@ from model.softmax import TOLERANCE, SoftmaxHead
 from model.synthesis import class_embeddings
 from training.dataset import Dataset
 from training.evaluation import evaluate_run, run_task, testable
-from training.heads import HeadFit, HeadRows
+from training.heads import HeadChoice, HeadFit, HeadRows
 from training.int8_export import Int8Export
 from training.onnx_graphs import Synthesizer, TrunkTail, open_session, synthesizer_graph, trunk_graph
 from training.run_dir import Trained
@@ -137,10 +137,11 @@ def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:
     shared: dict[str, Any] = {
         "dimension": len(rows.centre),
         "noise_dimension": trained.networks.generator.noise_dim,
-        "antithetic": True,
+        "noise_form": "matched",
     }
     if choice.kind == "lda":
-        return HeadSpec(kind="lda", samples=samples, shrinkage=choice.strength, **shared)
+        scale = choice.unseen_scale
+        return HeadSpec(kind="lda", samples=samples, shrinkage=choice.strength, unseen_scale=scale, **shared)
     penalty = rows.penalty(choice.strength)
     return HeadSpec(kind="softmax", samples=rows.most(samples), penalty=penalty, tolerance=TOLERANCE, **shared)
 
@@ -148,7 +149,8 @@ def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:
 def _lda(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, _order: NDArray[np.int64]) -> HeadFit:
     """The head with rows in the data set's order; those of described classes as the service would make them."""
     assert spec.shrinkage is not None
-    (fitted,) = rows.lda({}, [spec.shrinkage])
+    choice = HeadChoice(kind="lda", strength=spec.shrinkage, unseen_scale=spec.unseen_scale)
+    (fitted,) = rows.lda({}, [choice])
     weight, bias = fitted.weight.copy(), fitted.bias.copy()
     for index, z in synthetic.items():
         row = fitted.head.row(z)

@@ -29,21 +29,28 @@ class HeadChoice:
     Attributes:
         kind: form of the head.
         strength: shrinkage of `lda`; of `softmax` the penalty relative to the mean squared length of real embeddings.
+        unseen_scale: by which the scores of described classes are multiplied; 1 for `softmax`.
     """
 
     kind: HeadKind
     strength: float
+    unseen_scale: float = 1.0
 
     @property
     def name(self) -> str:
-        """As in results, `lda/0.3`."""
-        return f"{self.kind}/{self.strength}"
+        """As in results, `lda/0.3`, or `lda/0.3/1.25` with a scale other than 1."""
+        scale = "" if self.unseen_scale == 1 else f"/{self.unseen_scale}"
+        return f"{self.kind}/{self.strength}{scale}"
 
     @classmethod
     def named(cls, name: str) -> HeadChoice:
         """The choice of a name."""
-        kind, _, strength = name.partition("/")
-        return cls(kind="softmax" if kind == "softmax" else "lda", strength=float(strength))
+        kind, strength, *scale = name.split("/")
+        return cls(
+            kind="softmax" if kind == "softmax" else "lda",
+            strength=float(strength),
+            unseen_scale=float(scale[0]) if scale else 1.0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +58,7 @@ class HeadFit:
     """A head with its rows.
 
     Attributes:
-        head: grows by a class.
+        head: grows by a class, which is described.
         centre: mean of the seen classes' mean embeddings, subtracted before anything else, float32 [Z].
         weight: float32 [C, Z].
         bias: float32 [C].
@@ -114,12 +121,12 @@ class HeadRows:
         """
         return min(samples, rows_per_class(len(self.seen), self.z.shape[1]))
 
-    def lda(self, synthetic: Mapping[int, Float32], shrinkages: Sequence[float]) -> list[HeadFit]:
-        """An `lda` head for each shrinkage; means and covariance are computed once.
+    def lda(self, synthetic: Mapping[int, Float32], choices: Sequence[HeadChoice]) -> list[HeadFit]:
+        """An `lda` head for each choice; means and covariance are computed once.
 
         Args:
             synthetic: embeddings of each class without real rows, not centred, float32 [M, Z].
-            shrinkages: of the covariance.
+            choices: shrinkage of the covariance, and scale of the scores of classes without real rows.
 
         Raises:
             DataError: the embeddings of each class are all the same.
@@ -129,12 +136,15 @@ class HeadRows:
             means[index] = z.mean(0, dtype=np.float64)
         covariance = within_class_covariance(self.z - self.centre, (np.cumsum(self.seen) - 1)[self.labels])
         fits = []
-        for shrinkage in shrinkages:
+        for choice in choices:
             try:
-                head = LdaHead(shrunk_cholesky(covariance, shrinkage))
+                head = LdaHead(shrunk_cholesky(covariance, choice.strength))
             except ValueError as error:
                 raise DataError(f"no head can be fitted on the embeddings of the training images: {error}") from None
             weight, bias = head.rows(means - self.centre)
+            if choice.unseen_scale != 1:
+                head = head.scaled(choice.unseen_scale)
+                weight[~self.seen], bias[~self.seen] = head.rows(means[~self.seen] - self.centre)
             fits.append(HeadFit(head=head, centre=self.centre, weight=weight, bias=bias))
         return fits
 
@@ -213,9 +223,9 @@ def fit_heads(
         index: synthesise(networks, task.attributes[index], key, names[index], samples)
         for index in np.flatnonzero(~rows.seen).tolist()
     }
-    shrinkages = [choice.strength for choice in choices if choice.kind == "lda"]
+    of_lda = [choice for choice in choices if choice.kind == "lda"]
     penalties = [choice.strength for choice in choices if choice.kind == "softmax"]
-    lda = iter(rows.lda(synthetic, shrinkages) if shrinkages else [])
+    lda = iter(rows.lda(synthetic, of_lda) if of_lda else [])
     softmax = iter(rows.softmax(synthetic, penalties, tolerance=tolerance) if penalties else [])
     return [next(lda) if choice.kind == "lda" else next(softmax) for choice in choices]
 
@@ -241,7 +251,7 @@ def synthesise_features(
 ) -> torch.Tensor:
     """Scaled features of a class from its normalised attributes, on their device, float32 [samples, D]."""
     generator = networks.generator
-    noise = torch.from_numpy(class_noise(key, class_id, samples, generator.noise_dim, antithetic=True)).to(
+    noise = torch.from_numpy(class_noise(key, class_id, samples, generator.noise_dim, form="matched")).to(
         attributes_A.device
     )
     features: torch.Tensor = generator(noise, attributes_A.expand(samples, -1))

@@ -64,6 +64,11 @@ def validation(selected: Fields, longest: int) -> str:
         ("served head", served),
         ("its seen penalty, temperature", _calibration(selected["head"])),
         *(
+            [("its scale of unseen classes' scores", number(scale))]
+            if (scale := selected.get("heads", {}).get(kind, {}).get("unseen_scale", 1)) != 1
+            else []
+        ),
+        *(
             (f"best {kind} of all lengths", f"{best['head']}, {best['epochs']} epochs, H {best['H']:.3f}")
             for kind, best in found.get("heads", {}).items()
         ),

@@ -84,7 +84,12 @@ class Selected:
             "shrinkage": self.shrinkage,
             "head": self.head.to_json(),
             "heads": {
-                kind: {"strength": best.choice.strength, "H": best.H, **best.calibration.to_json()}
+                kind: {
+                    "strength": best.choice.strength,
+                    "unseen_scale": best.choice.unseen_scale,
+                    "H": best.H,
+                    **best.calibration.to_json(),
+                }
                 for kind, best in self.heads.items()
             },
             "student": self.student.to_json(),
@@ -102,7 +107,9 @@ class Selected:
         alone = {"lda": {"strength": fields["shrinkage"], "H": validation["H"], **fields["head"]}}
         heads: dict[HeadKind, ChosenHead] = {
             kind: ChosenHead(
-                choice=HeadChoice(kind=kind, strength=float(found["strength"])),
+                choice=HeadChoice(
+                    kind=kind, strength=float(found["strength"]), unseen_scale=float(found.get("unseen_scale", 1))
+                ),
                 calibration=Calibration.from_json(found),
                 H=float(found["H"]),
             )

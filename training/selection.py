@@ -9,7 +9,7 @@ N: held-out rows, C: classes of a fold, D: scaled features.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from training.trainer import Networks
 
 NEARLY_BEST = 0.005
 """Penalties, and strengths of a head, within this much of the best mean H count as equally good."""
+
+UNSEEN_SCALES = (1.0, 1.25, 1.5)
+"""Candidates for the scale of described classes' scores, none first."""
 
 PROTOCOLS: Mapping[Protocol, str] = {
     "validation": "validation: pseudo-unseen classes and held-out seen rows from trainval",
@@ -132,7 +135,8 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
     """Form and length with the best mean H for the served head; all else is taken at the same length.
 
     Ties go to `lda`, then to fewer epochs. Of the strengths of that form that are `NEARLY_BEST` at that length, the
-    middle one is taken, so that no single row decides.
+    middle one is taken, so that no single row decides. Last comes the scale of described classes' scores, see
+    :func:`choose_scale`.
 
     Args:
         measurements: of each fold by epoch, all of the same epochs; under `test-best` of the test rows alone.
@@ -164,23 +168,18 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
     kinds: list[HeadKind] = [kind for kind in KINDS if any(_kind(c[1]) == kind for c in heads)]
     of_kind = {kind: best([kind], epochs) for kind in kinds}
     overall = {kind: best([kind]) for kind in kinds}
+    chosen = {kind: _scaled(HeadChoice.named(c[1]), scored[c]) for kind, c in of_kind.items()}
+    kind = HeadChoice.named(name).kind
     return Selected(
         epochs=epochs,
-        kind=HeadChoice.named(name).kind,
-        heads={
-            kind: ChosenHead(
-                choice=HeadChoice.named(candidate[1]),
-                calibration=calibrate(scored[candidate], results[candidate][0]),
-                H=results[candidate][1],
-            )
-            for kind, candidate in of_kind.items()
-        },
+        kind=kind,
+        heads=chosen,
         student=calibrate(scored[student], results[student][0]),
         validation={
             "protocol": PROTOCOLS[config.selection.protocol],
             "folds": len(measurements),
             "seed": config.seed,
-            "H": results[served][1],
+            "H": chosen[kind].H,
             "H_student": results[student][1],
             "heads": {kind: {"epochs": c[0], "head": c[1], "H": results[c][1]} for kind, c in overall.items()},
             "novelty_auroc": float(np.mean([fold[epochs].novelty for fold in measurements])),
@@ -190,6 +189,46 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
             ],
         },
     )
+
+
+def _scaled(choice: HeadChoice, runs: Sequence[Scored]) -> ChosenHead:
+    """A chosen head with its scale and calibration."""
+    if choice.kind == "lda":
+        choice = replace(choice, unseen_scale=choose_scale(runs))
+        runs = [scaled(run, choice.unseen_scale) for run in runs]
+    penalty, h = best_penalty([curve_of(run) for run in runs])
+    return ChosenHead(choice=choice, calibration=calibrate(runs, penalty), H=h)
+
+
+def choose_scale(runs: Sequence[Scored]) -> float:
+    """The scale of described classes' scores that gains most H over none, by more than its standard error; else none.
+
+    Predicted means lie nearer to the mean of all classes than real ones do, so described classes' scores vary less from
+    image to image than those of seen classes, whose means are measured; no penalty makes up for that. The standard
+    error is over the folds, each scale with its own best penalty; of one fold nobody knows it.
+
+    Args:
+        runs: of each fold, by an `lda` head.
+    """
+    of_scale = [_fold_scores([scaled(run, scale) for run in runs]) for scale in UNSEEN_SCALES]
+    gain_KF = np.stack(of_scale) - of_scale[0]
+    if len(runs) == 1:
+        return UNSEEN_SCALES[0]
+    gain_K = gain_KF.mean(axis=1)
+    shown_K = gain_K > gain_KF.std(axis=1, ddof=1) / np.sqrt(len(runs))
+    return UNSEEN_SCALES[int(np.where(shown_K, gain_K, 0).argmax())]
+
+
+def scaled(run: Scored, scale: float) -> Scored:
+    """The same with the scores of described classes multiplied."""
+    return run if scale == 1 else replace(run, logits=run.logits * np.where(run.seen, 1, scale).astype(np.float32))
+
+
+def _fold_scores(runs: Sequence[Scored]) -> NDArray[np.float64]:
+    """H of each fold at the penalty that is best for all."""
+    curves = [curve_of(run) for run in runs]
+    penalty = np.array([best_penalty(curves)[0]])
+    return np.array([harmonic_means(*curve.at(penalty))[0] for curve in curves])
 
 
 def best_scores(measurement: Measurement) -> dict[str, Scores]:
@@ -240,7 +279,7 @@ def best_penalty(curves: list[SeenUnseenCurve]) -> tuple[float, float]:
     return float(middle[chosen]), float(mean_h[chosen])
 
 
-def calibrate(scored: list[Scored], penalty: float) -> Calibration:
+def calibrate(scored: Sequence[Scored], penalty: float) -> Calibration:
     """Temperature with the smallest class-balanced log-loss at a given penalty in logits (Guo et al., ICML 2017)."""
 
     def loss(log_temperature: float) -> float:

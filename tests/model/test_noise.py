@@ -92,7 +92,7 @@ def test_the_same_key_gives_the_same_noise() -> None:
 @pytest.mark.parametrize("samples", [1, 2, 7, 10])
 def test_antithetic_rows_come_in_pairs_of_opposite_sign(samples: int) -> None:
     """The first of each pair is that of the plain noise; the first rows do not depend on how many there are."""
-    noise = class_noise("bundle", "zebra", samples, 3, antithetic=True)
+    noise = class_noise("bundle", "zebra", samples, 3, form="antithetic")
     assert noise.shape == (samples, 3)
     assert noise.dtype == np.float32
     plain = class_noise("bundle", "zebra", 5, 3)
@@ -100,3 +100,31 @@ def test_antithetic_rows_come_in_pairs_of_opposite_sign(samples: int) -> None:
     np.testing.assert_array_equal(noise, expected[:samples])
     if samples % 2 == 0:
         assert not noise.sum(axis=0).any()
+
+
+@pytest.mark.parametrize("samples", [1, 7, 200, 230])
+@pytest.mark.parametrize("dimension", [1, 3, 85, 100])
+def test_matched_rows_are_antithetic_and_have_the_moments_of_the_distribution(samples: int, dimension: int) -> None:
+    """Means 0 and mean products those of independent numbers, over each block; the first rows do not depend on N."""
+    noise = class_noise("bundle", "zebra", 400, dimension, form="matched")
+    assert noise.dtype == np.float32
+    np.testing.assert_array_equal(class_noise("bundle", "zebra", samples, dimension, form="matched"), noise[:samples])
+    np.testing.assert_array_equal(noise[1::2], -noise[::2])
+    for block in (noise[:200], noise[200:]):
+        second = block.astype(np.float64).T @ block / 200
+        np.testing.assert_allclose(second, np.eye(dimension), atol=1e-6)
+    assert not np.array_equal(noise[:200], noise[200:])
+
+
+def test_matched_rows_are_those_drawn_turned_and_scaled() -> None:
+    """What each block spans is what was drawn: only the coordinates change."""
+    drawn = class_noise("bundle", "zebra", 100, 5).astype(np.float64)
+    matched = class_noise("bundle", "zebra", 200, 5, form="matched")[::2].astype(np.float64)
+    map_KK, *_ = np.linalg.lstsq(drawn, matched, rcond=None)
+    np.testing.assert_allclose(drawn @ map_KK, matched, atol=1e-5)
+    np.testing.assert_allclose(map_KK, np.eye(5), atol=0.3)
+
+
+def test_what_has_more_dimensions_than_a_block_has_pairs_stays_as_it_is() -> None:
+    many = class_noise("bundle", "zebra", 200, 101, form="matched")
+    np.testing.assert_array_equal(many, class_noise("bundle", "zebra", 200, 101, form="antithetic"))

@@ -88,7 +88,7 @@ def test_manifest(bundle: Bundle, trained: Trained, data: Dataset, store_dir: Pa
         "samples": 10,
         "noise_dimension": 3,
         "shrinkage": trained.selected.shrinkage,
-        "antithetic": True,
+        "noise": "matched",
     }
     np.testing.assert_array_equal(bundle.novelty_reference, trained.novelty_reference)
     assert manifest.training["config"] == json.loads(json.dumps(trained.config.to_json()))

@@ -47,7 +47,7 @@ def test_rows_are_those_of_the_means(networks: Networks, small: Task) -> None:
     np.testing.assert_allclose(head.centre, centre, rtol=1e-5)
     lda = LdaHead.fit(z - head.centre, labels, shrinkage=0.4)
     for index, name in ((4, "x"), (5, "y")):
-        noise = torch.from_numpy(class_noise("k", name, 7, 3, antithetic=True))
+        noise = torch.from_numpy(class_noise("k", name, 7, 3, form="matched"))
         with torch.no_grad():
             made = networks.student.embedding(networks.generator(noise, small.attributes[index].repeat(7, 1))).numpy()
         np.testing.assert_array_equal(synthesise(networks, small.attributes[index], "k", name, 7), made)
@@ -172,7 +172,7 @@ def test_every_sampler_makes_classes_from_keyed_noise(small: Task, method: str) 
     networks = train(small, config(f"generator.method={method}"), epochs=1)
     attributes = small.attributes[4]
     made = synthesise_features(networks, attributes, "k", "x", 9)
-    noise = torch.from_numpy(class_noise("k", "x", 9, networks.generator.noise_dim, antithetic=True))
+    noise = torch.from_numpy(class_noise("k", "x", 9, networks.generator.noise_dim, form="matched"))
     assert noise.shape == (9, 6 if method == "diffusion" else 3)
     with torch.no_grad():
         assert torch.equal(made, networks.generator(noise, attributes.repeat(9, 1)))

@@ -99,7 +99,7 @@ def test_the_bundle(exported: Path, trained: Trained, data: Dataset) -> None:
     bundle = Bundle.load(exported)
     bundle.verify_head()
     spec, best = bundle.manifest.head, trained.selected.heads["softmax"]
-    assert (spec.kind, spec.samples, spec.antithetic) == ("softmax", 9, True)
+    assert (spec.kind, spec.samples, spec.noise_form) == ("softmax", 9, "matched")
     assert bundle.manifest.calibration == best.calibration
     assert bundle.manifest.metrics["served"] == "softmax"
     assert "lda" not in bundle.manifest.metrics
