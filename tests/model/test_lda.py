@@ -136,6 +136,18 @@ def test_the_stored_factor_gives_the_very_same_rows() -> None:
     assert head.bank()["covariance_cholesky"].dtype == np.float32
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.25])
+def test_a_scaled_head_multiplies_weights_and_biases(scale: float) -> None:
+    z, labels = rows(5, 6)
+    head = LdaHead.fit(z, labels, shrinkage=0.3)
+    scaled, means = head.scaled(scale), np.random.default_rng(3).normal(size=(4, 6))
+    for found, plain in zip(scaled.rows(means), head.rows(means), strict=True):
+        np.testing.assert_allclose(found, scale * plain, rtol=1e-5, atol=1e-5)
+    again = LdaHead.from_bank(scaled.bank())
+    for found, stored in zip(scaled.rows(means), again.rows(means), strict=True):
+        np.testing.assert_array_equal(found, stored)
+
+
 def test_fewer_rows_than_dimensions_need_shrinkage() -> None:
     random = np.random.default_rng(0)
     z, labels = random.normal(size=(6, 20)), np.repeat([0, 1], 3)
@@ -180,8 +192,22 @@ def spec(**fields) -> HeadSpec:
     return HeadSpec(**{"kind": "lda", "dimension": 8, "samples": 50, "noise_dimension": 4, "shrinkage": 0.5, **fields})
 
 
-def test_a_spec_survives_json() -> None:
-    assert HeadSpec.from_json(spec().to_json()) == spec()
+@pytest.mark.parametrize(
+    ("change", "written"),
+    [
+        ({}, {}),
+        ({"noise_form": "antithetic"}, {"antithetic": True}),
+        ({"noise_form": "matched"}, {"noise": "matched"}),
+        ({"unseen_scale": 1.25}, {"unseen_scale": 1.25}),
+    ],
+    ids=str,
+)
+def test_a_spec_survives_json(change: dict[str, object], written: dict[str, object]) -> None:
+    """What bundles had from the start is written as it was: their id is a hash of it."""
+    fields = spec(**change).to_json()
+    assert HeadSpec.from_json(fields) == spec(**change)
+    plain = {"kind": "lda", "dimension": 8, "samples": 50, "noise_dimension": 4, "shrinkage": 0.5}
+    assert fields == {**plain, **written}
 
 
 @pytest.mark.parametrize(
@@ -195,6 +221,10 @@ def test_a_spec_survives_json() -> None:
         {"shrinkage": -0.1},
         {"shrinkage": 1.1},
         {"shrinkage": float("nan")},
+        {"noise_form": "pink"},
+        {"unseen_scale": 0.0},
+        {"unseen_scale": float("inf")},
+        {"kind": "softmax", "shrinkage": None, "penalty": 0.1, "tolerance": 0.1, "unseen_scale": 1.25},
     ],
     ids=str,
 )

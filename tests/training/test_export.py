@@ -164,6 +164,28 @@ def test_unseen_rows_are_what_the_service_would_make(bundle: Bundle, engine: Onn
         assert bundle.bias[index] == np.float32(row.bias)
 
 
+def test_a_scale_of_described_classes_is_in_their_rows_and_in_those_to_come(
+    bundle: Bundle, trained: Trained, data: Dataset, tmp_path: Path
+) -> None:
+    """The rows of seen classes stay; the others are what the service makes of the factor in the bank."""
+    lda = trained.selected.heads["lda"]
+    choice = dataclasses.replace(lda.choice, unseen_scale=1.25)
+    selected = dataclasses.replace(trained.selected, heads={"lda": dataclasses.replace(lda, choice=choice)})
+    export(data, dataclasses.replace(trained, selected=selected), tmp_path / "bundle")
+    scaled = Bundle.load(tmp_path / "bundle")
+    assert scaled.manifest.head == dataclasses.replace(bundle.manifest.head, unseen_scale=1.25)
+    assert scaled.manifest.bundle_id != bundle.manifest.bundle_id
+    np.testing.assert_array_equal(scaled.weight[:6], bundle.weight[:6])
+    np.testing.assert_array_equal(scaled.bias[:6], bundle.bias[:6])
+    engine = OnnxEngine(scaled, threads=1)
+    for index in (6, 7):
+        z = synthesised(scaled, engine, scaled.manifest.classes[index])
+        row = scaled.head.row(z)
+        np.testing.assert_array_equal(scaled.weight[index], row.weight)
+        np.testing.assert_allclose(row.weight, 1.25 * bundle.head.row(z).weight, rtol=1e-4, atol=1e-5)
+        assert row.bias == pytest.approx(1.25 * bundle.head.row(z).bias, rel=1e-4)
+
+
 def synthesised(bundle: Bundle, engine: OnnxEngine, entry: ClassEntry) -> NDArray[np.float32]:
     return class_embeddings(
         engine.synthesize,

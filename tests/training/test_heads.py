@@ -95,6 +95,22 @@ def test_heads_of_several_shrinkages_are_those_of_each(networks: Networks, small
     assert not np.allclose(heads[0].weight, heads[1].weight)
 
 
+@pytest.mark.parametrize("scale", [0.8, 1.25])
+def test_a_scale_multiplies_scores_of_described_classes_and_of_those_to_come(
+    networks: Networks, small: Task, scale: float
+) -> None:
+    plain = fit_head(networks, small, NAMES, LDA, samples=7, key="k")
+    choice = dataclasses.replace(LDA, unseen_scale=scale)
+    head = fit_head(networks, small, NAMES, choice, samples=7, key="k")
+    factor = np.where(small.seen.numpy(), 1, scale)
+    np.testing.assert_allclose(head.weight, factor[:, None] * plain.weight, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(head.bias, factor * plain.bias, rtol=1e-4, atol=1e-4)
+    new = synthesise(networks, small.attributes[5], "k", "z", 7) - head.centre
+    np.testing.assert_allclose(head.head.row(new).weight, scale * plain.head.row(new).weight, rtol=1e-4, atol=1e-4)
+    assert HeadChoice.named(choice.name) == choice
+    assert choice.name == f"lda/0.4/{scale}"
+
+
 # --- softmax --------------------------------------------------------------------------------------
 
 

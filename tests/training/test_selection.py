@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from itertools import pairwise
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,19 @@ from training.scaler import Scaler
 from training.selected import Selected
 from training.selection import (
     NEARLY_BEST,
+    UNSEEN_SCALES,
     Candidate,
     Scored,
     best_penalty,
     best_scores,
     calibrate,
     choose,
+    choose_scale,
     curve_of,
     make_task,
     measured_epochs,
     of_best_head,
+    scaled,
     select,
 )
 
@@ -349,6 +353,52 @@ def with_wrong_rows(count: int) -> list[Scored]:
     logits = np.eye(4)[np.where(np.arange(1000) < count, labels + 1, labels) % 4]
     seen = np.array([True, True, False, False])
     return [Scored(logits=logits.astype(np.float32), labels=labels, seen=seen) for _ in range(2)]
+
+
+def shrunk(scale: float, *, noise: float = 0.8, folds: int = 4, seed: int = 0) -> list[Scored]:
+    """Noisy folds whose described classes get scores divided by a scale."""
+    made = []
+    for fold in range(folds):
+        random, labels = np.random.default_rng((seed, fold)), np.arange(400) % 8
+        seen = np.arange(8) < 4
+        signal = random.gamma(2.0, size=(400, 1)) * np.eye(8)[labels]
+        logits = (signal + noise * random.standard_normal((400, 8))) / np.where(seen, 1, scale)
+        made.append(Scored(logits=logits.astype(np.float32), labels=labels, seen=seen))
+    return made
+
+
+def test_the_scale_is_the_one_with_the_best_h_if_it_gains_more_than_its_standard_error() -> None:
+    """Against loops over folds and penalties."""
+    found = []
+    for runs in (shrunk(1.0), shrunk(1.5), shrunk(2.0), shrunk(1.5, noise=0.4, seed=2), shrunk(0.7)):
+        h: dict[float, list[float]] = {}
+        for scale in UNSEEN_SCALES:
+            changed = [dataclasses.replace(r, logits=r.logits * np.where(r.seen, 1, scale)) for r in runs]
+            penalty, _ = best_penalty([curve_of(run) for run in changed])
+            h[scale] = [evaluate(run.logits - penalty * run.seen, run.labels, run.seen).H for run in changed]
+        expected, most = 1.0, 0.0
+        for scale in UNSEEN_SCALES:
+            gains = [more - less for more, less in zip(h[scale], h[1.0], strict=True)]
+            if fmean(gains) > max(most, stdev(gains) / math.sqrt(4)):
+                expected, most = scale, fmean(gains)
+        assert choose_scale(runs) == expected
+        found.append(expected)
+    assert set(found) == set(UNSEEN_SCALES)
+    assert choose_scale(shrunk(1.5, folds=1)) == 1.0
+
+
+def test_the_chosen_head_has_its_scale_and_is_calibrated_with_it() -> None:
+    runs = shrunk(2.0, folds=2)
+    scale = choose_scale(runs)
+    assert scale > 1
+    selected = chosen({(5, "lda/0.3"): runs, (5, "softmax/0.1"): runs, (5, STUDENT): runs})
+    changed = [scaled(run, scale) for run in runs]
+    penalty, h = best_penalty([curve_of(run) for run in changed])
+    assert selected.served.choice == HeadChoice(kind="lda", strength=0.3, unseen_scale=scale)
+    assert selected.head == calibrate(changed, penalty)
+    assert selected.validation["H"] == selected.served.H == h
+    assert selected.heads["softmax"].choice.unseen_scale == 1
+    assert Selected.from_json(json.loads(json.dumps(selected.to_json()))) == selected
 
 
 def test_the_best_mean_h_is_chosen() -> None:
