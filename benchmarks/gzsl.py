@@ -159,6 +159,7 @@ def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Name
         "validation_H": metrics["validation"]["H"],
         "epochs": resolved["selected"]["epochs"],
         "shrinkage": resolved["selected"]["shrinkage"],
+        "unseen_scale": resolved["selected"]["heads"]["lda"]["unseen_scale"],
         **{name: metrics["protocol"][name] for name in ("name", "commit", "config_hash", "data_hash")},
         "test_used_for_selection": metrics["protocol"]["test_used_for_selection"],
         "threads": len(share),
