@@ -256,9 +256,9 @@ def test_several_seeds_give_rows_means_and_deviations(data: Dataset, tmp_path: P
             assert row[name] == metrics["protocol"][name]
         for head in ("lda", STUDENT):
             assert row[head] == {score: metrics[head][score] for score in ("U", "S", "H", "T1", "AUSUC")}
-    values = [row["lda"]["AUSUC"] for row in summary["rows"]]
+    values = [row[STUDENT]["AUSUC"] for row in summary["rows"]]
     assert values[0] != values[1]
-    spread = summary["summary"]["lda"]["AUSUC"]
+    spread = summary["summary"][STUDENT]["AUSUC"]
     assert spread["mean"] == pytest.approx(sum(values) / 2)
     assert spread["sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5) == statistics.stdev(values)
     printed = table(summary)
