@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.networks.attribute_path import AttributePath
+from training.evidence import most_gain
 from training.hidden_classes import HiddenClasses, centred, dual_weights
 from training.spread import class_means, within_class_factor, within_class_spread
 from training.task import Task
@@ -28,7 +29,6 @@ EVIDENCE = 2.0
 """Standard errors by which others than the simplest must be better."""
 STRETCHES = (0.0, 0.5, 1.0)
 """Candidates for e, none first."""
-MIN_GROUPS = 2
 SHRINKAGE = 0.5
 """Of the within-class covariance in whose metric distances are measured."""
 
@@ -149,13 +149,7 @@ def choose_stretch(areas_GE: NDArray[np.float64]) -> float:
     Args:
         areas_GE: of :meth:`HiddenClasses.areas`, for the `STRETCHES`.
     """
-    groups = len(areas_GE)
-    if groups < MIN_GROUPS:
-        return STRETCHES[0]
-    gains_GE = areas_GE - areas_GE[:, :1]
-    gain_E = gains_GE.mean(axis=0)
-    shown_E = gain_E > EVIDENCE * gains_GE.std(axis=0, ddof=1) / math.sqrt(groups)
-    return STRETCHES[int(np.where(shown_E, gain_E, 0).argmax())]
+    return STRETCHES[most_gain(areas_GE, EVIDENCE)]
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:

@@ -22,6 +22,7 @@ from model.head import HeadKind
 from training.checkpoints import Unkept
 from training.config import Protocol, TrainConfig
 from training.dataset import Dataset
+from training.evidence import most_gain
 from training.folds import used_folds
 from training.heads import HeadChoice
 from training.measurement import STUDENT, HeldOut, Measurement
@@ -211,12 +212,7 @@ def choose_scale(runs: Sequence[Scored]) -> float:
         runs: of each fold, by an `lda` head.
     """
     of_scale = [_fold_scores([scaled(run, scale) for run in runs]) for scale in UNSEEN_SCALES]
-    gain_KF = np.stack(of_scale) - of_scale[0]
-    if len(runs) == 1:
-        return UNSEEN_SCALES[0]
-    gain_K = gain_KF.mean(axis=1)
-    shown_K = gain_K > gain_KF.std(axis=1, ddof=1) / np.sqrt(len(runs))
-    return UNSEEN_SCALES[int(np.where(shown_K, gain_K, 0).argmax())]
+    return UNSEEN_SCALES[most_gain(np.stack(of_scale, axis=1), errors=1)]
 
 
 def scaled(run: Scored, scale: float) -> Scored:
