@@ -52,6 +52,7 @@ class Cell:
 
 def plan(sets: list[str], *, ablations_on: str, recipes: str) -> Iterator[Cell]:
     """What is measured, the most wanted first."""
+    prefix = "" if recipes == "full" else f"{recipes}-"
     for seed in (0, 1, 2):
         for data in sets:
             yield Cell(data=data, generator="ridge + LDA", variant="no learning", seed=seed)
@@ -60,15 +61,15 @@ def plan(sets: list[str], *, ablations_on: str, recipes: str) -> Iterator[Cell]:
         for data in sets:
             for generator in ("wgan", "cegzsl"):
                 for variant in ("base", "+D3"):
-                    yield Cell(data=data, generator=f"{recipes}-{generator}", variant=variant, seed=seed)
+                    yield Cell(data=data, generator=prefix + generator, variant=variant, seed=seed)
         if seed == 0:
             for data in sets:
                 for generator in ("tfvaegan", "diffusion"):
                     for variant in ("base", "+D3"):
-                        yield Cell(data=data, generator=f"{recipes}-{generator}", variant=variant, seed=seed)
+                        yield Cell(data=data, generator=prefix + generator, variant=variant, seed=seed)
             for generator in ("wgan", "cegzsl"):
                 for variant in ("+D3 without ID2SD", "+D3 without O2DBD"):
-                    yield Cell(data=ablations_on, generator=f"{recipes}-{generator}", variant=variant, seed=seed)
+                    yield Cell(data=ablations_on, generator=prefix + generator, variant=variant, seed=seed)
 
 
 def main() -> None:
@@ -100,6 +101,12 @@ def main() -> None:
             out.with_suffix(".svg").write_text(draw(rows))
 
     there = rows_of(file)
+    wanted = [
+        cell
+        for cell in wanted
+        if (arguments.generators is None or cell.generator in arguments.generators)
+        and (arguments.seeds is None or cell.seed in arguments.seeds)
+    ]
     missing = [c for c in wanted if not any(asdict(c).items() <= row.items() for row in there)]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for finished in [pool.submit(fill, cell) for cell in missing]:
@@ -110,7 +117,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--recipes", default="cpu", help="recipes are named RECIPES-GENERATOR")
+    parser.add_argument("--recipes", default="cpu", help="recipes are named RECIPES-GENERATOR; full: GENERATOR")
+    parser.add_argument("--generators", nargs="+", help="only these, `ridge + LDA` and `kernel ridge + LDA` included")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every recipe; repeatable")
     parser.add_argument("--ablations-on", help="name of the set for the ablations; the first where not given")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1)
@@ -132,6 +142,7 @@ def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Name
             "--seed",
             str(cell.seed),
             *VARIANTS[cell.variant],
+            *(word for setting in arguments.set for word in ("--set", setting)),
         ]
         words += ["--device", arguments.device, "--no-monitor", "--out", str(run)]
         done = subprocess.run(
@@ -174,7 +185,7 @@ def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[st
     from training.recipe import load_recipe
 
     dataset = load_benchmark(folder)
-    config = load_recipe(f"{arguments.recipes}-wgan").config
+    config = load_recipe("wgan" if arguments.recipes == "full" else f"{arguments.recipes}-wgan").config
     found = ridge_lda(dataset, config.selection, seed=cell.seed, kernel=cell.generator.startswith("kernel"))
     return {
         **found,

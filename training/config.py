@@ -225,7 +225,8 @@ class TrainConfig:
             x 1.09, student x 0.98, confidence x 0.99, which ends in divergence.
         adam_beta1: of all optimisers.
         precision: `fp32`, `tf32` products, or `bf16` networks with float32 losses.
-        compile: losses by torch.compile, which costs a minute at the start: `on`, `off`, or `auto`, on a GPU only.
+        compile: how steps run. `auto`: on a GPU they are recorded as CUDA graphs; `on`: their losses are also compiled
+            by torch.compile, on a CPU too, which costs a minute at the start; `off`: neither.
         teacher: its pre-training.
         generator: the base generator.
         contrastive: of `cegzsl`.

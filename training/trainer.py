@@ -22,6 +22,7 @@ from training.generators import new_method
 from training.generators.base import RealBatch, Terms
 from training.meter import LIMIT, Meter
 from training.precision import allow_tf32, autocast
+from training.recorded import Recorded
 from training.student import StudentBatch, student_terms
 from training.task import Task
 from training.teacher import TeacherOutputs, fit_teacher
@@ -66,11 +67,17 @@ class Trainer:
         averaged = copy.deepcopy(self._method.sampler).requires_grad_(False)
         self.networks = Networks(generator=averaged, teacher=teacher, student=student)
         self._optimisers = self._new_optimisers()
-        compiled = torch.compile if compiles(config.compile, self._device) else _as_it_is
+        compiled = torch.compile if config.compile == "on" else _as_it_is
         self._critic_loss = compiled(self._method.critic_loss)
         self._generator_loss = compiled(self._method.generator_loss)
         self._student_loss = compiled(self._student_losses)
         self._random = torch.Generator(self._device).manual_seed(config.seed)
+        self._critic_steps: Callable[[], None] = self._take_critic_steps
+        self._generator_step: Callable[[], None] = self._take_generator_step
+        if records(config.compile, self._device):
+            self._critic_steps = Recorded(self._critic_steps, self._random)
+            self._generator_step = Recorded(self._generator_step, self._random)
+        self._meter = Meter(self._device)
         self._synthetic_labels = task.unseen_index.repeat_interleave(config.d3.synthetic_per_class)
         self._synthetic_attributes = task.attributes[self._synthetic_labels]
         self._teacher_labels, self._seen_index = task.teacher_labels, task.seen_index
@@ -92,34 +99,42 @@ class Trainer:
             DataError: a loss is not finite or beyond all bounds; names the first such step and loss.
         """
         self._set_learning_rates()
-        meter = Meter(self._device)
-        method, critic, generator, student = self._method, *self._optimisers
+        self._meter.reset()
         for step in range(self.steps):
-            real, teacher = self._draw()
-            for place in range(method.critic_steps):
-                if place:
-                    real, teacher = self._draw()
-                with autocast(self._device, self._config.precision):
-                    terms = self._critic_loss(real, self._random)
-                    with torch.no_grad():
-                        synthetic = self._synthesise()
-                    student_loss, unweighted = self._student_loss(real, teacher, synthetic)
-                self._step(terms, student_loss, [*critic, student])
-                meter.add(terms, step)
-                meter.add(unweighted, step)
-            if self.epoch * self.steps + step < self._config.generator.warm_up:
-                continue
-            with autocast(self._device, self._config.precision):
-                terms = self._generator_loss(real, self._random)
-                synthetic = scale_gradient(self._synthesise(), self._config.d3.generator_share)
-                student_loss, unweighted = self._student_loss(real, teacher, synthetic)
-            self._step(terms, student_loss, [*generator, student])
-            meter.add(terms, step)
-            meter.add(unweighted, step)
-            average_into(self.networks.generator, method.sampler, self._config.generator.averaging)
-        self._refuse_divergence(meter)
+            self._critic_steps()
+            if self.epoch * self.steps + step >= self._config.generator.warm_up:
+                self._generator_step()
+        self._refuse_divergence()
         self.epoch += 1
-        return meter.means()
+        return self._meter.means()
+
+    def _take_critic_steps(self) -> None:
+        critic, _, student = self._optimisers
+        self._meter.begin_step()
+        for _ in range(self._method.critic_steps):
+            self._batch = self._draw()
+            real, teacher = self._batch
+            with autocast(self._device, self._config.precision):
+                terms = self._critic_loss(real, self._random)
+                with torch.no_grad():
+                    synthetic = self._synthesise()
+                student_loss, unweighted = self._student_loss(real, teacher, synthetic)
+            self._step(terms, student_loss, [*critic, student])
+            self._meter.add(terms)
+            self._meter.add(unweighted)
+
+    def _take_generator_step(self) -> None:
+        """On the batch of the last critic step."""
+        _, generator, student = self._optimisers
+        real, teacher = self._batch
+        with autocast(self._device, self._config.precision):
+            terms = self._generator_loss(real, self._random)
+            synthetic = scale_gradient(self._synthesise(), self._config.d3.generator_share)
+            student_loss, unweighted = self._student_loss(real, teacher, synthetic)
+        self._step(terms, student_loss, [*generator, student])
+        self._meter.add(terms)
+        self._meter.add(unweighted)
+        average_into(self.networks.generator, self._method.sampler, self._config.generator.averaging)
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how the training goes on: tensors and plain values only, not copied."""
@@ -135,7 +150,11 @@ class Trainer:
         for name, module in self._modules():
             module.load_state_dict(state["modules"][name])
         for optimiser, saved in zip(self._all_optimisers(), state["optimisers"], strict=True):
+            rates = [group["lr"] for group in optimiser.param_groups]
             optimiser.load_state_dict(saved)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                if isinstance(rate, Tensor):
+                    group["lr"] = rate.fill_(float(group["lr"]))
         self._random.set_state(state["random"].cpu())
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
@@ -158,11 +177,12 @@ class Trainer:
         def adam(*groups: tuple[str, list[nn.Parameter], float]) -> torch.optim.Optimizer:
             return torch.optim.Adam(
                 [
-                    {"params": parameters, "lr": config.learning_rate * factor, "role": role, "factor": factor}
+                    {"params": parameters, "lr": self._rate(factor), "role": role, "factor": factor}
                     for role, parameters, factor in groups
                 ],
                 betas=(config.adam_beta1, 0.999),
                 fused=True,
+                capturable=self._device.type == "cuda",
             )
 
         sides = (
@@ -181,7 +201,16 @@ class Trainer:
         for optimiser in self._all_optimisers():
             for group in optimiser.param_groups:
                 scheduled = schedule(self._config, group["role"], self.epoch)
-                group["lr"] = self._config.learning_rate * group["factor"] * scheduled
+                rate = self._config.learning_rate * group["factor"] * scheduled
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def _rate(self, factor: float) -> float | Tensor:
+        """A learning rate: on a GPU a tensor, which a recorded step reads anew."""
+        rate = self._config.learning_rate * factor
+        return torch.tensor(rate, device=self._device) if self._device.type == "cuda" else rate
 
     def _draw(self) -> tuple[RealBatch, TeacherOutputs]:
         """Random real rows with the teacher's view of them."""
@@ -225,8 +254,8 @@ class Trainer:
             for optimiser in optimisers:
                 optimiser.step()
 
-    def _refuse_divergence(self, meter: Meter) -> None:
-        if (found := meter.first_bad()) is not None:
+    def _refuse_divergence(self) -> None:
+        if (found := self._meter.first_bad()) is not None:
             step, names = found
             raise DivergedError(
                 f"the training diverged in epoch {self.epoch + 1}, outer step {step + 1} of {self.steps}: "
@@ -291,9 +320,9 @@ def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
     ).to(task.features.device)
 
 
-def compiles(setting: Compile, device: torch.device) -> bool:
-    """Whether the losses are compiled: `auto` does so on a GPU, whose small kernels cost more to launch than to run."""
-    return setting == "on" or (setting == "auto" and device.type == "cuda")
+def records(setting: Compile, device: torch.device) -> bool:
+    """Whether steps are recorded as CUDA graphs: on a GPU, whose small kernels take longer to launch than to run."""
+    return device.type == "cuda" and setting != "off"
 
 
 def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,8 +12,9 @@ from training.meter import LIMIT, Meter
 
 def meter(*steps: dict[str, float]) -> Meter:
     made = Meter(torch.device("cpu"))
-    for number, values in enumerate(steps):
-        made.add({name: torch.tensor(value) for name, value in values.items()}, number)
+    for values in steps:
+        made.begin_step()
+        made.add({name: torch.tensor(value) for name, value in values.items()})
     return made
 
 
@@ -40,21 +41,37 @@ def test_the_first_step_across_kinds_of_steps() -> None:
     """Critic and generator report different terms in the same outer step."""
     made = Meter(torch.device("cpu"))
     for step in range(3):
-        made.add({"critic": torch.tensor(math.nan if step == 2 else 0.0)}, step)
-        made.add({"generator": torch.tensor(math.nan if step >= 1 else 0.0)}, step)
+        made.begin_step()
+        made.add({"critic": torch.tensor(math.nan if step == 2 else 0.0)})
+        made.add({"generator": torch.tensor(math.nan if step >= 1 else 0.0)})
     assert made.first_bad() == (1, ["generator"])
 
 
 def test_half_precision_is_summed_in_float32() -> None:
     made = Meter(torch.device("cpu"))
-    for step in range(1000):
-        made.add({"a": torch.tensor(1.0, dtype=torch.bfloat16), "b": torch.tensor(1.0)}, step)
+    for _ in range(1000):
+        made.add({"a": torch.tensor(1.0, dtype=torch.bfloat16), "b": torch.tensor(1.0)})
     assert made.means() == {"a": 1, "b": 1}
 
 
 def test_terms_are_let_go_of() -> None:
     """The published code keeps every step's graph for printing."""
     made = Meter(torch.device("cpu"))
-    made.add({"a": torch.tensor(2.0, requires_grad=True) * 3}, 0)
+    made.add({"a": torch.tensor(2.0, requires_grad=True) * 3})
     assert not any(values.requires_grad for values in made._sums.values())
     assert made.means() == {"a": 6}
+
+
+def test_after_a_reset_steps_count_anew() -> None:
+    made = meter({"a": 1, "b": math.nan}, {"a": 3, "b": 0}, {"c": 5})
+    sums = made._sums[("a", "b")]
+    made.reset()
+    assert made.means() == {}
+    assert made.first_bad() is None
+    made.begin_step()
+    made.add({"a": torch.tensor(7.0), "b": torch.tensor(8.0)})
+    made.begin_step()
+    made.add({"a": torch.tensor(math.inf), "b": torch.tensor(8.0)})
+    assert made.first_bad() == (1, ["a"])
+    assert made.means()["b"] == 8
+    assert made._sums[("a", "b")] is sums
