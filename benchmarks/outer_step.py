@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from benchmarks.timing import Case, synchronise
 from benchmarks.training_cases import Sizes
 from model.networks.generator import Critic, Generator
 from training.config import D3Config, GeneratorConfig, TeacherConfig, TrainConfig
+from training.precision import Precision
 from training.student import StudentBatch, student_terms
 from training.task import Task
 from training.teacher import TeacherOutputs
@@ -124,10 +126,10 @@ def outer_case(sizes: Sizes, device: torch.device, *, target: float) -> Case:
     )
 
 
-def awa2_training(device: torch.device, *, epochs: int = 100) -> dict[str, Any]:
+def awa2_training(device: torch.device, *, precision: Precision, epochs: int = 100) -> dict[str, Any]:
     """Seconds of a `wgan` + D3 training of AWA2's size, teacher included, on rows generated for the purpose."""
     task = generated(**AWA2, device=device)
-    config = published(Sizes(), teacher_epochs=30, steps=0)
+    config = replace(published(Sizes(), teacher_epochs=30, steps=0), precision=precision)
     synchronise(device)
     begun = time.perf_counter()
     trainer = Trainer(task, config)
@@ -135,4 +137,5 @@ def awa2_training(device: torch.device, *, epochs: int = 100) -> dict[str, Any]:
         trainer.run_epoch()
     synchronise(device)
     seconds = time.perf_counter() - begun
-    return {"name": "training of AWA2's size", **AWA2, "batch": config.batch_size, "epochs": epochs, "seconds": seconds}
+    settings = {"batch": config.batch_size, "epochs": epochs, "precision": precision}
+    return {"name": "training of AWA2's size", **AWA2, **settings, "seconds": seconds}

@@ -43,7 +43,7 @@ def main() -> None:
         "commit": code_commit(),
         "machine": machine(device),
         "rows": rows,
-        "awa2": awa2_training(device) if device.type == "cuda" else NO_GPU,
+        "awa2": awa2_training(device, precision=arguments.precision) if device.type == "cuda" else NO_GPU,
     }
     write(report, arguments.out)
 
@@ -54,6 +54,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves them as they are")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="of the AWA2-sized training"
+    )
     parser.add_argument("--only", action="append", choices=KINDS, help="repeatable")
     return parser.parse_args()
 
@@ -89,7 +92,7 @@ def write(report: dict[str, Any], out: Path) -> None:
     out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     about, awa2 = report["machine"], report["awa2"]
     if awa2 != NO_GPU:
-        awa2 = f"{awa2['seconds']:.0f} s"
+        awa2 = f"{awa2['seconds']:.0f} s in {awa2['precision']}"
     text = [
         "# Cheap exact forms of training against plain renditions",
         "",
