@@ -182,10 +182,12 @@ def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[st
     from benchmarks.ridge_lda import ridge_lda
     from training.benchmark import load_benchmark
     from training.commit import code_commit
+    from training.overrides import configured
     from training.recipe import load_recipe
 
     dataset = load_benchmark(folder)
-    config = load_recipe("wgan" if arguments.recipes == "full" else f"{arguments.recipes}-wgan").config
+    recipe = load_recipe("wgan" if arguments.recipes == "full" else f"{arguments.recipes}-wgan")
+    config = configured(arguments.set, base=recipe.settings)
     found = ridge_lda(dataset, config.selection, seed=cell.seed, kernel=cell.generator.startswith("kernel"))
     return {
         **found,

@@ -124,7 +124,8 @@ def against_baselines(rows: list[Row], data: str) -> list[str]:
             if pairs := [(row, others[row["seed"]]) for row in own if row["seed"] in others]:
                 difference, error = difference_of_h(pairs)
                 texts.append(f"{difference:+.3f} (se over test classes {error:.3f}) against {baseline}")
-        found.append(f"- H of {generator}, {variant}: {', '.join(texts)}.")
+        if texts:
+            found.append(f"- H of {generator}, {variant}: {', '.join(texts)}.")
     return found
 
 
