@@ -37,6 +37,7 @@ VARIANTS = {
     "+D3 without ID2SD": ["--set", "d3.label_distillation=0", "--set", "d3.embedding_distillation=0"],
     "+D3 without O2DBD": ["--set", "d3.ood_distillation=0"],
 }
+NORMAL = " on features scaled to normal"
 SCORES = ("U", "S", "H", "T1", "AUSUC", "ece")
 
 
@@ -57,6 +58,7 @@ def plan(sets: list[str], *, ablations_on: str, recipes: str) -> Iterator[Cell]:
         for data in sets:
             yield Cell(data=data, generator="ridge + LDA", variant="no learning", seed=seed)
             yield Cell(data=data, generator="kernel ridge + LDA", variant="no learning", seed=seed)
+            yield Cell(data=data, generator=f"ridge + LDA{NORMAL}", variant="no learning", seed=seed)
     for seed in (0, 1, 2):
         for data in sets:
             for generator in ("wgan", "cegzsl"):
@@ -170,6 +172,7 @@ def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Name
         "validation_H": metrics["validation"]["H"],
         "epochs": resolved["selected"]["epochs"],
         "shrinkage": resolved["selected"]["shrinkage"],
+        "scaling": resolved["selected"]["scaling"],
         "unseen_scale": resolved["selected"]["heads"]["lda"]["unseen_scale"],
         **{name: metrics["protocol"][name] for name in ("name", "commit", "config_hash", "data_hash")},
         "test_used_for_selection": metrics["protocol"]["test_used_for_selection"],
@@ -188,7 +191,13 @@ def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[st
     dataset = load_benchmark(folder)
     recipe = load_recipe("wgan" if arguments.recipes == "full" else f"{arguments.recipes}-wgan")
     config = configured(arguments.set, base=recipe.settings)
-    found = ridge_lda(dataset, config.selection, seed=cell.seed, kernel=cell.generator.startswith("kernel"))
+    found = ridge_lda(
+        dataset,
+        config.selection,
+        seed=cell.seed,
+        kernel=cell.generator.startswith("kernel"),
+        scaling="normal" if cell.generator.endswith(NORMAL) else "range",
+    )
     return {
         **found,
         "name": "validation",

@@ -20,8 +20,8 @@ from training.config import SelectionConfig
 from training.dataset import Dataset
 from training.folds import used_folds
 from training.metrics import evaluate, per_class_accuracy
-from training.scaler import Scaler
-from training.selection import Scored, best_penalty, curve_of
+from training.scaler import Scaler, Scaling
+from training.scored import Scored, best_penalty, curve_of
 
 RIDGE = (0.03, 0.1, 0.3, 1.0, 3.0)
 LINEAR = 0.0
@@ -32,19 +32,21 @@ Candidate = tuple[float, float, float]
 """Kernel width (`LINEAR` for none), ridge strength and shrinkage."""
 
 
-def ridge_lda(dataset: Dataset, config: SelectionConfig, *, seed: int, kernel: bool = False) -> dict[str, Any]:
+def ridge_lda(
+    dataset: Dataset, config: SelectionConfig, *, seed: int, kernel: bool = False, scaling: Scaling = "range"
+) -> dict[str, Any]:
     """U, S, H, T1, AUSUC of the baseline on the test rows, accuracies by class, and what validation chose."""
     candidates = list(itertools.product(WIDTHS if kernel else (LINEAR,), RIDGE, config.shrinkage))
     scored: dict[Candidate, list[Scored]] = {c: [] for c in candidates}
     for fold in used_folds(dataset, config, seed):
         labels = np.searchsorted(fold.classes, dataset.labels[fold.held])
         seen = ~np.isin(fold.classes, fold.hidden)
-        for candidate, scores in scores_of(dataset, fold.train, fold.held, fold.classes, candidates):
+        for candidate, scores in scores_of(dataset, fold.train, fold.held, fold.classes, candidates, scaling):
             scored[candidate].append(Scored(logits=scores, labels=labels, seen=seen))
     results = {c: best_penalty([curve_of(s) for s in runs]) for c, runs in scored.items()}
     best = max(results, key=lambda c: results[c][1])
     everything = np.arange(len(dataset.classes))
-    ((_, scores),) = scores_of(dataset, dataset.trainval, dataset.test, everything, [best])
+    ((_, scores),) = scores_of(dataset, dataset.trainval, dataset.test, everything, [best], scaling)
     penalty, validation_h = results[best]
     scores, labels = scores - penalty * dataset.seen, dataset.labels[dataset.test]
     measured = evaluate(scores, labels, dataset.seen)
@@ -60,11 +62,11 @@ def ridge_lda(dataset: Dataset, config: SelectionConfig, *, seed: int, kernel: b
 
 
 def scores_of(
-    dataset: Dataset, train: Rows, test: Rows, classes: Rows, candidates: list[Candidate]
+    dataset: Dataset, train: Rows, test: Rows, classes: Rows, candidates: list[Candidate], scaling: Scaling
 ) -> Iterator[tuple[Candidate, NDArray[np.float32]]]:
     """Logits of `test` rows over `classes`, from `train` rows and the attributes of classes without rows."""
     labels = np.searchsorted(classes, dataset.labels[train])
-    scaler = Scaler.fit(dataset.features[train])
+    scaler = Scaler.fit(dataset.features[train], scaling)
     rows, held = scaler.apply(dataset.features[train]), scaler.apply(dataset.features[test])
     means = np.zeros((len(classes), rows.shape[1]))
     found, _ = class_means(rows.astype(np.float64), labels)

@@ -22,6 +22,7 @@ MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
 Schedule = Literal["constant", "cosine", "published"]
 Protocol = Literal["validation", "test-best"]
 Compile = Literal["auto", "on", "off"]
+ScalingSetting = Literal["auto", "range", "normal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +218,8 @@ class TrainConfig:
 
     Attributes:
         seed: of weights, batches, noise and folds.
+        scaling: of features to 0..1: `range` by minimum and range, `normal` to a normal distribution, or `auto`, what
+            the folds of the selection show to be better.
         epochs: the longest training that selection considers.
         steps: outer steps per epoch; 0 takes one pass over the rows.
         batch_size: real rows per step.
@@ -237,6 +240,7 @@ class TrainConfig:
     """
 
     seed: int = 0
+    scaling: ScalingSetting = "auto"
     epochs: int = 24
     steps: int = 0
     batch_size: int = 64

@@ -28,7 +28,8 @@ from training.interruption import Interruption
 from training.monitor import Monitor
 from training.progress import OnStep
 from training.run_dir import Trained
-from training.scaler import Scaler
+from training.scaler import Scaler, Scaling
+from training.scaling import choose_scaling
 from training.selected import Selected
 from training.selection import make_task, select
 from training.task import Task
@@ -104,16 +105,19 @@ def fit(
         if options.tensorboard:
             board = opened.enter_context(closing(Board(run_dir, run_dir / LOG)))
             kept.log.on_line.append(board.add)
-        scaler = Scaler.fit(dataset.features[dataset.trainval])
-        task = make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), scaler, device)
-        final = FinalEpochs(task, config, kept, progress)
         if config.selection.protocol == "test-best":
             require_testable(dataset)
+            scaling, _ = choose_scaling(dataset, config)
+            scaler, task = whole(dataset, scaling, device)
+            final = FinalEpochs(task, config, kept, progress)
             final.begin(STAGE, config.epochs)
             selected, networks = train_test_best(dataset, task, scaler, config, kept, on_epoch=final.note)
+            selected = dataclasses.replace(selected, scaling=scaling)
             _log_selected(kept, selected)
         else:
             selected = select(dataset, config, device, on_epoch=FoldEpochs(config, kept, progress), kept=kept)
+            scaler, task = whole(dataset, selected.scaling, device)
+            final = FinalEpochs(task, config, kept, progress)
             choice = len(stages) - 2
             if not kept.finished(choice):
                 _log_selected(kept, selected)
@@ -136,6 +140,12 @@ def fit(
     trained.save(run_dir)
     shutil.rmtree(run_dir / PROGRESS)
     return trained
+
+
+def whole(dataset: Dataset, scaling: Scaling, device: torch.device) -> tuple[Scaler, Task]:
+    """The scaler and the task of all trainval rows."""
+    scaler = Scaler.fit(dataset.features[dataset.trainval], scaling)
+    return scaler, make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), scaler, device)
 
 
 def _stages(config: TrainConfig) -> list[str]:

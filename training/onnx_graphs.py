@@ -37,13 +37,12 @@ class TrunkTail(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.teacher = teacher
-        self.register_buffer("minimum", torch.from_numpy(scaler.minimum))
-        self.register_buffer("range", torch.from_numpy(scaler.range))
+        self.scaling = scaler.module()
         self.register_buffer("centre", torch.from_numpy(centre))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, D] to embedding [N, Z] and teacher score [N]."""
-        scaled = (features - self.get_buffer("minimum")) / self.get_buffer("range")
+        scaled = self.scaling(features)
         return self.embedding(scaled) - self.get_buffer("centre"), self.teacher.score(scaled)
 
 

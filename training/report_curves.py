@@ -60,6 +60,7 @@ def validation(selected: Fields, longest: int) -> str:
         if group
     ]
     chosen = [
+        *_scaling(selected),
         ("training length", f"{selected['epochs']} of at most {longest} epochs (dashed line)"),
         ("served head", served),
         ("its seen penalty, temperature", _calibration(selected["head"])),
@@ -209,3 +210,12 @@ def gradients(final: Sequence[Fields], d3: Fields) -> str:
     text = "Norm of each weighted term's gradient on the student's parameters, relative to that of L_cls, on one batch."
     head = ("term", "weight", "first", "smallest", "last", "note")
     return section(heading, paragraph(text), charts(chart), table(head, rows, style="notes"))
+
+
+def _scaling(selected: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The scaling of the features, where it is another than usual or was compared."""
+    kind, compared = selected.get("scaling", "range"), selected["validation"].get("scaling", {})
+    if kind == "range" and not compared:
+        return []
+    of_each = ", ".join(f"{name} {h:.3f}" for name, h in compared.items())
+    return [("scaling of features", kind + (f" (H of class means and ridge regression: {of_each})" if of_each else ""))]

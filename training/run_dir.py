@@ -75,10 +75,7 @@ class Trained:
                 "seen_classes": self.networks.teacher.classifier.out_features,
                 "attribute_dim": self.attribute_dim,
             },
-            "scaler": {
-                "minimum": torch.from_numpy(self.scaler.minimum),
-                "range": torch.from_numpy(self.scaler.range),
-            },
+            "scaler": self.scaler.tensors(),
             "novelty_reference": torch.from_numpy(self.novelty_reference),
         }
         with renamed(run_dir / CHECKPOINT) as beside:
@@ -109,9 +106,7 @@ class Trained:
                 data=fields["data"],
                 recipe=fields.get("recipe"),
                 selected=Selected.from_json(fields["selected"]),
-                scaler=Scaler(
-                    minimum=checkpoint["scaler"]["minimum"].numpy(), range=checkpoint["scaler"]["range"].numpy()
-                ),
+                scaler=Scaler.from_tensors(checkpoint["scaler"]),
                 networks=networks,
                 novelty_reference=checkpoint["novelty_reference"].numpy(),
                 attribute_dim=int(checkpoint["shapes"]["attribute_dim"]),

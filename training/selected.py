@@ -10,6 +10,7 @@ from model.calibration import Calibration
 from model.errors import DataError
 from model.head import HeadKind
 from training.heads import HeadChoice
+from training.scaler import SCALINGS, Scaling
 
 KINDS: tuple[HeadKind, ...] = ("lda", "softmax")
 
@@ -38,6 +39,7 @@ class Selected:
         kind: form of the served head.
         heads: the best head of each form that was measured, `lda` always.
         student: calibration of the student's own classifier C_s.
+        scaling: of the features.
         validation: pseudo-H of the chosen candidates, and of every candidate, for reports.
     """
 
@@ -45,6 +47,7 @@ class Selected:
     kind: HeadKind
     heads: Mapping[HeadKind, ChosenHead]
     student: Calibration
+    scaling: Scaling = "range"
     validation: dict[str, Any]
 
     @property
@@ -80,6 +83,7 @@ class Selected:
         """As `config.json` holds it; `shrinkage` and `head` as before there was a second form."""
         return {
             "epochs": self.epochs,
+            "scaling": self.scaling,
             "kind": self.kind,
             "shrinkage": self.shrinkage,
             "head": self.head.to_json(),
@@ -116,6 +120,8 @@ class Selected:
             for kind, found in fields.get("heads", alone).items()
         }
         kind = fields.get("kind", "lda")
+        if fields.get("scaling", "range") not in SCALINGS:
+            raise ValueError(f"expected a scaling, {' or '.join(SCALINGS)}, got {fields['scaling']!r}")
         if kind not in heads or "lda" not in heads or not heads.keys() <= set(KINDS):
             raise ValueError(f"expected the heads {' and '.join(KINDS)}, and among them the served one, {kind!r}")
         return cls(
@@ -123,5 +129,6 @@ class Selected:
             kind=kind,
             heads=heads,
             student=Calibration.from_json(fields["student"]),
+            scaling=fields.get("scaling", "range"),
             validation=validation,
         )

@@ -8,8 +8,9 @@ N: held-out rows, C: classes of a fold, D: scaled features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,14 +27,13 @@ from training.evidence import most_gain
 from training.folds import used_folds
 from training.heads import HeadChoice
 from training.measurement import STUDENT, HeldOut, Measurement
-from training.metrics import SeenUnseenCurve, harmonic_means, seen_unseen_curve
-from training.scaler import Scaler
+from training.metrics import seen_unseen_curve
+from training.scaler import Scaler, Scaling
+from training.scaling import choose_scaling
+from training.scored import NEARLY_BEST, Scored, best_penalty, curve_of, fold_scores, scaled
 from training.selected import KINDS, ChosenHead, Selected
 from training.task import Task
 from training.trainer import Networks
-
-NEARLY_BEST = 0.005
-"""Penalties, and strengths of a head, within this much of the best mean H count as equally good."""
 
 UNSEEN_SCALES = (1.0, 1.25, 1.5)
 """Candidates for the scale of described classes' scores, none first."""
@@ -50,15 +50,6 @@ Scores = dict[str, float]
 """U, S and H."""
 
 OnFoldEpoch = Callable[[int, int, Mapping[str, float], Scores | None], None]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scored:
-    """Scores of one fold's held-out rows by one candidate."""
-
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    seen: NDArray[np.bool_]
 
 
 def make_task(
@@ -83,8 +74,9 @@ def select(
     *,
     on_epoch: OnFoldEpoch = lambda *_: None,
     kept: Unkept | None = None,
+    scaling: Scaling | None = None,
 ) -> Selected:
-    """Choose length, head and calibration on pseudo-unseen validation.
+    """Choose scaling, length, head and calibration on pseudo-unseen validation.
 
     Args:
         dataset: only its trainval rows are read.
@@ -93,13 +85,15 @@ def select(
         on_epoch: called with fold (from 0), epoch (from 1), mean losses and, where the epoch was measured, the fold's
             pseudo-U, S and H there of the best head with its best penalty.
         kept: what an earlier part of the run has done already, fold by fold; without it nothing is kept.
+        scaling: of the features, where it is chosen already.
     """
     lengths, kept = measured_epochs(config), kept or Unkept()
+    scaling, of_scaling = (scaling, {}) if scaling else choose_scaling(dataset, config)
     measurements: list[Mapping[int, Measurement]] = []
     for number, fold in enumerate(used_folds(dataset, config.selection, config.seed)):
         measured = kept.measured(number)
         if not kept.finished(number):
-            scaler = Scaler.fit(dataset.features[fold.train])
+            scaler = Scaler.fit(dataset.features[fold.train], scaling)
             task = make_task(dataset, fold.train, fold.classes, scaler, device)
             held = HeldOut.of(dataset, fold.held, fold.classes, scaler, device)
 
@@ -123,13 +117,20 @@ def select(
             kept.train(number, task, config, epochs=config.epochs, on_epoch=measure)
             kept.finish(number)
         measurements.append(measured)
-    return choose(measurements, config)
+    selected = choose(measurements, config)
+    return replace(selected, scaling=scaling, validation={**selected.validation, "scaling": of_scaling})
 
 
 def measured_epochs(config: TrainConfig) -> set[int]:
-    """The training lengths that selection considers, evenly spaced up to the longest."""
+    """The training lengths that selection considers: the longest, half of it, and so on.
+
+    H seldom depends on an epoch more or less, but often falls long before a training ends. Under `test-best` they are
+    evenly spaced, as in papers.
+    """
     count = min(config.selection.evaluations, config.epochs)
-    return {round(config.epochs * (i + 1) / count) for i in range(count)}
+    if config.selection.protocol == "test-best":
+        return {round(config.epochs * (i + 1) / count) for i in range(count)}
+    return {math.ceil(config.epochs / 2**i) for i in range(count)}
 
 
 def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfig) -> Selected:
@@ -211,20 +212,8 @@ def choose_scale(runs: Sequence[Scored]) -> float:
     Args:
         runs: of each fold, by an `lda` head.
     """
-    of_scale = [_fold_scores([scaled(run, scale) for run in runs]) for scale in UNSEEN_SCALES]
+    of_scale = [fold_scores([scaled(run, scale) for run in runs]) for scale in UNSEEN_SCALES]
     return UNSEEN_SCALES[most_gain(np.stack(of_scale, axis=1), errors=1)]
-
-
-def scaled(run: Scored, scale: float) -> Scored:
-    """The same with the scores of described classes multiplied."""
-    return run if scale == 1 else replace(run, logits=run.logits * np.where(run.seen, 1, scale).astype(np.float32))
-
-
-def _fold_scores(runs: Sequence[Scored]) -> NDArray[np.float64]:
-    """H of each fold at the penalty that is best for all."""
-    curves = [curve_of(run) for run in runs]
-    penalty = np.array([best_penalty(curves)[0]])
-    return np.array([harmonic_means(*curve.at(penalty))[0] for curve in curves])
 
 
 def best_scores(measurement: Measurement) -> dict[str, Scores]:
@@ -250,29 +239,6 @@ def of_best_head(found: Mapping[str, Scores], kinds: Collection[str] = KINDS) ->
 
 def _kind(name: str) -> str:
     return name.partition("/")[0]
-
-
-def curve_of(scored: Scored) -> SeenUnseenCurve:
-    """Accuracies of one fold against the penalty."""
-    return seen_unseen_curve(scored.logits, scored.labels, scored.seen)
-
-
-def best_penalty(curves: list[SeenUnseenCurve]) -> tuple[float, float]:
-    """The penalty (in logits) with the best mean H over folds, and that H.
-
-    H is a step function of the penalty with one step a row; of all steps within `NEARLY_BEST` of the best the median
-    is taken, so that no single row decides.
-    """
-    penalties = np.unique(np.concatenate([curve.penalties for curve in curves]))
-    middle = (penalties[1:] + penalties[:-1]) / 2 if len(penalties) > 1 else penalties
-    mean_h = np.zeros(len(middle))
-    for curve in curves:
-        unseen, seen = curve.at(middle)
-        mean_h += harmonic_means(unseen, seen) / len(curves)
-    best = float(mean_h.max())
-    near = np.flatnonzero(mean_h >= best - NEARLY_BEST)
-    chosen = int(near[np.argmin(np.abs(middle[near] - np.median(middle[near])))])
-    return float(middle[chosen]), float(mean_h[chosen])
 
 
 def calibrate(scored: Sequence[Scored], penalty: float) -> Calibration:

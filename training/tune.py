@@ -22,6 +22,8 @@ from training.interruption import Interruption
 from training.progress import OnStep, Step
 from training.recipe import Recipe, merged
 from training.search_space import Space, nested, space_json, start
+from training.scaler import Scaling
+from training.scaling import choose_scaling
 from training.selection import Scores, select
 from training.study import DONE, ask_for, count, open_study
 from training.trainer import DivergedError
@@ -93,11 +95,12 @@ def tune(
         Interrupted: somebody asked to stop; finished trials stay in the study.
     """
     end = None if timeout is None else time.monotonic() + timeout
+    scaling, _ = choose_scaling(search.dataset, search.base)  # no setting that is searched decides it
     while count(study, *DONE) < trials and (end is None or time.monotonic() < end):
         search.asked.raise_if_asked(_kept(study))
         on_step(_standing(study, trials))
         ask_for(study, start(search.space, search.base))
-        study.optimize(lambda trial: _run(search, trial, on_step), n_trials=1)
+        study.optimize(lambda trial: _run(search, trial, scaling, on_step), n_trials=1)
     on_step(_standing(study, trials))
 
 
@@ -111,7 +114,7 @@ def _standing(study: optuna.Study, trials: int) -> Step:
     return Step(stage="trials", done=min(count(study, *DONE), trials), total=trials, detail=detail)
 
 
-def _run(search: Search, trial: Trial, on_step: OnStep) -> float:
+def _run(search: Search, trial: Trial, scaling: Scaling, on_step: OnStep) -> float:
     """H of one trial; reports the mean pseudo-H of the folds that are done after each of them."""
     values = {name: values.suggest(trial, name) for name, values in search.space.items()}
     config = search.config(values)
@@ -138,7 +141,7 @@ def _run(search: Search, trial: Trial, on_step: OnStep) -> float:
                 raise optuna.TrialPruned
 
     try:
-        selected = select(search.dataset, config, search.device, on_epoch=watch)
+        selected = select(search.dataset, config, search.device, on_epoch=watch, scaling=scaling)
     except DivergedError as error:
         trial.set_user_attr("diverged", str(error))
         raise optuna.TrialPruned from None

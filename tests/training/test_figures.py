@@ -111,7 +111,7 @@ def test_histograms_of_equal_values() -> None:
 @torch.no_grad()
 def test_teacher_scores_of_a_run(data: Dataset, trained: Trained, written: dict[str, Any]) -> None:
     found = written["curves"]["teacher_scores"]
-    scaled = torch.from_numpy((data.features[data.test] - trained.scaler.minimum) / trained.scaler.range)
+    scaled = torch.from_numpy(trained.scaler.apply(data.features[data.test]))
     scores = trained.networks.teacher.score(scaled).numpy()
     seen = data.seen[data.labels[data.test]]
     edges = np.array(found["edges"])
@@ -197,7 +197,7 @@ def test_plane_of_a_run(data: Dataset, trained: Trained, written: dict[str, Any]
     assert shown == sorted(written["metrics"]["unseen_classes"], key=lambda name: accuracy[name])
 
     def embedded(rows: np.ndarray) -> np.ndarray:
-        scaled = torch.from_numpy((data.features[rows] - trained.scaler.minimum) / trained.scaler.range)
+        scaled = torch.from_numpy(trained.scaler.apply(data.features[rows]))
         return np.asarray(trained.networks.student.embedding(scaled).numpy())
 
     training = embedded(data.trainval)

@@ -22,13 +22,13 @@ from training import onnx_graphs
 from training.backbone import card_path, load_backbone
 from training.generators import new_sampler
 from training.onnx_graphs import Synthesizer, TrunkTail, check_parity, open_session, synthesizer_graph, trunk_graph
-from training.scaler import Scaler
+from training.scaler import SCALINGS, Scaler
 
 S, D, Z, A, K = 8, 5, 4, 3, 2  # as in the module's legend
 
 
-@pytest.fixture(scope="module")
-def tail() -> TrunkTail:
+@pytest.fixture(scope="module", params=SCALINGS)
+def tail(request: pytest.FixtureRequest) -> TrunkTail:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     embedding = Embedding(feature_dim=D, dim=Z, init="normal")
@@ -36,7 +36,7 @@ def tail() -> TrunkTail:
     for parameter in (*embedding.parameters(), *teacher.parameters()):
         torch.nn.init.normal_(parameter)
     return TrunkTail(
-        scaler=Scaler.fit(random.normal(size=(9, D)).astype(np.float32)),
+        scaler=Scaler.fit(random.normal(size=(9, D)).astype(np.float32), request.param),
         embedding=embedding,
         teacher=teacher,
         centre=random.normal(size=Z).astype(np.float32),
@@ -77,7 +77,7 @@ def assert_is_trunk(graph: bytes, backbone: Path, tail: TrunkTail) -> None:
     for count in (1, 7):
         z, score, features = session.run(["embedding", "teacher_score", "features"], {"image": images(count)})
         close(features, source.run(source.session(), images(count)))
-        scaled = (torch.from_numpy(features) - torch.from_numpy(tail.get_buffer("minimum").numpy())) / tail.range
+        scaled = tail.scaling(torch.from_numpy(features))
         close(z, (tail.embedding(scaled) - tail.centre).numpy())
         close(score, tail.teacher(scaled)[1].max(1).values.numpy())
 

@@ -28,22 +28,18 @@ from training.heads import HeadChoice
 from training.measurement import STUDENT, Measurement, candidates
 from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
 from training.scaler import Scaler
+from training.scored import NEARLY_BEST, Scored, best_penalty, curve_of, scaled
 from training.selected import Selected
 from training.selection import (
-    NEARLY_BEST,
     UNSEEN_SCALES,
     Candidate,
-    Scored,
-    best_penalty,
     best_scores,
     calibrate,
     choose,
     choose_scale,
-    curve_of,
     make_task,
     measured_epochs,
     of_best_head,
-    scaled,
     select,
 )
 
@@ -204,10 +200,19 @@ def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "evaluations", "expected"),
+    [(60, 4, {8, 15, 30, 60}), (60, 8, {1, 2, 4, 8, 15, 30, 60}), (3, 8, {1, 2, 3}), (7, 2, {4, 7}), (10, 1, {10})],
+)
+def test_lengths_are_halves_of_each_other(epochs: int, evaluations: int, expected: set[int]) -> None:
+    assert measured_epochs(TrainConfig(epochs=epochs, selection=SelectionConfig(evaluations=evaluations))) == expected
+
+
+@pytest.mark.parametrize(
+    ("epochs", "evaluations", "expected"),
     [(60, 4, {15, 30, 45, 60}), (3, 8, {1, 2, 3}), (7, 2, {4, 7}), (1, 1, {1}), (10, 1, {10})],
 )
-def test_measured_epochs(epochs: int, evaluations: int, expected: set[int]) -> None:
-    assert measured_epochs(TrainConfig(epochs=epochs, selection=SelectionConfig(evaluations=evaluations))) == expected
+def test_under_test_best_lengths_are_evenly_spaced(epochs: int, evaluations: int, expected: set[int]) -> None:
+    selection = SelectionConfig(protocol="test-best", evaluations=evaluations)
+    assert measured_epochs(TrainConfig(epochs=epochs, selection=selection)) == expected
 
 
 # --- the penalty ----------------------------------------------------------------------------------
