@@ -21,9 +21,9 @@ from training.folds import fold_count
 from training.interruption import Interruption
 from training.progress import OnStep, Step
 from training.recipe import Recipe, merged
-from training.search_space import Space, nested, space_json, start
 from training.scaler import Scaling
 from training.scaling import choose_scaling
+from training.search_space import Space, nested, space_json, start
 from training.selection import Scores, select
 from training.study import DONE, ask_for, count, open_study
 from training.trainer import DivergedError
