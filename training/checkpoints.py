@@ -74,6 +74,7 @@ class Unkept:
             losses = trainer.run_epoch()
             on_epoch(trainer.epoch, trainer.networks, losses)
             self._after_epoch(stage, trainer, carried or {})
+        trainer.release()
         return trainer.networks
 
     def _state(self, stage: int, carried: dict[str, Any]) -> dict[str, Any] | None:

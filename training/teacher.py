@@ -47,6 +47,7 @@ def fit_teacher(features_ND: Tensor, labels_N: Tensor, seen_classes: int, config
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+    optimiser.zero_grad()
     return teacher.requires_grad_(False).eval()
 
 

@@ -136,6 +136,16 @@ class Trainer:
         self._meter.add(unweighted)
         average_into(self.networks.generator, self._method.sampler, self._config.generator.averaging)
 
+    def release(self) -> None:
+        """Give back what only further epochs need: gradients, moments and recorded steps; the networks stay.
+
+        On a GPU recorded steps hold as much memory as the step they record, until nothing refers to them.
+        """
+        for optimiser in self._all_optimisers():
+            optimiser.zero_grad()
+            optimiser.state.clear()
+        self._critic_steps, self._generator_step = self._take_critic_steps, self._take_generator_step
+
     def state(self) -> dict[str, Any]:
         """Everything that decides how the training goes on: tensors and plain values only, not copied."""
         return {
@@ -289,6 +299,7 @@ def train(
     while trainer.epoch < epochs:
         losses = trainer.run_epoch()
         on_epoch(trainer.epoch, trainer.networks, losses)
+    trainer.release()
     return trainer.networks
 
 

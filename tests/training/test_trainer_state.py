@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -160,3 +161,20 @@ def test_step_and_loss_are_named_and_what_was_saved_goes_on(
     for _ in range(2):
         again.run_epoch()
     assert equal(again.state(), whole.state())
+
+
+# --- giving back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_only_training_needs_is_given_back(small: Task, method: str) -> None:
+    trainer = running(small, method, 1)
+    kept = copy.deepcopy(through_a_file(trainer.state())["modules"])
+    moments = [
+        weakref.ref(tensor) for o in trainer._all_optimisers() for s in o.state.values() for tensor in s.values()
+    ]
+    assert moments
+    trainer.release()
+    assert not any(moment() for moment in moments)
+    assert all(p.grad is None for _, network in trainer.networks.modules() for p in network.parameters())
+    assert equal(through_a_file(trainer.state())["modules"], kept)
