@@ -52,3 +52,8 @@ def result(fields: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:
         Console(soft_wrap=True).print(json.dumps(fields), markup=False, highlight=False)
     else:
         Console(soft_wrap=True).print(sentence, markup=False, highlight=False)
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun, `1 epoch` or `2 epochs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import DataError
+from training.console import plural
 from training.report_classes import per_class
 from training.report_curves import gradients, losses, progress, validation
 from training.report_figures import confusion, plane, trade_off
@@ -42,7 +43,7 @@ def report(run_dir: Path) -> str:
         title = method_title(resolved["config"])
         name = Path(str(data["path"])).name if "path" in data else str(data.get("kind", "a run"))
         subtitle = (
-            f"D3GZSL training, seed {resolved['config']['seed']}, {_plural(selected['epochs'], 'epoch')}, "
+            f"D3GZSL training, seed {resolved['config']['seed']}, {plural(selected['epochs'], 'epoch')}, "
             f"{_duration(log[-1]['seconds']) if log else 'no time'} of computing; d3gzsl {resolved['code_version']}, "
             f"commit {data.get('commit') or 'unknown'}"
         )
@@ -224,10 +225,6 @@ def _flat(fields: Fields, prefix: str) -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from training.console import plural
 from training.gradients import INERT
 from training.measurement import STUDENT
 from training.report_page import charts, definitions, paragraph, section, table
@@ -70,7 +71,7 @@ def validation(selected: Fields, longest: int) -> str:
             else []
         ),
         *(
-            (f"best {kind} of all lengths", f"{best['head']}, {best['epochs']} epochs, H {best['H']:.3f}")
+            (f"best {kind} of all lengths", f"{best['head']}, {plural(best['epochs'], 'epoch')}, H {best['H']:.3f}")
             for kind, best in found.get("heads", {}).items()
         ),
         ("C_s: seen penalty, temperature", _calibration(selected["student"])),

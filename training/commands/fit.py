@@ -124,7 +124,7 @@ def fit(
     fields = {"out": str(out), "selected": choice, "metrics": finished.metrics}
     where = "validation" if config.selection.protocol == "validation" else "THE TEST IMAGES"
     sentence = (
-        f"{out}: trained for {selected.epochs} epochs, chosen on {where} (H {selected.validation['H']:.3f}); "
-        f"next: d3gzsl-train evaluate {out}"
+        f"{out}: trained for {console.plural(selected.epochs, 'epoch')}, chosen on {where} "
+        f"(H {selected.validation['H']:.3f}); next: d3gzsl-train evaluate {out}"
     )
     console.result(fields, sentence, as_json=as_json)
