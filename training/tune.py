@@ -95,7 +95,7 @@ def tune(
         Interrupted: somebody asked to stop; finished trials stay in the study.
     """
     end = None if timeout is None else time.monotonic() + timeout
-    scaling, _ = choose_scaling(search.dataset, search.base)  # no setting that is searched decides it
+    scaling, _ = choose_scaling(search.dataset, search.base)
     while count(study, *DONE) < trials and (end is None or time.monotonic() < end):
         search.asked.raise_if_asked(_kept(study))
         on_step(_standing(study, trials))
@@ -141,7 +141,8 @@ def _run(search: Search, trial: Trial, scaling: Scaling, on_step: OnStep) -> flo
                 raise optuna.TrialPruned
 
     try:
-        selected = select(search.dataset, config, search.device, on_epoch=watch, scaling=scaling)
+        chosen = scaling if config.scaling == search.base.scaling else None
+        selected = select(search.dataset, config, search.device, on_epoch=watch, scaling=chosen)
     except DivergedError as error:
         trial.set_user_attr("diverged", str(error))
         raise optuna.TrialPruned from None

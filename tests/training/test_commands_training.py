@@ -201,7 +201,10 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "speed=3"], ["the configuration is not valid\n  speed: no such setting; known here: seed, scaling, epochs"]),
+        (
+            ["--set", "speed=3"],
+            ["the configuration is not valid\n  speed: no such setting; known here: seed, scaling, epochs"],
+        ),
         (["--set", "epochs=0", "--set", "d3.kl_form=x"], ["  epochs: expected at least 1, got 0", "  d3.kl_form: "]),
         (["--set", "epochs"], ["  --set epochs: expected NAME=VALUE"]),
         (

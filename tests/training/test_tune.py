@@ -32,6 +32,7 @@ from training.interruption import Interrupted
 from training.progress import Step
 from training.recipe import Recipe, load_recipe
 from training.run_dir import CONFIG, read_json
+from training.scaler import Scaling
 from training.search_space import Choices, Interval
 from training.selected import ChosenHead, Selected
 from training.selection import OnFoldEpoch, select
@@ -62,7 +63,15 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[TrainConfig]
     def prepare(*trials: list[float] | Exception) -> list[TrainConfig]:
         coming, seen = iter(trials), []
 
-        def played(data: Dataset, settings: TrainConfig, device: torch.device, *, on_epoch: OnFoldEpoch) -> Selected:
+        def played(
+            data: Dataset,
+            settings: TrainConfig,
+            device: torch.device,
+            *,
+            on_epoch: OnFoldEpoch,
+            scaling: Scaling | None,
+        ) -> Selected:
+            assert scaling == (None if settings.scaling != "range" else "range")  # what the search begins with is known
             seen.append(settings)
             scores = next(coming)
             if isinstance(scores, Exception):
@@ -158,6 +167,13 @@ def test_settings_that_cannot_be_trained_with_end_the_search(storage: str) -> No
 
 
 # --- how it goes on -----------------------------------------------------------------------------------------------
+
+
+def test_scaling_can_be_searched(storage: str, scripted: Callable[..., Any]) -> None:
+    seen = scripted(*[[0.1, 0.1]] * 6)
+    found = search(space={"scaling": Choices(choices=("range", "normal"))})
+    tune(found, found.open("s", storage, prune=False), trials=6)
+    assert {settings.scaling for settings in seen} == {"range", "normal"}
 
 
 def test_a_study_goes_on_to_the_number_of_trials(storage: str, scripted: Callable[..., Any]) -> None:
