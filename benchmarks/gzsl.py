@@ -37,7 +37,7 @@ VARIANTS = {
     "+D3 without ID2SD": ["--set", "d3.label_distillation=0", "--set", "d3.embedding_distillation=0"],
     "+D3 without O2DBD": ["--set", "d3.ood_distillation=0"],
 }
-NORMAL = " on features scaled to normal"
+NORMAL = ", normal features"
 SCORES = ("U", "S", "H", "T1", "AUSUC", "ece")
 
 

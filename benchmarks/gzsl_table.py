@@ -17,7 +17,7 @@ COLOURS = {
     "+D3 without ID2SD": "#cc79a7",
     "+D3 without O2DBD": "#009e73",
 }
-WIDTH, LEFT, LINE, TOP = 860, 250, 22, 66
+WIDTH, LEFT, LINE, TOP = 860, 270, 22, 66
 
 
 def table(rows: list[Row], command: str) -> str:
