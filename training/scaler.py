@@ -21,6 +21,7 @@ SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 _CONSTANT = 1e-6  # a dimension that varies less than this is only shifted
 _KNOTS, _REACH = 33, 3.0  # of a normal scaling: as many quantiles, from -3 to 3 standard deviations
+_NARROW, _NARROWEST = 1e-6, 1e-30  # knots closer than this share of the range, or this, are one: slopes stay finite
 _FITTED_ROWS = 100_000  # more rows do not move quantiles by anything that counts
 _ROWS_AT_ONCE = 256  # so many stay in the processor's cache
 
@@ -111,6 +112,8 @@ class NormalScaler(Scaler):
         knots, levels = np.empty((2, len(ordered_DN), _KNOTS), dtype=np.float32)
         for dimension, ordered in enumerate(ordered_DN):
             values = np.unique(ordered[places])
+            gap = max(_NARROW * float(ordered[-1] - ordered[0]), _NARROWEST)
+            values = values[np.concatenate([[True], np.diff(values) > gap])]
             below = ordered.searchsorted(values, side="left") + ordered.searchsorted(values, side="right")
             deviations = ndtri(below / (2 * len(some))).clip(-_REACH, _REACH)
             beyond = (0, _KNOTS - len(values))

@@ -54,7 +54,8 @@ def test_every_field_of_every_section_is_read() -> None:
             "constant": "cosine",
             "fp32": "bf16",
             "validation": "test-best",
-            "auto": "off",
+            "auto": "normal",
+            "on": "off",
         }
         if isinstance(value, dict):
             return {name: changed(inner) for name, inner in value.items()}
@@ -66,7 +67,8 @@ def test_every_field_of_every_section_is_read() -> None:
             return value + 1
         return [v if isinstance(v, str) else v / 2 for v in value] if isinstance(value, tuple) else value / 2
 
-    fields = changed({**TrainConfig().to_json(), "selection": {**TrainConfig().to_json()["selection"], "samples": 9}})
+    usual = TrainConfig().to_json()
+    fields = changed({**usual, "compile": "on", "selection": {**usual["selection"], "samples": 9}})
     read = TrainConfig.from_json(fields)
     assert json.loads(json.dumps(read.to_json())) == json.loads(json.dumps(fields))
     assert fields["selection"]["samples"] == 10

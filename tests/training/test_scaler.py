@@ -84,6 +84,15 @@ def test_a_constant_dimension_is_in_the_middle() -> None:
     assert scaler.apply([[7], [8], [-8]]).tolist() == [[0.5], [0.5], [0.5]]
 
 
+def test_values_that_hardly_differ_are_one() -> None:
+    rows = np.array([[0, 0], [1e-45, 1e-7], [0, 1]] * 3, dtype=np.float32)
+    scaler = NormalScaler.of(rows)
+    assert np.isfinite(np.stack(scaler.pieces())).all()
+    near, far = scaler.apply([[0, 0], [1e-45, 1]])
+    assert near[0] == far[0]
+    assert far[1] > near[1] + 0.1
+
+
 def test_of_many_rows_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(3).gamma(2, 1, (4000, 2)).astype(np.float32)
     whole = NormalScaler.of(rows).apply(rows)

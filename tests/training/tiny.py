@@ -29,7 +29,7 @@ from training.task import Task
 from training.trainer import Networks
 
 SETTINGS = (
-    "scaling=range",
+    'scaling="range"',
     "epochs=2",
     "batch_size=16",
     "learning_rate=0.001",
