@@ -191,7 +191,7 @@ class SelectionConfig:
         used_folds: how many of them are really trained; 0 takes all.
         deals: how often the seen classes are dealt into folds anew; all folds count the same.
         seen_fraction: share of the other classes' rows held out as pseudo test-seen.
-        evaluations: how often in the longest training the candidates are measured.
+        evaluations: how many lengths are considered, each half of the next; evenly spaced under `test-best`.
         heads: forms that the served head may have; `lda` is measured in any case, `softmax` up to 1,000 classes.
         shrinkage: candidates for the `lda` head.
         penalty: candidates for the `softmax` head, relative to the mean squared length of real embeddings.
