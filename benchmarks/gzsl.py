@@ -53,7 +53,6 @@ class Cell:
 
 def plan(sets: list[str], *, ablations_on: str, recipes: str) -> Iterator[Cell]:
     """What is measured, the most wanted first."""
-    prefix = "" if recipes == "full" else f"{recipes}-"
     for seed in (0, 1, 2):
         for data in sets:
             yield Cell(data=data, generator="ridge + LDA", variant="no learning", seed=seed)
@@ -63,15 +62,20 @@ def plan(sets: list[str], *, ablations_on: str, recipes: str) -> Iterator[Cell]:
         for data in sets:
             for generator in ("wgan", "cegzsl"):
                 for variant in ("base", "+D3"):
-                    yield Cell(data=data, generator=prefix + generator, variant=variant, seed=seed)
+                    yield Cell(data=data, generator=recipe_name(recipes, generator), variant=variant, seed=seed)
         if seed == 0:
             for data in sets:
                 for generator in ("tfvaegan", "diffusion"):
                     for variant in ("base", "+D3"):
-                        yield Cell(data=data, generator=prefix + generator, variant=variant, seed=seed)
+                        yield Cell(data=data, generator=recipe_name(recipes, generator), variant=variant, seed=seed)
             for generator in ("wgan", "cegzsl"):
                 for variant in ("+D3 without ID2SD", "+D3 without O2DBD"):
-                    yield Cell(data=ablations_on, generator=prefix + generator, variant=variant, seed=seed)
+                    yield Cell(data=ablations_on, generator=recipe_name(recipes, generator), variant=variant, seed=seed)
+
+
+def recipe_name(recipes: str, generator: str) -> str:
+    """The recipe of a generator, `full` ones being named as it is."""
+    return generator if recipes == "full" else f"{recipes}-{generator}"
 
 
 def main() -> None:
@@ -189,7 +193,7 @@ def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[st
     from training.recipe import load_recipe
 
     dataset = load_benchmark(folder)
-    recipe = load_recipe("wgan" if arguments.recipes == "full" else f"{arguments.recipes}-wgan")
+    recipe = load_recipe(recipe_name(arguments.recipes, "wgan"))
     config = configured(arguments.set, base=recipe.settings)
     found = ridge_lda(
         dataset,

@@ -15,6 +15,7 @@ from scipy.linalg import eigh
 
 from training.dataset import Dataset
 from training.evaluation import TestRows, run_key
+from training.evenly import evenly
 from training.heads import HeadFit, embed, synthesise_features
 from training.metrics import harmonic_mean, harmonic_means, per_class_accuracy, seen_unseen_curve
 from training.run_dir import Trained
@@ -197,11 +198,6 @@ def principal_axes(z_NZ: Floats) -> tuple[NDArray[np.float64], NDArray[np.float6
     shares = np.zeros(2)
     shares[: len(values)] = values[::-1] / max(float(np.trace(covariance)), 1e-12)
     return mean, axes, shares
-
-
-def evenly(count: int, most: int) -> Ints:
-    """At most `most` of `count` places, evenly spaced."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def rounded(values: Floats) -> list[Any]:

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
+from training.evenly import evenly
+
 Scaling = Literal["range", "normal"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
@@ -105,7 +107,7 @@ class NormalScaler(Scaler):
     @classmethod
     def of(cls, features_ND: NDArray[np.float32]) -> NormalScaler:
         """Knots at the quantiles of training rows; of more than 100,000 rows, as many evenly spread ones count."""
-        some = np.linspace(0, len(features_ND) - 1, min(len(features_ND), _FITTED_ROWS)).round().astype(np.int64)
+        some = evenly(len(features_ND), _FITTED_ROWS)
         ordered_DN = np.sort(features_ND[some].T.astype(np.float32), axis=1)
         shares = ndtr(np.linspace(-_REACH, _REACH, _KNOTS))
         places = np.minimum((shares * len(some)).astype(np.int64), len(some) - 1)

@@ -12,6 +12,7 @@ from model.head import logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from training.config import TrainConfig
 from training.dataset import Dataset
+from training.evenly import evenly
 from training.evidence import most_gain
 from training.folds import Fold, used_folds
 from training.scaler import SCALINGS, Scaler, Scaling
@@ -44,7 +45,7 @@ def choose_scaling(dataset: Dataset, config: TrainConfig) -> tuple[Scaling, dict
 
 def score(dataset: Dataset, fold: Fold, scaling: Scaling) -> Scored:
     """Scores of a fold's held-out rows by class means and ridge regression, with an `lda` head."""
-    train, held = _some(fold.train), _some(fold.held)
+    train, held = (rows[evenly(len(rows), MOST_ROWS)] for rows in (fold.train, fold.held))
     scaler = Scaler.fit(dataset.features[train], scaling)
     rows, labels = scaler.apply(dataset.features[train]), np.searchsorted(fold.classes, dataset.labels[train])
     seen = ~np.isin(fold.classes, fold.hidden)
@@ -67,8 +68,3 @@ def ridge(attributes_CA: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArra
     gram[np.diag_indices(len(gram))] += RIDGE * max(np.trace(gram) / len(gram), 1e-12)
     weights: NDArray[np.float64] = np.linalg.solve(gram, centred[seen] @ centred[~seen].T).T
     return weights
-
-
-def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most `MOST_ROWS` of them, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).round().astype(np.int64)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import tomllib
@@ -95,12 +96,13 @@ def tune(
         Interrupted: somebody asked to stop; finished trials stay in the study.
     """
     end = None if timeout is None else time.monotonic() + timeout
-    scaling, _ = choose_scaling(search.dataset, search.base)
+    scaling: Scaling | None = None
     while count(study, *DONE) < trials and (end is None or time.monotonic() < end):
         search.asked.raise_if_asked(_kept(study))
         on_step(_standing(study, trials))
         ask_for(study, start(search.space, search.base))
-        study.optimize(lambda trial: _run(search, trial, scaling, on_step), n_trials=1)
+        scaling = scaling or choose_scaling(search.dataset, search.base)[0]
+        study.optimize(functools.partial(_run, search, scaling=scaling, on_step=on_step), n_trials=1)
     on_step(_standing(study, trials))
 
 
@@ -114,7 +116,7 @@ def _standing(study: optuna.Study, trials: int) -> Step:
     return Step(stage="trials", done=min(count(study, *DONE), trials), total=trials, detail=detail)
 
 
-def _run(search: Search, trial: Trial, scaling: Scaling, on_step: OnStep) -> float:
+def _run(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnStep) -> float:
     """H of one trial; reports the mean pseudo-H of the folds that are done after each of them."""
     values = {name: values.suggest(trial, name) for name, values in search.space.items()}
     config = search.config(values)

@@ -66,7 +66,7 @@ def errors_by_hand(scores: np.ndarray, data: Dataset) -> tuple[float, float]:
 
 
 def scaled_test_rows(data: Dataset, trained: Trained) -> torch.Tensor:
-    return torch.from_numpy(trained.scaler.apply(data.features[data.test]))
+    return torch.from_numpy((data.features[data.test] - trained.scaler.minimum) / trained.scaler.range)
 
 
 def at_the_median(calibration: Calibration, scores: np.ndarray, seen: np.ndarray) -> Calibration:

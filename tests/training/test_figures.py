@@ -15,11 +15,11 @@ import torch
 from tests.training import tiny
 from training.dataset import Dataset
 from training.evaluation import evaluate_run, run_key
+from training.evenly import evenly
 from training.figures import (
     BINS,
     CURVE_POINTS,
     confusion,
-    evenly,
     histograms,
     principal_axes,
     spread_classes,
@@ -111,7 +111,7 @@ def test_histograms_of_equal_values() -> None:
 @torch.no_grad()
 def test_teacher_scores_of_a_run(data: Dataset, trained: Trained, written: dict[str, Any]) -> None:
     found = written["curves"]["teacher_scores"]
-    scaled = torch.from_numpy(trained.scaler.apply(data.features[data.test]))
+    scaled = torch.from_numpy((data.features[data.test] - trained.scaler.minimum) / trained.scaler.range)
     scores = trained.networks.teacher.score(scaled).numpy()
     seen = data.seen[data.labels[data.test]]
     edges = np.array(found["edges"])
@@ -197,7 +197,7 @@ def test_plane_of_a_run(data: Dataset, trained: Trained, written: dict[str, Any]
     assert shown == sorted(written["metrics"]["unseen_classes"], key=lambda name: accuracy[name])
 
     def embedded(rows: np.ndarray) -> np.ndarray:
-        scaled = torch.from_numpy(trained.scaler.apply(data.features[rows]))
+        scaled = torch.from_numpy((data.features[rows] - trained.scaler.minimum) / trained.scaler.range)
         return np.asarray(trained.networks.student.embedding(scaled).numpy())
 
     training = embedded(data.trainval)

@@ -63,7 +63,7 @@ def test_round_trip(run_dir: Path, tmp_path: Path) -> None:
     assert same(again.networks, first.networks)
     for name in ("config", "data", "selected"):
         assert getattr(again, name) == getattr(first, name)
-    np.testing.assert_array_equal(again.scaler.tensors()["minimum"], first.scaler.tensors()["minimum"])
+    np.testing.assert_array_equal(again.scaler.minimum, first.scaler.minimum)
     np.testing.assert_array_equal(again.scaler.range, first.scaler.range)
     np.testing.assert_array_equal(again.novelty_reference, first.novelty_reference)
     assert again.novelty_reference.dtype == again.scaler.range.dtype == np.float32
