@@ -6,8 +6,9 @@ SETS are benchmark folders. The served `lda` head sees D3 through the embedding 
 `d3.embedding_lr_factor` of the learning rate, and through the generator, which the student's losses reach with the
 weight `d3.generator_share`; C_s sees it itself, and the longer the training the more. A row is one selection of
 `d3gzsl-train fit` (protocol `validation`, no test rows, no final training) with or without D3. Rows are written to
-OUT.json as they finish and those that are there are not repeated; OUT.md is made from them. With --jobs, each of so
-many selections at once has a core to itself.
+OUT.json as they finish and those that are there are not repeated, nor is a configuration under another name (without
+D3 its weights are all 0); OUT.md is made from them. With --jobs, each of so many selections at once has a core to
+itself.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from training.selection import select  # noqa: E402
 
 LONG = ("steps=300", "selection.used_folds=2")
 FAITHFUL = tuple(f"d3.{term}_form=faithful" for term in ("cls", "kl", "be", "od"))
+WEIGHTS = ("d3.label_distillation", "d3.embedding_distillation", "d3.ood_distillation")
 SETTINGS: tuple[tuple[str, ...], ...] = (
     (),
     ("d3.embedding_lr_factor=0.02",),
@@ -47,6 +49,8 @@ SETTINGS: tuple[tuple[str, ...], ...] = (
     (*LONG, "d3.embedding_lr_factor=0.2"),
     (*LONG, "d3.ood_target=class"),
     (*LONG, *FAITHFUL),
+    *((*LONG, *(f"{weight}={value}" for weight in WEIGHTS)) for value in (0.1, 0.01)),
+    *((*LONG, *(f"{weight}=0" for weight in WEIGHTS if weight != kept)) for kept in WEIGHTS),
 )
 VARIANTS = ("base", "+D3")
 TITLE = """# What D3's losses do, on validation
@@ -72,9 +76,15 @@ def main() -> None:
         running = {}
         for seed, settings, folder, variant in product(range(arguments.seeds), SETTINGS, arguments.sets, VARIANTS):
             key = {"set": folder.name, "settings": list(settings), "variant": variant, "seed": seed}
-            if not any(key.items() <= row.items() for row in rows_of(file)):
-                config = configured([*settings, f"seed={seed}"], base=base)
-                config = without_d3(config) if variant == "base" else config
+            rows = rows_of(file)
+            if any(key.items() <= row.items() for row in rows):
+                continue
+            config = configured([*settings, f"seed={seed}"], base=base)
+            config = without_d3(config) if variant == "base" else config
+            known = {"set": folder.name, "config_hash": config.digest()}
+            if same := next((row for row in rows if known.items() <= row.items()), None):
+                save(file, [*rows, {**same, **key}], command("d3_reach.py"))
+            else:
                 running[pool.submit(measure, folder, config)] = {**key, "recipe": arguments.recipe}
         for done in as_completed(running):
             save(file, [*rows_of(file), {**running[done], **done.result()}], command("d3_reach.py"))

@@ -54,6 +54,7 @@ class Unkept:
         *,
         epochs: int,
         on_epoch: OnEpoch,
+        enough: Callable[[], bool] = lambda: False,
         carried: dict[str, Any] | None = None,
     ) -> Networks:
         """Train for some epochs, from where the stage was left.
@@ -62,15 +63,16 @@ class Unkept:
             stage: number of the stage.
             task: data on the device to train on.
             config: hyper-parameters.
-            epochs: how long.
+            epochs: how long at most.
             on_epoch: called after each epoch with its number from 1, the networks and mean losses.
+            enough: whether to end earlier; asked before each epoch.
             carried: tensors and plain values that go on besides the training; filled with what a checkpoint holds.
 
         Raises:
             DivergedError: the training diverged.
         """
         trainer = Trainer(task, config, self._state(stage, {} if carried is None else carried))
-        while trainer.epoch < epochs:
+        while trainer.epoch < epochs and not enough():
             losses = trainer.run_epoch()
             on_epoch(trainer.epoch, trainer.networks, losses)
             self._after_epoch(stage, trainer, carried or {})
@@ -161,11 +163,12 @@ class Checkpoints(Unkept):
         *,
         epochs: int,
         on_epoch: OnEpoch,
+        enough: Callable[[], bool] = lambda: False,
         carried: dict[str, Any] | None = None,
     ) -> Networks:
         """As of the base class; a divergence says where the last good checkpoint is."""
         try:
-            return super().train(stage, task, config, epochs=epochs, on_epoch=on_epoch, carried=carried)
+            return super().train(stage, task, config, epochs=epochs, on_epoch=on_epoch, enough=enough, carried=carried)
         except DivergedError as error:
             raise DivergedError(f"{self._stages[stage]}: {error.message}; {self.where()}") from None
 

@@ -192,6 +192,8 @@ class SelectionConfig:
         deals: how often the seen classes are dealt into folds anew; all folds count the same.
         seen_fraction: share of the other classes' rows held out as pseudo test-seen.
         evaluations: how many lengths are considered, each half of the next; evenly spaced under `test-best`.
+        patience: how many longer lengths without a better H end the first fold's training, and with it what the others
+            train at most; 0 considers all lengths, as `test-best` does.
         heads: forms that the served head may have; `lda` is measured in any case, `softmax` up to 1,000 classes.
         shrinkage: candidates for the `lda` head.
         penalty: candidates for the `softmax` head, relative to the mean squared length of real embeddings.
@@ -205,6 +207,7 @@ class SelectionConfig:
     deals: int = 1
     seen_fraction: float = 0.25
     evaluations: int = 4
+    patience: int = 0
     heads: tuple[HeadKind, ...] = ("lda", "softmax")
     shrinkage: tuple[float, ...] = (0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 0.95)
     penalty: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
@@ -348,6 +351,7 @@ class TrainConfig:
             ("generator.noise_dim", self.generator.noise_dim),
             ("d3.embedding_dim", self.d3.embedding_dim),
             ("steps", self.steps),
+            ("selection.patience", self.selection.patience),
             ("generator.warm_up", self.generator.warm_up),
         ):
             yield name, size, "at least 0", size >= 0

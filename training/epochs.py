@@ -11,7 +11,7 @@ from training.folds import fold_count
 from training.gradients import gradient_shares
 from training.monitor import Monitor
 from training.progress import OnStep, Step
-from training.selection import Scores, measured_epochs, of_best_head
+from training.selection import FoldEpoch, Scores, measured_epochs, of_best_head
 from training.task import Task
 from training.trainer import Networks
 
@@ -26,11 +26,12 @@ class FoldEpochs:
         if stage < self._folds:
             self._tell(stage, epoch, None)
 
-    def __call__(self, fold: int, epoch: int, losses: Mapping[str, float], scores: Scores | None) -> None:
+    def __call__(self, at: FoldEpoch) -> None:
         """Note an epoch of a fold, with its pseudo-U, S and H where it was measured."""
-        measured = {} if scores is None else {"validation": scores}
-        self._kept.log.write(stage="selection", fold=fold, epoch=epoch, losses=losses, **measured)
-        self._tell(fold, epoch, scores)
+        measured = {} if at.scores is None else {"validation": at.scores}
+        self._kept.log.write(stage="selection", fold=at.fold, epoch=at.epoch, losses=at.losses, **measured)
+        self._epochs = at.epochs
+        self._tell(at.fold, at.epoch, at.scores)
 
     def _tell(self, fold: int, epoch: int, scores: Scores | None) -> None:
         step = Step(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,7 +49,29 @@ Candidate = tuple[int, str]
 Scores = dict[str, float]
 """U, S and H."""
 
-OnFoldEpoch = Callable[[int, int, Mapping[str, float], Scores | None], None]
+
+@dataclass(frozen=True, kw_only=True)
+class FoldEpoch:
+    """An epoch of a fold.
+
+    Attributes:
+        fold: from 0.
+        epoch: from 1.
+        epochs: that the fold trains at most.
+        over: whether it is the fold's last.
+        losses: means over the epoch.
+        scores: where the epoch was measured, the fold's pseudo-U, S and H of the best head with its best penalty.
+    """
+
+    fold: int
+    epoch: int
+    epochs: int
+    over: bool
+    losses: Mapping[str, float]
+    scores: Scores | None
+
+
+OnFoldEpoch = Callable[[FoldEpoch], None]
 
 
 def make_task(
@@ -82,43 +104,82 @@ def select(
         dataset: only its trainval rows are read.
         config: hyper-parameters.
         device: where to train.
-        on_epoch: called with fold (from 0), epoch (from 1), mean losses and, where the epoch was measured, the fold's
-            pseudo-U, S and H there of the best head with its best penalty.
+        on_epoch: called after each epoch of a fold.
         kept: what an earlier part of the run has done already, fold by fold; without it nothing is kept.
         scaling: of the features, where it is chosen already.
     """
-    lengths, kept = measured_epochs(config), kept or Unkept()
+    kept, epochs = kept or Unkept(), config.epochs
     scaling, of_scaling = (scaling, {}) if scaling else choose_scaling(dataset, config)
     measurements: list[Mapping[int, Measurement]] = []
     for number, fold in enumerate(used_folds(dataset, config.selection, config.seed)):
         measured = kept.measured(number)
         if not kept.finished(number):
             scaler = Scaler.fit(dataset.features[fold.train], scaling)
-            task = make_task(dataset, fold.train, fold.classes, scaler, device)
-            held = HeldOut.of(dataset, fold.held, fold.classes, scaler, device)
-
-            def measure(
-                epoch: int,
-                networks: Networks,
-                losses: Mapping[str, float],
-                *,
-                number: int = number,
-                task: Task = task,
-                held: HeldOut = held,
-                measured: dict[int, Measurement] = measured,
-            ) -> None:
-                scores = None
-                if epoch in lengths:
-                    measured[epoch] = held.measure(networks, task, config, key="")
-                    kept.keep(number, epoch, measured[epoch])
-                    scores = of_best_head(best_scores(measured[epoch]), config.selection.heads)
-                on_epoch(number, epoch, losses, scores)
-
-            kept.train(number, task, config, epochs=config.epochs, on_epoch=measure)
-            kept.finish(number)
+            training = _FoldTraining(
+                number=number,
+                epochs=epochs,
+                task=make_task(dataset, fold.train, fold.classes, scaler, device),
+                held=HeldOut.of(dataset, fold.held, fold.classes, scaler, device),
+                measured=measured,
+                config=config,
+                kept=kept,
+                on_epoch=on_epoch,
+            )
+            training.run()
+        epochs = max(measured)  # of the first fold; no other trains longer
         measurements.append(measured)
     selected = choose(measurements, config)
     return replace(selected, scaling=scaling, validation={**selected.validation, "scaling": of_scaling})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _FoldTraining:
+    """Trains a fold and measures its held-out rows on the way, for :func:`select`."""
+
+    number: int
+    epochs: int
+    task: Task
+    held: HeldOut
+    measured: dict[int, Measurement]
+    config: TrainConfig
+    kept: Unkept
+    on_epoch: OnFoldEpoch
+
+    def run(self) -> None:
+        """Fill `measured`, from where an earlier part of the run ended."""
+        heads, patience = self.config.selection.heads, self.config.selection.patience
+        lengths = measured_epochs(self.config)
+        best = {epoch: of_best_head(best_scores(found), heads)["H"] for epoch, found in self.measured.items()}
+
+        def enough() -> bool:
+            return self.number == 0 and exhausted(best, patience)
+
+        def measure(epoch: int, networks: Networks, losses: Mapping[str, float]) -> None:
+            scores = None
+            if epoch in lengths:
+                found = self.held.measure(networks, self.task, self.config, key="")
+                self.measured[epoch] = found
+                self.kept.keep(self.number, epoch, found)
+                scores = of_best_head(best_scores(found), heads)
+                best[epoch] = scores["H"]
+            over = epoch == self.epochs or enough()
+            self.on_epoch(
+                FoldEpoch(fold=self.number, epoch=epoch, epochs=self.epochs, over=over, losses=losses, scores=scores)
+            )
+
+        self.kept.train(self.number, self.task, self.config, epochs=self.epochs, on_epoch=measure, enough=enough)
+        self.kept.finish(self.number)
+
+
+def exhausted(best: Mapping[int, float], patience: int) -> bool:
+    """Whether the last `patience` of some lengths are all longer than the one with the best H.
+
+    Args:
+        best: H by length; of equal ones the shortest counts.
+        patience: 0 is without end.
+    """
+    lengths = sorted(best)
+    return bool(patience) and bool(lengths) and lengths.index(max(lengths, key=best.__getitem__)) < len(best) - patience
 
 
 def measured_epochs(config: TrainConfig) -> set[int]:

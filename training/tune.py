@@ -25,7 +25,7 @@ from training.recipe import Recipe, merged
 from training.scaler import Scaling
 from training.scaling import choose_scaling
 from training.search_space import Space, nested, space_json, start
-from training.selection import Scores, select
+from training.selection import FoldEpoch, select
 from training.study import DONE, ask_for, count, open_study
 from training.trainer import DivergedError
 
@@ -123,22 +123,22 @@ def _run(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnStep) -> 
     folds, begun = fold_count(config.selection), time.monotonic()
     best = [0.0] * folds
 
-    def watch(fold: int, epoch: int, _losses: Mapping[str, float], scores: Scores | None) -> None:
+    def watch(at: FoldEpoch) -> None:
         if search.asked.signal is not None:
             ask_for(trial.study, values, instead_of=trial.number)
             search.asked.raise_if_asked(_kept(trial.study))
-        best[fold] = max(best[fold], 0.0 if scores is None else scores["H"])
+        best[at.fold] = max(best[at.fold], 0.0 if at.scores is None else at.scores["H"])
         on_step(
             Step(
                 stage="trial",
-                done=fold * config.epochs + epoch,
-                total=folds * config.epochs,
-                detail=f"{trial.number}, fold {fold + 1}/{folds}",
-                scores=None if scores is None else ("pseudo", scores),
+                done=at.fold * at.epochs + at.epoch,
+                total=folds * at.epochs,
+                detail=f"{trial.number}, fold {at.fold + 1}/{folds}",
+                scores=None if at.scores is None else ("pseudo", at.scores),
             )
         )
-        if epoch == config.epochs and fold + 1 < folds:
-            trial.report(sum(best[: fold + 1]) / (fold + 1), fold + 1)
+        if at.over and at.fold + 1 < folds:
+            trial.report(sum(best[: at.fold + 1]) / (at.fold + 1), at.fold + 1)
             if trial.should_prune():
                 raise optuna.TrialPruned
 

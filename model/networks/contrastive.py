@@ -5,6 +5,7 @@ B: rows, C: classes, Z: embedding, P: projection, A: attributes, H: hidden units
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from model.networks.generator import SLOPE, init_normal
 SHORTEST = 1e-4
 # Numbers of the [chunk, rows, H] buffer: what a core's caches hold, and what keeps a GPU busy.
 CPU_CHUNK, GPU_CHUNK = 1 << 20, 1 << 26
+HAS_TRITON = find_spec("triton") is not None
 
 
 class Projector(nn.Module):
@@ -77,19 +79,16 @@ def pair_scores(rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
 
 
 class _PairScores(torch.autograd.Function):
-    """Loops over chunks of the second, shorter operand."""
+    """Where there is no kernel, loops over chunks of the second, shorter operand."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(p, q, weight)
-        buffer = _buffer(p, q)
-        scores = p.new_empty(len(q), len(p))
-        for start in range(0, len(q), max(len(buffer), 1)):
-            part = q[start : start + len(buffer)]
-            pairs = torch.add(p, part[:, None], out=buffer[: len(part)])
-            F.leaky_relu_(pairs, SLOPE)
-            torch.mv(pairs.view(-1, len(weight)), weight, out=scores[start : start + len(part)].view(-1))
-        return scores.T
+        if _has_kernels(p):
+            from model.networks import pair_kernels
+
+            return pair_kernels.pair_scores(p, q, weight, SLOPE)
+        return _chunked_scores(p, q, weight)
 
     @staticmethod
     @once_differentiable
@@ -99,24 +98,51 @@ class _PairScores(torch.autograd.Function):
         LeakyReLU(x) = x LeakyReLU'(x), so dw = sum_i p_i sum_j g_ij m_ij + sum_j q_j sum_i g_ij m_ij needs no pairs.
         """
         p, q, weight = ctx.saved_tensors
-        gradient = gradient.T.contiguous()
-        buffer = _buffer(p, q)
-        over_q, over_p = torch.zeros_like(p), torch.empty_like(q)
-        minus_q = -q
-        for start in range(0, len(q), max(len(buffer), 1)):
-            part = slice(start, start + len(buffer))
-            active = torch.gt(p, minus_q[part, None], out=buffer[: len(minus_q[part])])
-            active.mul_(gradient[part, :, None])
-            torch.sum(active, 1, out=over_p[part])
-            over_q += active[0] if len(active) == 1 else active.sum(0)
-        over_q = torch.add(SLOPE * gradient.sum(0)[:, None], over_q, alpha=1 - SLOPE)
-        over_p = torch.add(SLOPE * gradient.sum(1)[:, None], over_p, alpha=1 - SLOPE)
+        if _has_kernels(p):
+            from model.networks import pair_kernels
+
+            over_q, over_p = pair_kernels.gated_sums(p, q, gradient.T), pair_kernels.gated_sums(q, p, gradient)
+        else:
+            over_q, over_p = _chunked_sums(p, q, gradient.T.contiguous())
+        over_q = torch.add(SLOPE * gradient.sum(1)[:, None], over_q, alpha=1 - SLOPE)
+        over_p = torch.add(SLOPE * gradient.sum(0)[:, None], over_p, alpha=1 - SLOPE)
         for_p, for_q, for_weight = ctx.needs_input_grad
         return (
             over_q * weight if for_p else None,
             over_p * weight if for_q else None,
             (p * over_q).sum(0) + (q * over_p).sum(0) if for_weight else None,
         )
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """Whether pairs are computed by kernels: float32 on a GPU, where torch came with Triton, as it does on Linux."""
+    return HAS_TRITON and x.is_cuda and x.dtype == torch.float32
+
+
+def _chunked_scores(p_IH: Tensor, q_JH: Tensor, weight_H: Tensor) -> Tensor:
+    """Scores w . LeakyReLU(p_i + q_j), [I, J]."""
+    buffer = _buffer(p_IH, q_JH)
+    scores = p_IH.new_empty(len(q_JH), len(p_IH))
+    for start in range(0, len(q_JH), max(len(buffer), 1)):
+        part = q_JH[start : start + len(buffer)]
+        pairs = torch.add(p_IH, part[:, None], out=buffer[: len(part)])
+        F.leaky_relu_(pairs, SLOPE)
+        torch.mv(pairs.view(-1, len(weight_H)), weight_H, out=scores[start : start + len(part)].view(-1))
+    return scores.T
+
+
+def _chunked_sums(p_IH: Tensor, q_JH: Tensor, gradient_JI: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over columns, sum_j g_ji [p_i + q_j > 0], [I, H], and over rows, sum_i g_ji [p_i + q_j > 0], [J, H]."""
+    buffer = _buffer(p_IH, q_JH)
+    over_q, over_p = torch.zeros_like(p_IH), torch.empty_like(q_JH)
+    minus_q = -q_JH
+    for start in range(0, len(q_JH), max(len(buffer), 1)):
+        part = slice(start, start + len(buffer))
+        active = torch.gt(p_IH, minus_q[part, None], out=buffer[: len(minus_q[part])])
+        active.mul_(gradient_JI[part, :, None])
+        torch.sum(active, 1, out=over_p[part])
+        over_q += active[0] if len(active) == 1 else active.sum(0)
+    return over_q, over_p
 
 
 def _buffer(p: Tensor, q: Tensor) -> Tensor:

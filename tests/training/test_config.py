@@ -120,6 +120,7 @@ BAD = {
     "selection.novelty_folds": [1, 0],
     "selection.seen_fraction": [0, 1, -0.5, math.nan],
     "selection.evaluations": [0],
+    "selection.patience": [-1],
     "selection.shrinkage": [[], [0.5, 0], [1.5], [math.nan]],
     "selection.heads": [[], ["lda", "lda"]],
     "selection.penalty": [[], [0.1, 0], [-1], [math.inf], [math.nan]],

@@ -95,6 +95,33 @@ def test_a_run_stopped_after_every_epoch_is_the_run_that_never_stopped(
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_a_run_stopped_after_every_epoch_ends_where_its_patience_does(data: Dataset, tmp_path: Path) -> None:
+    settings = config("epochs=32", "selection.evaluations=6", "selection.patience=1")
+    whole = train(data, tmp_path / "whole", settings)
+    epochs = {fold: [line["epoch"] for line in of_fold(tmp_path / "whole", fold)] for fold in range(2)}
+    assert max(epochs[0]) < 32
+    assert epochs[0] == epochs[1] == list(range(1, max(epochs[0]) + 1))
+    parts = None
+    for _ in range(2 * 32 + 32):
+        asked = Interruption()
+        with suppress(Interrupted):
+            parts = train(
+                data,
+                tmp_path / "parts",
+                settings,
+                asked=asked,
+                progress=lambda step, asked=asked: stop(asked, step.done),
+            )
+            break
+    assert parts is not None
+    assert same(parts.networks, whole.networks)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+def of_fold(run: Path, fold: int) -> list[dict[str, Any]]:
+    return [line for line in log(run) if line.get("fold") == fold]
+
+
 def stop(asked: Interruption, done: int) -> None:
     """Ask to stop after every epoch; the call before the first one is not after an epoch."""
     if done:

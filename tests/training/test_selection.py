@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +32,12 @@ from training.selected import Selected
 from training.selection import (
     UNSEEN_SCALES,
     Candidate,
+    FoldEpoch,
     best_scores,
     calibrate,
     choose,
     choose_scale,
+    exhausted,
     make_task,
     measured_epochs,
     of_best_head,
@@ -161,10 +162,11 @@ def test_select_measures_every_candidate_in_every_fold(data: Dataset) -> None:
     settings = config("selection.evaluations=2", "selection.folds=3", epochs=4)
     calls: list[tuple[int, int]] = []
 
-    def note(fold: int, epoch: int, losses: Any, scores: Any) -> None:
-        assert {"cls", "kl", "be", "od"} < set(losses)
-        assert (scores is not None) == (epoch in (2, 4))
-        calls.append((fold, epoch))
+    def note(at: FoldEpoch) -> None:
+        assert {"cls", "kl", "be", "od"} < set(at.losses)
+        assert (at.scores is not None) == (at.epoch in (2, 4))
+        assert (at.epochs, at.over) == (4, at.epoch == 4)
+        calls.append((at.fold, at.epoch))
 
     selected = select(data, settings, CPU, on_epoch=note)
     assert calls == [(fold, epoch) for fold in range(3) for epoch in (1, 2, 3, 4)]
@@ -213,6 +215,40 @@ def test_lengths_are_halves_of_each_other(epochs: int, evaluations: int, expecte
 def test_under_test_best_lengths_are_evenly_spaced(epochs: int, evaluations: int, expected: set[int]) -> None:
     selection = SelectionConfig(protocol="test-best", evaluations=evaluations)
     assert measured_epochs(TrainConfig(epochs=epochs, selection=selection)) == expected
+
+
+@pytest.mark.parametrize(
+    ("best", "patience", "expected"),
+    [
+        ({}, 1, False),
+        ({1: 0.3}, 1, False),
+        ({1: 0.3, 2: 0.2}, 1, True),
+        ({1: 0.3, 2: 0.2}, 2, False),
+        ({1: 0.3, 2: 0.2}, 0, False),
+        ({1: 0.3, 2: 0.3, 4: 0.3}, 2, True),  # as good is not better
+        ({4: 0.1, 2: 0.2, 1: 0.3}, 2, True),
+        ({1: 0.1, 2: 0.3, 4: 0.2, 8: 0.25}, 2, True),
+        ({1: 0.1, 2: 0.3, 4: 0.2, 8: 0.31}, 2, False),
+    ],
+)
+def test_patience_counts_longer_lengths_without_a_better_h(
+    best: dict[int, float], patience: int, expected: bool
+) -> None:
+    assert exhausted(best, patience) is expected
+
+
+def test_the_first_fold_decides_how_long_the_others_train(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second length is the best, and two without a better one follow; other folds may fall as they like."""
+    settings = config("selection.evaluations=9", "selection.folds=3", "selection.patience=2", epochs=64)
+    coming = iter([0.2, 0.4, 0.1, 0.3, *(8 * [0.3, 0.2])])
+    monkeypatch.setattr("training.selection.best_scores", lambda _: {"lda": {"U": 0.0, "S": 0.0, "H": next(coming)}})
+    told: list[FoldEpoch] = []
+    selected = select(data, settings, CPU, on_epoch=told.append)
+    assert [(at.fold, at.epoch) for at in told] == [(fold, epoch) for fold in range(3) for epoch in range(1, 9)]
+    assert [at.epochs for at in told] == 8 * [64] + 16 * [8]
+    assert [at.epoch for at in told if at.over] == [8, 8, 8]
+    assert [at.epoch for at in told if at.scores is not None] == 3 * [1, 2, 4, 8]
+    assert {c["epochs"] for c in selected.validation["candidates"]} == {1, 2, 4, 8}
 
 
 # --- the penalty ----------------------------------------------------------------------------------

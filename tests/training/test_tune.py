@@ -35,7 +35,7 @@ from training.run_dir import CONFIG, read_json
 from training.scaler import Scaling
 from training.search_space import Choices, Interval
 from training.selected import ChosenHead, Selected
-from training.selection import OnFoldEpoch, select
+from training.selection import FoldEpoch, OnFoldEpoch, select
 from training.study import DONE, count, storage_url
 from training.trainer import DivergedError
 from training.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
@@ -79,7 +79,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[TrainConfig]
             for fold, h in enumerate(scores):
                 for epoch in range(1, settings.epochs + 1):
                     last = epoch == settings.epochs
-                    on_epoch(fold, epoch, {}, {"U": h, "S": h, "H": h} if last else None)
+                    found = {"U": h, "S": h, "H": h} if last else None
+                    at = FoldEpoch(fold=fold, epoch=epoch, epochs=settings.epochs, over=last, losses={}, scores=found)
+                    on_epoch(at)
             plain = Calibration(seen_penalty=0.0, temperature=1.0)
             validation = {"H": sum(scores) / len(scores), "H_student": 0.1}
             head = ChosenHead(choice=HeadChoice(kind="lda", strength=0.3), calibration=plain, H=validation["H"])
