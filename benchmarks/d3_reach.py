@@ -51,6 +51,7 @@ SETTINGS: tuple[tuple[str, ...], ...] = (
     (*LONG, *FAITHFUL),
     *((*LONG, *(f"{weight}={value}" for weight in WEIGHTS)) for value in (0.1, 0.01)),
     *((*LONG, *(f"{weight}=0" for weight in WEIGHTS if weight != kept)) for kept in WEIGHTS),
+    (*LONG, "teacher.epochs=30"),
 )
 VARIANTS = ("base", "+D3")
 TITLE = """# What D3's losses do, on validation

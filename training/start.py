@@ -17,7 +17,7 @@ HIDDEN_SHARE = 0.01
 
 @torch.no_grad()
 def start_from_gaussians(generator: Generator, task: Task, strengths: Sequence[float]) -> None:
-    """Fit a generator's paths to a task, where it has them, and let its hidden layer start small.
+    """Fit a generator's paths to a task, where it has them, and let the rest of it start small.
 
     Args:
         generator: freshly initialised.
@@ -29,4 +29,4 @@ def start_from_gaussians(generator: Generator, task: Task, strengths: Sequence[f
     fit_path(generator.attribute_path, task, strengths)
     generator.noise_path.weight.copy_(within_class_directions(task, generator.noise_dim))
     generator.spread.copy_(generator.noise_path.weight.square().sum(dim=1).sqrt())
-    generator.output.weight.mul_(HIDDEN_SHARE)
+    generator.shrink(HIDDEN_SHARE)

@@ -64,6 +64,13 @@ class FeedbackGenerator(Generator):
             if isinstance(module, nn.Linear):
                 init_normal(module)
 
+    def shrink(self, share: float) -> None:
+        """As of the base class, and the feedback's too: of random weights, it outweighs noise and attributes."""
+        super().shrink(share)
+        layers = [module for module in self.feedback or () if isinstance(module, nn.Linear)]
+        for last in layers[-1:]:
+            last.weight.mul_(share)
+
     def forward(self, noise: Tensor, attributes: Tensor) -> Tensor:
         """Noise [B, K] and attributes [B, A] to features [B, D], at least 0."""
         hidden, paths = self.hidden_units(noise, attributes), self.paths(noise, attributes)

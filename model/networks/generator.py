@@ -69,6 +69,10 @@ class Generator(Sampler):
         features: Tensor = location(self.attribute_path(attributes), self.spread) + self.noise_path(noise)
         return features
 
+    def shrink(self, share: float) -> None:
+        """Scale the weights behind the hidden layer, so that a fresh generator is little more than its paths."""
+        self.output.weight.mul_(share)
+
     def decode(self, hidden: Tensor, paths: Tensor | None) -> Tensor:
         """Pre-activations [B, H], and what goes past them [B, D], to features [B, D]."""
         features = self.output(nn.functional.leaky_relu(hidden, SLOPE))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from model.networks.attribute_path import AttributePath
 from model.networks.denoiser import DiffusionSampler
@@ -17,6 +18,7 @@ from model.networks.generator import location
 from tests.training.tiny import config, task
 from training import attribute_path
 from training.attribute_path import LINEAR, STRETCHES, WIDTHS, choose_stretch, fit_path, kernel
+from training.generators.tfvaegan import TfVaegan
 from training.generators.wgan import Wgan
 from training.hidden_classes import HiddenClasses
 from training.metrics import seen_unseen_curve
@@ -406,3 +408,12 @@ def test_training_leaves_the_attribute_path_and_moves_the_noise_path(small: Task
         assert all(torch.equal(sampler.attribute_path.state_dict()[key], value) for key, value in before.items())
     if noise_path is not None:
         assert not torch.equal(noise_path.weight, start)
+
+
+@pytest.mark.parametrize(("path", "share"), [("kernel", HIDDEN_SHARE), ("none", 1.0)])
+def test_feedback_starts_small_beside_paths_only(small: Task, path: str, share: float) -> None:
+    made = Trainer(small, config("generator.method=tfvaegan", f"generator.attribute_path={path}"))._method
+    assert isinstance(made, TfVaegan)
+    first, last = (module for module in made.sampler.feedback or () if isinstance(module, nn.Linear))
+    for layer, expected in ((first, 0.02), (last, 0.02 * share), (made.sampler.output, 0.02 * share)):
+        assert float(layer.weight.detach().std()) == pytest.approx(expected, rel=0.5)

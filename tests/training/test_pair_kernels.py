@@ -23,7 +23,10 @@ runs = pytest.mark.skipif(
 )
 
 
-@pytest.mark.skipif(INTERPRETED or not contrastive.HAS_TRITON, reason="interpreted already, or there is no Triton")
+@pytest.mark.skipif(
+    INTERPRETED or DEVICE.type == "cuda" or not contrastive.HAS_TRITON,
+    reason="interpreted already, or a GPU runs them, or there is no Triton",
+)
 def test_interpreted() -> None:
     """This file once more in a process whose kernels are interpreted, from its start on."""
     done = subprocess.run(
