@@ -1,6 +1,6 @@
 """What D3's losses do, on validation: by how fast E_s learns, by what reaches the generator, and by length and form.
 
-    python benchmarks/d3_reach.py SETS... --out benchmarks/results/DATE-d3-reach [--seeds 2] [--jobs 2]
+    python benchmarks/d3_reach.py SETS... --out benchmarks/results/DATE-d3-reach [--seeds 2] [--settings 4 8] [--jobs 2]
 
 SETS are benchmark folders. The served `lda` head sees D3 through the embedding E_s, which learns at
 `d3.embedding_lr_factor` of the learning rate, and through the generator, which the student's losses reach with the
@@ -69,13 +69,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", default="cpu-wgan")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--settings", type=int, nargs="+", help="only these of SETTINGS, counted from 0")
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     file = arguments.out.with_suffix(".json")
     base = load_recipe(arguments.recipe).settings
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {}
-        for seed, settings, folder, variant in product(range(arguments.seeds), SETTINGS, arguments.sets, VARIANTS):
+        wanted = [SETTINGS[index] for index in arguments.settings or range(len(SETTINGS))]
+        for seed, settings, folder, variant in product(range(arguments.seeds), wanted, arguments.sets, VARIANTS):
             key = {"set": folder.name, "settings": list(settings), "variant": variant, "seed": seed}
             rows = rows_of(file)
             if any(key.items() <= row.items() for row in rows):
