@@ -27,11 +27,20 @@ ScalingSetting = Literal["auto", "range", "normal"]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """Pre-training of the out-of-distribution teacher on real trainval rows."""
+    """Pre-training of the out-of-distribution teacher on real trainval rows.
+
+    Attributes:
+        epochs: passes over the rows.
+        batch_size: rows per step.
+        learning_rate: of Adam.
+        embedding_lr_factor: learning rate of E_o relative to that of C_o, 1 as published; C_o may learn fast where an
+            E_o that starts as the identity hardly moves.
+    """
 
     epochs: int = 30
     batch_size: int = 128
     learning_rate: float = 1e-4
+    embedding_lr_factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +299,7 @@ class TrainConfig:
         for name, rate in (
             ("learning_rate", self.learning_rate),
             ("teacher.learning_rate", self.teacher.learning_rate),
+            ("teacher.embedding_lr_factor", self.teacher.embedding_lr_factor),
             ("d3.embedding_lr_factor", self.d3.embedding_lr_factor),
             ("generator.learning_rate_factor", self.generator.learning_rate_factor),
             ("contrastive.instance_temperature", self.contrastive.instance_temperature),

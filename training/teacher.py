@@ -35,9 +35,12 @@ def fit_teacher(features_ND: Tensor, labels_N: Tensor, seen_classes: int, config
         seen_classes=seen_classes,
         init=config.d3.embedding_init,
     ).to(features_ND.device)
-    optimiser = torch.optim.Adam(
-        teacher.parameters(), lr=settings.learning_rate, betas=(config.adam_beta1, 0.999), fused=True
-    )
+    rate = settings.learning_rate
+    groups = [
+        {"params": teacher.classifier.parameters(), "lr": rate},
+        {"params": teacher.embedding.parameters(), "lr": rate * settings.embedding_lr_factor},
+    ]
+    optimiser = torch.optim.Adam(groups, betas=(config.adam_beta1, 0.999), fused=True)
     size = min(settings.batch_size, rows)
     for _ in range(settings.epochs):
         order = torch.randperm(rows, device=features_ND.device)

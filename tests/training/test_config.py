@@ -107,6 +107,7 @@ BAD = {
     "diffusion.steps": [0],
     "diffusion.batches": [0],
     "d3.classification": [-1],
+    "teacher.embedding_lr_factor": [0, math.inf],
     "d3.label_distillation": [-1, math.nan],
     "d3.embedding_distillation": [-1, math.inf],
     "d3.ood_distillation": [-1],
@@ -207,7 +208,9 @@ def test_everything_wrong_is_named_at_once() -> None:
     ]
     lines = str(error.value).splitlines()
     assert lines[0] == "the configuration is not valid"
-    assert "  teacher.hidden: no such setting; known here: epochs, batch_size, learning_rate" in lines
+    assert (
+        "  teacher.hidden: no such setting; known here: epochs, batch_size, learning_rate, embedding_lr_factor" in lines
+    )
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=3))

@@ -44,6 +44,21 @@ def test_the_teacher_learns() -> None:
     assert accuracy > 0.8
 
 
+def test_the_embedding_learns_at_a_rate_of_its_own(small: Task) -> None:
+    """The first step of Adam moves every weight with a gradient by the learning rate."""
+    moved = []
+    for factor in (1, 0.01):
+        settings = config(
+            "teacher.epochs=1",
+            "teacher.batch_size=40",
+            "teacher.learning_rate=0.01",
+            f"teacher.embedding_lr_factor={factor}",
+        )
+        fitted = fit_teacher(small.features, small.teacher_labels, 5, settings)
+        moved.append((fitted.embedding.linear.weight - torch.eye(8)).abs().max().item())
+    assert moved == pytest.approx([0.01, 0.0001], rel=0.01)
+
+
 def test_teacher_outputs(small: Task, base: Networks) -> None:
     outputs = TeacherOutputs.of(base.teacher, small.features)
     rows = torch.tensor([7, 0, 7])
