@@ -77,19 +77,7 @@ def test_a_run_stopped_after_every_epoch_is_the_run_that_never_stopped(
 ) -> None:
     settings = config(*SOME, f"generator.method={method}", f"selection.protocol={protocol}", "contrastive.projection=4")
     whole = train(data, tmp_path / "whole", settings)
-    parts, stops = None, 0
-    while parts is None:
-        asked = Interruption()
-        with suppress(Interrupted):
-            parts = train(
-                data,
-                tmp_path / "parts",
-                settings,
-                asked=asked,
-                progress=lambda step, asked=asked: stop(asked, step.done),
-            )
-        stops += parts is None
-        assert stops < 50
+    parts, stops = train_in_parts(data, tmp_path / "parts", settings, fewer_than=50)
     assert stops >= (4 if protocol == "test-best" else 8 + whole.selected.epochs)
     assert same(parts.networks, whole.networks)
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
@@ -101,21 +89,19 @@ def test_a_run_stopped_after_every_epoch_ends_where_its_patience_does(data: Data
     epochs = {fold: [line["epoch"] for line in of_fold(tmp_path / "whole", fold)] for fold in range(2)}
     assert max(epochs[0]) < 32
     assert epochs[0] == epochs[1] == list(range(1, max(epochs[0]) + 1))
-    parts = None
-    for _ in range(2 * 32 + 32):
-        asked = Interruption()
-        with suppress(Interrupted):
-            parts = train(
-                data,
-                tmp_path / "parts",
-                settings,
-                asked=asked,
-                progress=lambda step, asked=asked: stop(asked, step.done),
-            )
-            break
-    assert parts is not None
+    parts, _ = train_in_parts(data, tmp_path / "parts", settings, fewer_than=2 * 32 + 32)
     assert same(parts.networks, whole.networks)
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+def train_in_parts(data: Dataset, out: Path, settings: TrainConfig, *, fewer_than: int) -> tuple[Trained, int]:
+    """A run that is stopped after every epoch and continued, and how often it was stopped."""
+    for stops in range(fewer_than):
+        asked = Interruption()
+        with suppress(Interrupted):
+            parts = train(data, out, settings, asked=asked, progress=lambda step, asked=asked: stop(asked, step.done))
+            return parts, stops
+    raise AssertionError(f"stopped {fewer_than} times")
 
 
 def of_fold(run: Path, fold: int) -> list[dict[str, Any]]:
