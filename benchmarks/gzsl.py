@@ -5,8 +5,8 @@
 SETS are benchmark folders (`res101.mat`, `att_splits.mat`). Every row is one `d3gzsl-train fit` with a recipe, under
 the protocol `validation`; the baselines choose ridge, shrinkage and penalty on the same folds. Rows are written to
 OUT.json as they finish, and rows that are there are not repeated, so that the same command goes on where it was
-stopped. OUT.md and OUT.svg are made from the rows. With --jobs, each of so many runs at once has its share of the
-cores to itself.
+stopped; with --runs also within a row. OUT.md and OUT.svg are made from the rows. With --jobs, each of so many runs
+at once has its share of the cores to itself.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -111,6 +112,7 @@ def main() -> None:
         cell
         for cell in wanted
         if (arguments.generators is None or cell.generator in arguments.generators)
+        and (arguments.variants is None or cell.variant in arguments.variants)
         and (arguments.seeds is None or cell.seed in arguments.seeds)
     ]
     missing = [c for c in wanted if not any(asdict(c).items() <= row.items() for row in there)]
@@ -125,11 +127,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True)
     parser.add_argument("--recipes", default="cpu", help="recipes are named RECIPES-GENERATOR; full: GENERATOR")
     parser.add_argument("--generators", nargs="+", help="only these, `ridge + LDA` and `kernel ridge + LDA` included")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, "no learning"], help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every recipe; repeatable")
     parser.add_argument("--ablations-on", help="name of the set for the ablations; the first where not given")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--runs", type=Path, help="where unfinished runs are kept, to go on after a stop")
     return parser.parse_args()
 
 
@@ -139,33 +143,13 @@ def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Name
         found = baseline(cell, folder, arguments)
         return {**found, "threads": len(share), "seconds": round(time.monotonic() - started, 1)}
     with tempfile.TemporaryDirectory() as name:
-        run = Path(name) / "run"
-        words = [
-            "fit",
-            str(folder.resolve()),
-            "--recipe",
-            cell.generator,
-            "--seed",
-            str(cell.seed),
-            *VARIANTS[cell.variant],
-            *(word for setting in arguments.set for word in ("--set", setting)),
-        ]
-        words += ["--device", arguments.device, "--no-monitor", "--out", str(run)]
-        done = subprocess.run(
-            [sys.executable, "-m", "training.cli", *words],
-            cwd=sys.path[0],
-            preexec_fn=lambda: os.sched_setaffinity(0, share),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise SystemExit(f"{cell}: {done.stderr}")
+        run = (arguments.runs or Path(name)).resolve() / run_name(cell)
+        train(cell, folder, run, share, arguments)
         metrics, resolved = (
             json.loads((run / "metrics.json").read_text()),
             json.loads((run / "config.json").read_text()),
         )
+        shutil.rmtree(run)
     student = metrics["student"]
     return {
         **{score: metrics["lda"][score] for score in SCORES},
@@ -183,6 +167,37 @@ def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Name
         "threads": len(share),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def run_name(cell: Cell) -> str:
+    """Name of the folder of a row's run."""
+    return "-".join((cell.data, cell.generator, cell.variant.replace(" ", "-"), str(cell.seed)))
+
+
+def train(cell: Cell, folder: Path, run: Path, share: list[int], arguments: argparse.Namespace) -> None:
+    """Train a row by `d3gzsl-train fit`, from where its run was left."""
+    words = [
+        "fit",
+        str(folder.resolve()),
+        "--recipe",
+        cell.generator,
+        "--seed",
+        str(cell.seed),
+        *VARIANTS[cell.variant],
+        *(word for setting in arguments.set for word in ("--set", setting)),
+    ]
+    words += ["--device", arguments.device, "--no-monitor", "--resume", "--out", str(run)]
+    done = subprocess.run(
+        [sys.executable, "-m", "training.cli", *words],
+        cwd=sys.path[0],
+        preexec_fn=lambda: os.sched_setaffinity(0, share),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{cell}: {done.stderr}")
 
 
 def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
