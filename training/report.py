@@ -200,12 +200,20 @@ def _protocol(protocol: Fields) -> Iterator[tuple[str, str]]:
         f"{rows['test_seen']} of {classes['seen']} seen, {rows['test_unseen']} of {classes['unseen']} unseen",
     )
     for name, value in protocol["split"].items():
-        said = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
-        if said:
-            yield f"split: {name}", said
+        if name not in ("rows", "classes") and value not in (None, [], {}):
+            yield f"split: {name.replace('_', ' ')}", _said(value)
     yield from (
         (name.replace("_", " "), str(protocol[name])) for name in ("seed", "commit", "data_hash", "config_hash")
     )
+
+
+def _said(value: Any) -> str:
+    """Nested plain values as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_said(of)}" for name, of in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_said, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _settings(resolved: Fields) -> str:

@@ -23,7 +23,7 @@ p { margin: 6px 0 12px; max-width: 75ch; }
 .warn { color: var(--warn); font-weight: 600; }
 .loud { border: 2px solid var(--warn); border-radius: 6px; padding: 10px 14px; font-weight: 600; max-width: none; }
 .beside { display: flex; flex-wrap: wrap; gap: 20px 36px; align-items: flex-start; }
-.beside > * { flex: 1 1 420px; min-width: 0; }
+.beside > * { flex: 1 1 min-content; min-width: min(100%, 400px); }
 .charts { margin-bottom: 14px; display: flex; flex-wrap: wrap; gap: 20px 28px; align-items: flex-start; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }

@@ -108,7 +108,12 @@ def metrics() -> dict[str, Any]:
             "selection": "validation: pseudo-unseen <classes>",
             "test_used_for_selection": False,
             "metric": "mean per-class top-1",
-            "split": {"rule": "made up & small", "notes": ["leaks 3 rows", "so what"], "empty": []},
+            "split": {
+                "rule": "made up & small",
+                "notes": ["leaks 3 rows", "so what"],
+                "empty": [],
+                "leak": {"train_loc": 7, "of_val": False},
+            },
             "seed": 3,
             "data_hash": "d" * 64,
             "config_hash": "c" * 32,
@@ -188,6 +193,7 @@ def test_every_number_and_the_protocol(run: Path) -> None:
         "31 of 2 seen, 17 of 1 unseen",
         "made up & small",
         "leaks 3 rows; so what",
+        "train_loc 7, of_val no",
     ):
         assert said in page.text
     assert "validation: pseudo-unseen <classes>" in page.text
