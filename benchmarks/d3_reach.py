@@ -29,9 +29,9 @@ sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose module
 
 from benchmarks.gzsl_table import mean_and_error  # noqa: E402
 from benchmarks.rows import command, rows_of, save  # noqa: E402
-from training.benchmark import load_benchmark  # noqa: E402
 from training.commit import code_commit  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
+from training.datasets.benchmark import load_benchmark  # noqa: E402
 from training.fit import without_d3  # noqa: E402
 from training.overrides import configured  # noqa: E402
 from training.recipe import load_recipe  # noqa: E402

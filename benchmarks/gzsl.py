@@ -202,8 +202,8 @@ def train(cell: Cell, folder: Path, run: Path, share: list[int], arguments: argp
 
 def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.ridge_lda import ridge_lda
-    from training.benchmark import load_benchmark
     from training.commit import code_commit
+    from training.datasets.benchmark import load_benchmark
     from training.overrides import configured
     from training.recipe import load_recipe
 

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from model import manifest
-from training.backbone import card_path, load_backbone
-from training.dataset import BackboneSource, Dataset
+from training.datasets.dataset import BackboneSource, Dataset
+from training.features.backbone import card_path, load_backbone
 
 LEVELS = 2**24 - 1
 

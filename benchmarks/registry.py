@@ -246,8 +246,8 @@ def make_bundle(backbone: Path, out: Path) -> None:
     from model.networks.d3gzsl import Embedding, Teacher
     from model.networks.generator import Generator
     from model.vocabulary import Vocabulary
-    from training.backbone import load_backbone
-    from training.onnx_graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
+    from training.exporting.onnx_graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
+    from training.features.backbone import load_backbone
     from training.scaler import Scaler
 
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 from model.head import logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from training.config import SelectionConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.folds import used_folds
 from training.metrics import evaluate, per_class_accuracy
 from training.scaler import Scaler, Scaling

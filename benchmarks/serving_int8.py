@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.registry import make_bundle
 from benchmarks.serving_bench import Bare, Bench
-from training.int8 import quantise
+from training.exporting.int8 import quantise
 
 
 def in_int8(bench: Bench) -> Bench:

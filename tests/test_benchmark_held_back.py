@@ -15,7 +15,7 @@ path = sys.path[0]
 from benchmarks.held_back import without  # noqa: E402
 from benchmarks.held_back_table import table  # noqa: E402
 from benchmarks.pixel_backbone import with_pixel_backbone  # noqa: E402
-from training.backbone import load_backbone  # noqa: E402
+from training.features.backbone import load_backbone  # noqa: E402
 
 sys.path[0] = path  # which the benchmark, a script, sets for itself
 

@@ -21,7 +21,7 @@ from service.settings import Settings
 from tests.service.conftest import Client, running_app
 from tests.training.photos import save_random_resnet101, write_table
 from training import cli
-from training.features import FeatureStore
+from training.features.store import FeatureStore
 
 CLASSES = {
     "rust": ("seen", (80, 30, 10)),

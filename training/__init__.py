@@ -1,4 +1,9 @@
-"""From images or a benchmark to features, to a D3GZSL classifier, to a bundle."""
+"""From images or a benchmark to features, to a D3GZSL classifier, to a bundle.
+
+The method is here: task, teacher, student, losses, trainer, selection, evaluation, `fit`. Around it, each building only
+on those before: `features`, `datasets`, `generators`, `run_dir`, `reporting` and `exporting`, `search` and `demo`,
+`commands`.
+"""
 
 import os
 

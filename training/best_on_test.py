@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from training.checkpoints import Unkept
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.measurement import HeldOut
+from training.run_dir.checkpoints import Unkept
 from training.scaler import Scaler
 from training.selected import Selected
 from training.selection import Scores, best_scores, choose, measured_epochs, of_best_head

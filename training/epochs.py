@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.checkpoints import Checkpoints
 from training.config import TrainConfig
 from training.folds import fold_count
 from training.gradients import gradient_shares
 from training.monitor import Monitor
 from training.progress import OnStep, Step
+from training.run_dir.checkpoints import Checkpoints
 from training.selection import FoldEpoch, Scores, measured_epochs, of_best_head
 from training.task import Task
 from training.trainer import Networks

@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 
 from model.errors import DataError
-from training.begin import begin
 from training.best_on_test import STAGE, train_test_best
-from training.board import Board
-from training.checkpoints import LOG, PROGRESS, Checkpoints
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.epochs import FinalEpochs, FoldEpochs
 from training.evaluation import require_testable, testable
 from training.folds import fold_count
 from training.interruption import Interruption
 from training.monitor import Monitor
 from training.progress import OnStep
-from training.run_dir import Trained
+from training.run_dir.begin import begin
+from training.run_dir.board import Board
+from training.run_dir.checkpoints import LOG, PROGRESS, Checkpoints
+from training.run_dir.contents import Trained
 from training.scaler import Scaler, Scaling
 from training.scaling import choose_scaling
 from training.selected import Selected

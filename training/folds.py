@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.errors import DataError
 from training.config import SelectionConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 
 MIN_SEEN_CLASSES = 4  # two folds of two
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.head import MAX_SOFTMAX_CLASSES
 from training.config import SelectionConfig, TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.heads import HeadChoice, fit_heads
 from training.metrics import auroc
 from training.scaler import Scaler

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.heads import fit_head
 from training.measurement import STUDENT, HeldOut
 from training.metrics import evaluate

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, require_testable, run_key
-from training.figures import figures
-from training.run_dir import CURVES, METRICS, Trained, write_json
+from training.reporting.figures import figures
+from training.run_dir.contents import CURVES, METRICS, Trained, write_json
 
 
 def write_results(run_dir: Path, dataset: Dataset, trained: Trained) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from training.begin import refuse_other
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import testable
 from training.fit import FitOptions, fit
 from training.progress import OnStep
-from training.report import write_report
+from training.reporting.report import write_report
 from training.results import write_results
-from training.run_dir import METRICS, REPORT, Trained, read_json
-from training.run_place import is_finished, run_place
+from training.run_dir.begin import refuse_other
+from training.run_dir.contents import METRICS, REPORT, Trained, read_json
+from training.run_dir.place import is_finished, run_place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +51,7 @@ class Finished:
 
 
 def run(order: Order, config: TrainConfig, out: Path, *, progress: OnStep = lambda _: None) -> Finished:
-    """Train, measure and report into `out`; see :func:`training.run_place.run_place`.
+    """Train, measure and report into `out`; see :func:`training.run_dir.place.run_place`.
 
     Raises:
         DataError: `out` holds something else, or a run with other settings or data.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.head import logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evenly import evenly
 from training.evidence import most_gain
 from training.folds import Fold, used_folds

@@ -11,7 +11,7 @@ from typing import Any
 from model.errors import DataError
 from training.config import TrainConfig
 from training.progress import OnStep
-from training.run_dir import CONFIG, write_json
+from training.run_dir.contents import CONFIG, write_json
 from training.runs import Finished, Order, run
 
 SUMMARY = "summary.json"

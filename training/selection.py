@@ -20,14 +20,14 @@ from scipy.special import log_softmax
 
 from model.calibration import Calibration
 from model.head import HeadKind
-from training.checkpoints import Unkept
 from training.config import Protocol, TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evidence import most_gain
 from training.folds import used_folds
 from training.heads import HeadChoice
 from training.measurement import STUDENT, HeldOut, Measurement
 from training.metrics import seen_unseen_curve
+from training.run_dir.checkpoints import Unkept
 from training.scaler import Scaler, Scaling
 from training.scaling import choose_scaling
 from training.scored import NEARLY_BEST, Scored, best_penalty, curve_of, fold_scores, scaled

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import DataError
-from training.benchmark import FEATURES, SPLITS, is_benchmark, load_benchmark
-from training.dataset import Dataset, from_store
-from training.features import FeatureStore, is_store
-from training.run_dir import Trained
+from training.datasets.benchmark import FEATURES, SPLITS, is_benchmark, load_benchmark
+from training.datasets.dataset import Dataset, from_store
+from training.features.store import FeatureStore, is_store
+from training.run_dir.contents import Trained
 
 
 def open_data(
@@ -20,9 +20,10 @@ def open_data(
 
     Args:
         data: a benchmark folder, or features of one's own images.
-        test_fraction: of one's own images, see :func:`training.dataset.from_store`; a benchmark has its own split.
+        test_fraction: of one's own images, see :func:`training.datasets.dataset.from_store`; a benchmark has
+            its own split.
         split_seed: the same.
-        splits: of a benchmark folder, see :func:`training.benchmark.load_benchmark`.
+        splits: of a benchmark folder, see :func:`training.datasets.benchmark.load_benchmark`.
 
     Raises:
         DataError: the path holds no data set; says what would be one.

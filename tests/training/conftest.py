@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.training.tiny import write_run, write_store
-from training.export import export
-from training.run_dir import Trained
+from training.exporting.export import export
+from training.run_dir.contents import Trained
 from training.sources import reopen
 
 

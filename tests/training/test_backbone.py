@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
 from tests.training.photos import save_random_resnet101, write_backbone
-from training import backbone_export, resnet
-from training.backbone import load_backbone
-from training.backbone_export import export_backbone
+from training.features import backbone_export, resnet
+from training.features.backbone import load_backbone
+from training.features.backbone_export import export_backbone
 
 SPEC = PreprocessSpec(size=8, resize=10, interpolation="bicubic")
 

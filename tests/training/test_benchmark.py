@@ -15,11 +15,11 @@ import torch
 from model.errors import DataError
 from tests.training.matfiles import NAMES, SEEN, UNSEEN, cells, contents, write
 from tests.training.tiny import config
-from training.benchmark import is_benchmark, load_benchmark, unique_ids
+from training.datasets.benchmark import is_benchmark, load_benchmark, unique_ids
+from training.datasets.known_benchmarks import KNOWN, recognise
 from training.evaluation import evaluate_run
 from training.fit import fit
-from training.known_benchmarks import KNOWN, recognise
-from training.run_dir import Trained
+from training.run_dir.contents import Trained
 from training.sources import open_data, reopen
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"

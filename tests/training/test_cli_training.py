@@ -12,9 +12,10 @@ import torch
 
 from model.errors import DataError
 from tests.training.photos import write_backbone, write_data
-from training import cli, own_data, resnet
-from training.backbone import Backbone, load_backbone
-from training.features import FeatureStore
+from training import cli
+from training.features import own_data, resnet
+from training.features.backbone import Backbone, load_backbone
+from training.features.store import FeatureStore
 
 REPOSITORY = Path(__file__).parents[2]
 

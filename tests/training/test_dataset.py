@@ -16,9 +16,9 @@ from model.classes import ClassEntry
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
 from tests.training.tiny import COLOURS
-from training.dataset import from_store
-from training.features import FeatureStore, ImageRecord
-from training.run_dir import Trained
+from training.datasets.dataset import from_store
+from training.features.store import FeatureStore, ImageRecord
+from training.run_dir.contents import Trained
 from training.sources import open_data, reopen
 
 

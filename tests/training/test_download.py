@@ -14,8 +14,8 @@ import torch
 from model.errors import DataError
 from tests.training.file_server import FileServer, serving
 from training import download as module
-from training import resnet
 from training.download import download, transfer
+from training.features import resnet
 
 CONTENT = bytes(range(256)) * 9000  # more than one chunk
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -14,10 +14,10 @@ import torch
 from model.calibration import Calibration
 from model.errors import DataError
 from training import evaluation
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import TestRows, evaluate_run, fit_served_head, protocol, run_key
 from training.metrics import harmonic_mean
-from training.run_dir import Trained
+from training.run_dir.contents import Trained
 from training.sources import open_data, reopen
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import model.preprocess
 import service.decoding
-import training.decoding
+import training.features.decoding
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError, DataError
@@ -29,13 +29,13 @@ from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
 from service.snapshot import Snapshot
 from tests.training.tiny import COLOURS, write_run
-from training import onnx_graphs
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import fit_served_head
-from training.export import export
-from training.features import FeatureStore
+from training.exporting import onnx_graphs
+from training.exporting.export import export
+from training.features.store import FeatureStore
 from training.metrics import evaluate
-from training.run_dir import Trained
+from training.run_dir.contents import Trained
 from training.sources import open_data, reopen
 
 
@@ -137,12 +137,12 @@ def test_the_trunk_answers_as_torch(
 def test_training_and_service_preprocess_with_the_same_functions(
     store_dir: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    assert training.decoding.preprocess is model.preprocess.preprocess
+    assert training.features.decoding.preprocess is model.preprocess.preprocess
     assert service.decoding.decode_image is model.preprocess.decode_image
     assert service.decoding.to_input is model.preprocess.to_input
     store = FeatureStore.load(store_dir)
-    files = [training.decoding.image_file(Path(store.data_root), image.path) for image in store.images]
-    (batch,) = training.decoding.decoded_batches(
+    files = [training.features.decoding.image_file(Path(store.data_root), image.path) for image in store.images]
+    (batch,) = training.features.decoding.decoded_batches(
         Path(store.data_root), files, store.spec, batch_size=len(files), workers=1
     )
     np.testing.assert_array_equal(batch.pixels, inputs(store_dir, bundle))

@@ -18,13 +18,13 @@ import pytest
 from model.errors import DataError
 from model.preprocess import preprocess
 from tests.training.photos import CLASSES, write_backbone, write_data, write_photo, write_table
-from training import decoding, extraction
-from training.backbone import Backbone, load_backbone
-from training.decoding import decoded_batches, image_file
-from training.extraction import Extraction, extract, partial_folder
-from training.feature_journal import FeatureJournal
-from training.features import FeatureStore
-from training.own_data import read_own_data
+from training.features import decoding, extraction
+from training.features.backbone import Backbone, load_backbone
+from training.features.decoding import decoded_batches, image_file
+from training.features.extraction import Extraction, extract, partial_folder
+from training.features.journal import FeatureJournal
+from training.features.own_data import read_own_data
+from training.features.store import FeatureStore
 
 REPOSITORY = Path(__file__).parents[2]
 ANIMALS = REPOSITORY.parent / "shared" / "data" / "animals"
@@ -144,9 +144,9 @@ def test_features_that_are_not_finite_are_refused(root: Path, tmp_path: Path, ou
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from training.backbone import load_backbone
-from training.extraction import extract
-from training.own_data import read_own_data
+from training.features.backbone import load_backbone
+from training.features.extraction import extract
+from training.features.own_data import read_own_data
 
 def progress(done, total):
     if done >= int(sys.argv[4]):

@@ -16,11 +16,12 @@ import pytest
 from model.errors import DataError
 from tests.training.file_server import FileServer, serving
 from tests.training.matfiles import SEEN, UNSEEN, contents, write
-from training import archive, cli, known_benchmarks
-from training import fetch as module
-from training.benchmark import load_benchmark
-from training.fetch import cache_folder, fetch, known_name
-from training.known_benchmarks import Benchmark
+from training import cli
+from training.datasets import archive, known_benchmarks
+from training.datasets import fetch as module
+from training.datasets.benchmark import load_benchmark
+from training.datasets.fetch import cache_folder, fetch, known_name
+from training.datasets.known_benchmarks import Benchmark
 
 TINY = Benchmark(
     name="AWA1",

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from tests.training import tiny
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import evaluate_run, run_key
 from training.evenly import evenly
-from training.figures import (
+from training.heads import synthesise
+from training.metrics import seen_unseen_curve
+from training.reporting.figures import (
     BINS,
     CURVE_POINTS,
     confusion,
@@ -26,10 +28,8 @@ from training.figures import (
     synthetic_rows,
     trade_off,
 )
-from training.heads import synthesise
-from training.metrics import seen_unseen_curve
 from training.results import write_results
-from training.run_dir import Trained
+from training.run_dir.contents import Trained
 from training.sources import reopen
 
 

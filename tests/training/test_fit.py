@@ -20,18 +20,18 @@ from model.bundle import Bundle
 from model.errors import DataError, MissingDependencyError
 from tests.training.tiny import config, dataset, same, write_run
 from training import console
-from training.board import BOARD
-from training.checkpoints import LOG
 from training.commands.evaluate import table as results_table
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import evaluate_run
-from training.export import export
+from training.exporting.export import export
 from training.fit import FitOptions, fit
 from training.interruption import Interrupted, Interruption
 from training.measurement import STUDENT
 from training.progress import Bars, Step
-from training.run_dir import CONFIG, METRICS, Trained, read_json
+from training.run_dir.board import BOARD
+from training.run_dir.checkpoints import LOG
+from training.run_dir.contents import CONFIG, METRICS, Trained, read_json
 from training.runs import Order, run
 from training.scaler import Scaler
 from training.seeds import SUMMARY, parse_seeds, run_seeds, table

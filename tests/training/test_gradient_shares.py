@@ -10,8 +10,8 @@ import torch
 
 from tests.training.tiny import config, task
 from training.config import TrainConfig
-from training.dataset import from_store
-from training.extraction import extract
+from training.datasets.dataset import from_store
+from training.features.extraction import extract
 from training.gradients import INERT, gradient_shares
 from training.scaler import Scaler
 from training.selection import make_task
@@ -61,8 +61,8 @@ def test_every_term_pulls(small: Task) -> None:
 def test_every_term_pulls_on_real_photos(tmp_path: Path) -> None:
     if not (ANIMALS.is_dir() and MOBILENET.is_file()):
         pytest.skip(f"needs {ANIMALS} and {MOBILENET}")
-    from training.backbone import load_backbone
-    from training.own_data import read_own_data
+    from training.features.backbone import load_backbone
+    from training.features.own_data import read_own_data
 
     store = extract(read_own_data(ANIMALS), load_backbone(MOBILENET), tmp_path / "features").store
     data = from_store(store, test_fraction=0.3, split_seed=0)

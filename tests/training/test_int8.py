@@ -27,19 +27,19 @@ from service.engine import OnnxEngine
 from tests.training.photos import write_backbone
 from tests.training.tiny import write_run
 from training import cli
-from training.backbone import load_backbone
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import fit_served_head
-from training.export import export
-from training.extraction import extract
+from training.exporting.export import export
+from training.exporting.int8 import even_rows, quantise
+from training.exporting.int8_export import Int8Export, _validation_rows
+from training.exporting.run_images import RunImages
+from training.features.backbone import load_backbone
+from training.features.extraction import extract
+from training.features.own_data import read_own_data
 from training.folds import folds
 from training.heads import embed, fit_head
-from training.int8 import even_rows, quantise
-from training.int8_export import Int8Export, _validation_rows
 from training.metrics import evaluate
-from training.own_data import read_own_data
-from training.run_dir import Trained
-from training.run_images import RunImages
+from training.run_dir.contents import Trained
 from training.selection import make_task
 from training.sources import reopen
 

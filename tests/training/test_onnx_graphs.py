@@ -18,10 +18,17 @@ from model.networks.d3gzsl import Embedding, Teacher
 from model.networks.generator import Generator
 from tests.training.photos import write_backbone
 from tests.training.tiny import config
-from training import onnx_graphs
-from training.backbone import card_path, load_backbone
+from training.exporting import onnx_graphs
+from training.exporting.onnx_graphs import (
+    Synthesizer,
+    TrunkTail,
+    check_parity,
+    open_session,
+    synthesizer_graph,
+    trunk_graph,
+)
+from training.features.backbone import card_path, load_backbone
 from training.generators import new_sampler
-from training.onnx_graphs import Synthesizer, TrunkTail, check_parity, open_session, synthesizer_graph, trunk_graph
 from training.scaler import SCALINGS, Scaler
 
 S, D, Z, A, K = 8, 5, 4, 3, 2  # as in the module's legend

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.bundle import Bundle
 from tests.training.tiny import COLOURS, METHODS, SETTINGS, config, state, task, write_store
 from training.config import Compile
-from training.run_dir import METRICS, read_json
+from training.run_dir.contents import METRICS, read_json
 from training.task import Task
 from training.trainer import DivergedError, Trainer, records
 

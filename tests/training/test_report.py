@@ -16,13 +16,13 @@ import pytest
 from model.errors import DataError
 from tests.training import tiny
 from training import cli
-from training.report import method_title, report, write_report
-from training.run_dir import SCHEMA
-from training.svg import axis, ticks
-from training.svg_bars import Bar, bar_chart
-from training.svg_heat import heat_map
-from training.svg_lines import Line, line_chart
-from training.svg_plane import Mark, cloud_chart, curve_chart
+from training.reporting.report import method_title, report, write_report
+from training.reporting.svg import axis, ticks
+from training.reporting.svg_bars import Bar, bar_chart
+from training.reporting.svg_heat import heat_map
+from training.reporting.svg_lines import Line, line_chart
+from training.reporting.svg_plane import Mark, cloud_chart, curve_chart
+from training.run_dir.contents import SCHEMA
 
 HOSTILE = '<b>zebra</b> & "co" \'<script>alert(1)</script>'
 SCORES = {

@@ -19,14 +19,14 @@ import torch
 
 from model.errors import DataError
 from tests.training.tiny import SETTINGS, config, dataset, same
-from training import checkpoints
-from training.checkpoints import LOG, PROGRESS, STATE
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.fit import FitOptions, fit
 from training.interruption import Interrupted, Interruption, interruptible
 from training.progress import OnStep
-from training.run_dir import CHECKPOINT, CONFIG, METRICS, Trained, read_json
+from training.run_dir import checkpoints
+from training.run_dir.checkpoints import LOG, PROGRESS, STATE
+from training.run_dir.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
 from training.trainer import DivergedError, Trainer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -250,7 +250,7 @@ def test_a_log_that_was_cut(data: Dataset, begun: Path) -> None:
 
 
 def test_an_unfinished_run_is_no_result(begun: Path) -> None:
-    from training.report import report
+    from training.reporting.report import report
 
     for use in (Trained.load, report):
         with pytest.raises(DataError, match=r"the run has not finished; continue it with `d3gzsl-train fit DATA --out"):
@@ -300,7 +300,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 NURSERY = """
 import os, sys
 import torch._dynamo, torch._inductor  # what optimisers import when they are first used takes seconds
-import training.export, training.runs, training.seeds, training.sources
+import training.exporting.export, training.runs, training.seeds, training.sources
 from model import threads
 from training import cli
 

@@ -20,7 +20,7 @@ from model.bundle import sha256_of
 from model.errors import DataError
 from tests.training.tiny import METHODS, config, same, write_run
 from training.fit import without_d3
-from training.run_dir import CHECKPOINT, CONFIG, LOG, Trained, read_json, write_json
+from training.run_dir.contents import CHECKPOINT, CONFIG, LOG, Trained, read_json, write_json
 
 
 @pytest.fixture

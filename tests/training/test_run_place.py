@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
-from training.checkpoints import PROGRESS, STATE
-from training.run_dir import CONFIG
-from training.run_place import is_finished, is_unfinished, run_place
+from training.run_dir.checkpoints import PROGRESS, STATE
+from training.run_dir.contents import CONFIG
+from training.run_dir.place import is_finished, is_unfinished, run_place
 
 
 def write(folder: Path, name: str, *, finished: bool = True) -> None:

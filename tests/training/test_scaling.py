@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from model.lda import LdaHead
 from tests.training.tiny import config, dataset
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.fit import fit
 from training.folds import folds
-from training.run_dir import Trained
+from training.run_dir.contents import Trained
 from training.scaler import Scaler
 from training.scaling import RIDGE, SHRINKAGE, choose_scaling, ridge, score
 from training.selection import select

@@ -12,7 +12,7 @@ from model.errors import DataError
 from training.config import TrainConfig
 from training.overrides import configured
 from training.recipe import known_recipes, load_recipe, merged
-from training.search_space import Choices, Interval, default_space, nested, read_space, start
+from training.search.space import Choices, Interval, default_space, nested, read_space, start
 
 
 @pytest.mark.parametrize("name", known_recipes())

@@ -21,7 +21,7 @@ from model.errors import DataError
 from model.head import HeadKind
 from tests.training.tiny import config, dataset
 from training.config import SelectionConfig, TrainConfig
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.folds import fold_count, folds, used_folds
 from training.heads import HeadChoice
 from training.measurement import STUDENT, Measurement, candidates

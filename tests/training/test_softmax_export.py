@@ -23,13 +23,13 @@ from service.service import Service
 from service.settings import Settings
 from tests.training.tiny import write_run
 from training.commands.evaluate import table
-from training.dataset import Dataset
+from training.datasets.dataset import Dataset
 from training.evaluation import evaluate_run, fit_chosen_heads, run_key
-from training.export import export
-from training.features import FeatureStore
-from training.report import report
+from training.exporting.export import export
+from training.features.store import FeatureStore
+from training.reporting.report import report
 from training.results import write_results
-from training.run_dir import Trained
+from training.run_dir.contents import Trained
 from training.sources import reopen
 
 BOTH = ('selection.heads=["lda", "softmax"]', "selection.penalty=[0.1, 0.01]", "selection.samples=9")

@@ -15,13 +15,13 @@ from PIL import Image
 from model.classes import ClassEntry
 from model.vocabulary import Vocabulary
 from tests.training.photos import write_backbone, write_table
-from training.backbone import load_backbone
 from training.config import TrainConfig
-from training.dataset import Dataset
-from training.extraction import extract
+from training.datasets.dataset import Dataset
+from training.features.backbone import load_backbone
+from training.features.extraction import extract
+from training.features.own_data import read_own_data
 from training.fit import fit
 from training.overrides import configured
-from training.own_data import read_own_data
 from training.scaler import Scaler
 from training.selection import make_task
 from training.sources import open_data

@@ -36,8 +36,8 @@ def backbone(
     224 x 224 is kept.
     """
     try:
-        from training import resnet
-        from training.backbone_export import export_backbone
+        from training.features import resnet
+        from training.features.backbone_export import export_backbone
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"`d3gzsl-train backbone` needs {error.name}: install d3gzsl with the extra `training`"

@@ -13,9 +13,9 @@ def evaluate(run_dir: RunDir, data: Data = None, as_json: AsJson = False) -> Non
 
     Writes metrics.json, curves.json and report.html into RUN_DIR.
     """
-    from training.report import write_report
+    from training.reporting.report import write_report
     from training.results import write_results
-    from training.run_dir import Trained
+    from training.run_dir.contents import Trained
     from training.sources import reopen
 
     trained = Trained.load(run_dir)
@@ -26,7 +26,7 @@ def evaluate(run_dir: RunDir, data: Data = None, as_json: AsJson = False) -> Non
 
 def table(metrics: dict[str, Any]) -> str:
     """The results as lines for people, the protocol below the numbers."""
-    from training.report import titles
+    from training.reporting.report import titles
 
     columns = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
     lines = ["".join(["head".ljust(28), *(c.rjust(8) for c in columns.values())])]

@@ -31,15 +31,15 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the bundle that `d3gzsl serve --bundle` takes; every ONNX graph is held against torch first."""
-    from training.export import export as run
-    from training.run_dir import Trained
+    from training.exporting.export import export as run
+    from training.run_dir.contents import Trained
     from training.sources import reopen
 
     trained = Trained.load(run_dir)
     dataset = reopen(trained, moved_to=data)
     if int8:
-        from training.int8_export import Int8Export
-        from training.run_images import RunImages
+        from training.exporting.int8_export import Int8Export
+        from training.exporting.run_images import RunImages
 
         source = RunImages.of(trained, features=data, root=images)
         with console.progress_bar(quiet=as_json) as bar:

@@ -34,9 +34,9 @@ def extract(
     A killed extraction goes on where it was when the same command is given again. Features that are there already are
     used again for images that have not changed.
     """
-    from training.backbone import load_backbone
-    from training.extraction import extract as run
-    from training.own_data import read_own_data, shown
+    from training.features.backbone import load_backbone
+    from training.features.extraction import extract as run
+    from training.features.own_data import read_own_data, shown
 
     data = read_own_data(images_dir, ignore_unlisted=ignore_unlisted)
     for warning in data.warnings:

@@ -34,8 +34,8 @@ def fetch(
     An interrupted download goes on where it stopped when the same command is given again. The archive is kept in the
     cache, its sha256 beside it.
     """
-    from training.fetch import fetch as run
-    from training.fetch import known_name
+    from training.datasets.fetch import fetch as run
+    from training.datasets.fetch import known_name
 
     known = known_name(name)
     with console.progress_bar(quiet=as_json, unit="bytes") as bar:

@@ -11,7 +11,7 @@ def report(run_dir: RunDir, as_json: AsJson = False) -> None:
 
     One file without scripts or anything from elsewhere. `fit` and `evaluate` write it too.
     """
-    from training.report import write_report
+    from training.reporting.report import write_report
 
     out = write_report(run_dir)
     console.result({"out": str(out)}, str(out), as_json=as_json)

@@ -58,10 +58,10 @@ def tune(
     from training.fit import choose_device
     from training.interruption import Interrupted, interruptible
     from training.progress import Bars
-    from training.search_space import default_space, read_space
+    from training.search.space import default_space, read_space
+    from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, write_recipe
+    from training.search.tune import tune as run
     from training.sources import open_data
-    from training.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, write_recipe
-    from training.tune import tune as run
 
     chosen, base = settled(recipe, generator, settings or [])
     searched = default_space(base) if space is None else read_space(space, base)

@@ -13,16 +13,16 @@ import torch
 from model.bundle import check_writable
 from model.manifest import Example
 from model.threads import available_cpus
-from training.backbone_export import export_backbone
 from training.config import D3Config, GeneratorConfig, SelectionConfig, TrainConfig
-from training.dataset import from_store
+from training.datasets.dataset import from_store
 from training.demo.dataset import draw_jpeg, render_dataset
 from training.demo.pretrain import SPEC, PretrainConfig, pretrain
 from training.demo.world import EXTRA, SEEN, UNSEEN, VisualClass
-from training.export import export
-from training.extraction import extract
+from training.exporting.export import export
+from training.features.backbone_export import export_backbone
+from training.features.extraction import extract
+from training.features.own_data import read_own_data
 from training.fit import fit
-from training.own_data import read_own_data
 
 Progress = Callable[[str, int, int], None]
 

@@ -1,0 +1,129 @@
+"""What a run learns from and is tested on: features, classes, and the split of the rows.
+
+N: rows, D: features, C: classes, A: attributes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.classes import ClassEntry
+from model.errors import DataError, Problem
+from model.manifest import Backbone
+from model.preprocess import PreprocessSpec
+from model.vocabulary import Vocabulary
+from training.features.store import FeatureStore
+
+MIN_TRAINING_ROWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSource:
+    """The backbone that made the features, which export builds into the trunk."""
+
+    path: Path
+    spec: PreprocessSpec
+    description: Backbone
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Features with a protocol.
+
+    Attributes:
+        features: float32 [N, D], unscaled.
+        labels: index into `classes`, int64 [N].
+        classes: the C classes.
+        vocabulary: attributes and their normalisation, taken from seen classes.
+        trainval: rows to train on, of seen classes only.
+        test: rows to test on; the other rows.
+        split: how the rows were split, for reports.
+        data_hash: identifies features, classes and attributes.
+        backbone: where the features came from; None for features without images.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    classes: tuple[ClassEntry, ...]
+    vocabulary: Vocabulary
+    trainval: NDArray[np.int64]
+    test: NDArray[np.int64]
+    split: dict[str, Any]
+    data_hash: str
+    backbone: BackboneSource | None
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which classes are seen, bool [C]."""
+        return np.array([c.kind == "seen" for c in self.classes])
+
+    @cached_property
+    def attributes(self) -> NDArray[np.float32]:
+        """Normalised attributes, float32 [C, A]."""
+        return self.vocabulary.normalise([c.attributes for c in self.classes])
+
+
+def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) -> Dataset:
+    """A data set of one's own images.
+
+    In every seen class the images are ordered by SHA-256 of "split_seed/path", and the first `test_fraction` of them
+    (rounded) are for testing: the rule needs no random generator, and an added image moves at most one other across.
+    Unseen classes' images are all for testing.
+
+    Args:
+        store: features of the images.
+        test_fraction: share of each seen class, 0..0.9; 0 trains on everything.
+        split_seed: which split.
+
+    Raises:
+        DataError: a seen class would keep fewer than 4 rows to train on.
+    """
+    if not 0 <= test_fraction <= 0.9:
+        raise DataError(f"the test fraction must lie in 0..0.9, got {test_fraction}")
+    keys = [hashlib.sha256(f"{split_seed}/{image.path}".encode()).digest() for image in store.images]
+    test = ~store.seen[store.labels]
+    problems = []
+    for index in np.flatnonzero(store.seen):
+        rows = sorted(np.flatnonzero(store.labels == index), key=lambda row: keys[row])
+        held = round(test_fraction * len(rows))
+        test[rows[:held]] = True
+        if len(rows) - held < MIN_TRAINING_ROWS:
+            detail = f"expected at least {MIN_TRAINING_ROWS} images to train on, got {len(rows) - held}"
+            problems.append(Problem(pointer=f"class {store.classes[index].id}", detail=detail))
+    if problems:
+        raise DataError("too few images of seen classes", problems)
+    values = store.attributes
+    seen_values = values[store.seen]
+    vocabulary = Vocabulary.from_classes(
+        store.attribute_names, values, offset=seen_values.mean(axis=0), scale=1.0, unit_length=True
+    )
+    return Dataset(
+        features=store.features,
+        labels=store.labels,
+        classes=store.classes,
+        vocabulary=vocabulary,
+        trainval=np.flatnonzero(~test),
+        test=np.flatnonzero(test),
+        split={
+            "rule": "per seen class, images in order of sha256(split_seed/path), the first test_fraction are test",
+            "test_fraction": test_fraction,
+            "split_seed": split_seed,
+        },
+        data_hash=store.data_hash,
+        backbone=BackboneSource(
+            path=store.backbone_path,
+            spec=store.spec,
+            description=Backbone(
+                name=Path(store.backbone_source).name,
+                fingerprint=store.fingerprint,
+                feature_dim=store.features.shape[1],
+            ),
+        ),
+    )

@@ -1,0 +1,182 @@
+"""From a run directory to a bundle: two graphs, the head's rows, calibration, results."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import check_writable, sha256_bytes, sha256_of, write_bundle
+from model.errors import DataError
+from model.head import Float32, HeadSpec
+from model.manifest import Example, bundle_id
+from model.softmax import TOLERANCE, SoftmaxHead
+from model.synthesis import class_embeddings
+from training.datasets.dataset import Dataset
+from training.evaluation import evaluate_run, run_task, testable
+from training.exporting.int8_export import Int8Export
+from training.exporting.onnx_graphs import Synthesizer, TrunkTail, open_session, synthesizer_graph, trunk_graph
+from training.heads import HeadChoice, HeadFit, HeadRows
+from training.run_dir.contents import Trained
+
+
+def export(
+    dataset: Dataset,
+    trained: Trained,
+    out: Path,
+    *,
+    examples: Mapping[Example, bytes] | None = None,
+    int8: Int8Export | None = None,
+    head: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the bundle of a run.
+
+    Args:
+        dataset: the data the run was trained on.
+        trained: the run.
+        out: bundle directory.
+        examples: images that come with the bundle.
+        int8: how to bring the trunk's backbone to int8; float32 without it.
+        head: form of the head; that which validation chose where not given.
+        overwrite: replace an existing bundle.
+
+    Returns:
+        Bundle id and the results of the served head, as JSON values.
+
+    Raises:
+        BundleError: a graph differs from torch, or `out` exists.
+        DataError: validation did not measure that head; or the features have no backbone to serve with, or it is
+            another one now; or int8 is too inaccurate.
+    """
+    check_writable(out, overwrite=overwrite)
+    if head is not None:
+        trained = replace(trained, selected=trained.selected.serving(head))
+    source = dataset.backbone
+    if source is None:
+        raise DataError(
+            "these features come without a backbone, so no image can be served; train on images of your own to export"
+        )
+    if (found := sha256_of(source.path)) != source.description.fingerprint:
+        raise DataError(
+            f"{source.path}: expected the backbone that made the features, sha256 {source.description.fingerprint}, "
+            f"got {found}"
+        )
+    networks, selected = trained.networks, trained.selected
+    student, generator = networks.student, networks.generator
+    rows = HeadRows.of(networks, run_task(dataset, trained))
+    tail = TrunkTail(
+        scaler=trained.scaler,
+        embedding=copy.deepcopy(student.embedding),
+        teacher=copy.deepcopy(networks.teacher),
+        centre=rows.centre,
+    )
+    synthesizer = Synthesizer(
+        generator=copy.deepcopy(generator), embedding=copy.deepcopy(student.embedding), centre=rows.centre
+    )
+    trunk = trunk_graph(source.path, tail, feature_dim=source.description.feature_dim, side=source.spec.size)
+    exact, trunk = trunk, trunk if int8 is None else int8.trunk(dataset, source, tail)
+    synthesis = synthesizer_graph(synthesizer, noise_dim=generator.noise_dim, attribute_dim=len(dataset.vocabulary))
+    spec = _spec(rows, trained)
+    identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesis), dataset.vocabulary, spec)
+    session = open_session(synthesis)
+
+    def run(noise: Float32, attributes: Float32) -> Float32:
+        z: Float32 = session.run(["embedding"], {"noise": noise, "attributes": attributes})[0]
+        return z
+
+    synthetic: dict[int, Float32] = {}
+    for index in np.flatnonzero(~dataset.seen).tolist():
+        entry = dataset.classes[index]
+        synthetic[index] = class_embeddings(
+            run,
+            bundle_id=identity,
+            class_id=entry.id,
+            attributes=entry.attributes,
+            vocabulary=dataset.vocabulary,
+            head=spec,
+        )
+    order = np.argsort(~dataset.seen, kind="stable")  # seen classes first
+    fitted = (_lda if spec.kind == "lda" else _softmax)(rows, synthetic, spec, order)
+    metrics = _metrics(dataset, trained, fitted)
+    if int8 is not None:
+        trunks = {"fp32": exact, "int8": trunk}
+        metrics["int8"] = int8.compare(
+            dataset, trained, trunks, centre=rows.centre, weight=fitted.weight, bias=fitted.bias
+        )
+    written = write_bundle(
+        out,
+        trunk=trunk,
+        synthesizer=synthesis,
+        preprocess=source.spec,
+        backbone=source.description,
+        vocabulary=dataset.vocabulary,
+        classes=tuple(dataset.classes[i] for i in order.tolist()),
+        head_spec=spec,
+        head=fitted.head,
+        weight=fitted.weight[order],
+        bias=fitted.bias[order],
+        novelty_reference=trained.novelty_reference,
+        calibration=selected.head,
+        metrics=metrics,
+        training=_public(trained.resolved()),
+        examples=examples,
+        overwrite=overwrite,
+    )
+    return {"bundle_id": written, "metrics": metrics}
+
+
+def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:
+    """The head that a run's bundle has; no synthesised row enters it, as their noise is keyed by it."""
+    choice, samples = trained.selected.served.choice, trained.config.selection.samples
+    shared: dict[str, Any] = {
+        "dimension": len(rows.centre),
+        "noise_dimension": trained.networks.generator.noise_dim,
+        "noise_form": "matched",
+    }
+    if choice.kind == "lda":
+        scale = choice.unseen_scale
+        return HeadSpec(kind="lda", samples=samples, shrinkage=choice.strength, unseen_scale=scale, **shared)
+    penalty = rows.penalty(choice.strength)
+    return HeadSpec(kind="softmax", samples=rows.most(samples), penalty=penalty, tolerance=TOLERANCE, **shared)
+
+
+def _lda(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, _order: NDArray[np.int64]) -> HeadFit:
+    """The head with rows in the data set's order; those of described classes as the service would make them."""
+    assert spec.shrinkage is not None
+    choice = HeadChoice(kind="lda", strength=spec.shrinkage, unseen_scale=spec.unseen_scale)
+    (fitted,) = rows.lda({}, [choice])
+    weight, bias = fitted.weight.copy(), fitted.bias.copy()
+    for index, z in synthetic.items():
+        row = fitted.head.row(z)
+        weight[index], bias[index] = row.weight, row.bias
+    return replace(fitted, weight=weight, bias=bias)
+
+
+def _softmax(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, order: NDArray[np.int64]) -> HeadFit:
+    """The head with its bank in the manifest's order, its rows in the data set's."""
+    assert spec.penalty is not None
+    assert spec.tolerance is not None
+    place = np.argsort(order)
+    z = np.concatenate([rows.z - rows.centre, *synthetic.values()])
+    labels = np.concatenate([place[rows.labels], *(np.full(len(made), place[i]) for i, made in synthetic.items())])
+    head = SoftmaxHead.fit(z, labels, penalty=spec.penalty, tolerance=spec.tolerance)
+    return HeadFit(head=head, centre=rows.centre, weight=head.weight[place], bias=head.bias[place])
+
+
+def _metrics(dataset: Dataset, trained: Trained, fitted: HeadFit) -> dict[str, Any]:
+    """The run's results, those of the served head measured with the very rows that the bundle holds."""
+    if not testable(dataset):
+        return {"validation": {k: v for k, v in trained.selected.validation.items() if k != "candidates"}}
+    return evaluate_run(dataset, trained, heads={fitted.head.kind: fitted})
+
+
+def _public(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The resolved configuration without paths of the machine it ran on."""
+    data = {key: value for key, value in resolved["data"].items() if key != "path"}
+    return {**resolved, "data": data}

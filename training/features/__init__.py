@@ -1,0 +1,1 @@
+"""From photos to features: the backbone, and one vector per image in a store."""
