@@ -11,8 +11,8 @@ from model.errors import DataError
 from training.console import plural
 from training.reporting.classes import per_class
 from training.reporting.curves import gradients, losses, progress, validation
+from training.reporting.drawings import confusion, plane, trade_off
 from training.reporting.page import beside, definitions, page, paragraph, section, table
-from training.reporting.test_rows import confusion, plane, trade_off
 from training.run_dir.contents import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
