@@ -106,6 +106,8 @@ def main() -> None:
             print(f"{cell.data} {cell.generator} {cell.variant} seed {cell.seed}: H {row['H']:.3f}", flush=True)
             out.with_suffix(".md").write_text(table(rows, command("gzsl.py")))
             out.with_suffix(".svg").write_text(draw(rows))
+        if arguments.runs and cell.variant != "no learning":
+            shutil.rmtree(arguments.runs / run_name(cell))
 
     there = rows_of(file)
     wanted = [
@@ -150,7 +152,6 @@ def measure(cell: Cell, folder: Path, share: list[int], arguments: argparse.Name
             json.loads((run / "config.json").read_text()),
         )
         trained = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["seconds"]
-        shutil.rmtree(run)
     student = metrics["student"]
     return {
         **{score: metrics["lda"][score] for score in SCORES},

@@ -213,7 +213,9 @@ def _said(value: Any) -> str:
         return ", ".join(f"{name} {_said(of)}" for name, of in value.items())
     if isinstance(value, list):
         return "; ".join(map(_said, value))
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def _settings(resolved: Fields) -> str:
