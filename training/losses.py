@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from training.pairs import balanced_pairs, shifted_pairs
+from training.plane import balanced_pairs_in_plane, shifted_pairs_in_plane
 
 Form = Literal["corrected", "faithful"]
 Target = Literal["domain", "class"]
@@ -65,13 +66,13 @@ def ood_distillation(
         logits_BC: student's logits of all rows, synthetic unseen and real seen.
         head: H, C numbers to 2.
         confidence_B: c, in 0..1.
-        groups_B: what makes two rows alike: their class (as in the code) or real against synthetic (`domain`).
+        groups_B: what makes two rows alike: class, in 0..C-1 (as in the code), or real against synthetic, bool.
         form: which form.
     """
-    b = torch.stack([confidence_B, 1 - confidence_B], dim=1)
     if form == "corrected":
-        return balanced_pairs(F.softmax(head(F.softmax(logits_BC, 1)), 1), b, groups_B)
-    return shifted_pairs(F.softmax(head(F.log_softmax(logits_BC, 1)), 1), F.softmax(b, 1), groups_B)
+        return balanced_pairs_in_plane(head(F.softmax(logits_BC, 1)), confidence_B, groups_B)
+    group_count = 2 if groups_B.dtype == torch.bool else logits_BC.shape[1]
+    return shifted_pairs_in_plane(head(F.log_softmax(logits_BC, 1)), confidence_B, groups_B, group_count)
 
 
 def classification(logits_BC: Tensor, labels_B: Tensor, form: Form) -> Tensor:

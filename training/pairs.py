@@ -87,6 +87,17 @@ def shifted_bce(cosine: Tensor, alike: Tensor) -> tuple[Tensor, Tensor, float]:
     return loss, chance.sub_(alike), 0.5 / chance.numel()
 
 
+def alike_pairs(groups_B: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, B]: 1 where g_i = g_j, else 0.
+
+    Args:
+        groups_B: bool or numbers that `dtype` holds exactly.
+        dtype: of floats; comparing such into such is ten times as fast on a CPU as int64 into bool.
+    """
+    groups = groups_B.to(dtype)
+    return torch.eq(groups[:, None], groups, out=groups.new_empty(len(groups), len(groups)))
+
+
 def _sum_of_logs(chance: Tensor) -> Tensor:
     """Of numbers in 0.4..1: of the products of sixteen at a time, as a logarithm takes ten times as long."""
     flat, together = chance.flatten(), 16
@@ -99,10 +110,8 @@ class _PairLoss(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, groups: Tensor, loss_and_gradient: LossAndGradient) -> Tensor:
         left, left_length = _unit_rows(a)
         right, right_length = _unit_rows(b)
-        cosine = left @ right.T.contiguous()
-        kinds = groups.to(cosine.dtype)  # comparing these into floats is ten times as fast on a CPU as int64 into bool
-        alike = torch.eq(kinds[:, None], kinds, out=torch.empty_like(cosine))
-        loss, gradient, ctx.factor = loss_and_gradient(cosine, alike)
+        cosine = left @ right.T
+        loss, gradient, ctx.factor = loss_and_gradient(cosine, alike_pairs(groups, cosine.dtype))
         ctx.save_for_backward(left, left_length, right, right_length, gradient)
         return loss
 
@@ -112,12 +121,8 @@ class _PairLoss(torch.autograd.Function):
         left, left_length, right, right_length, gradient = ctx.saved_tensors
         wanted_a, wanted_b, *_ = ctx.needs_input_grad
         factor = ctx.factor * outer
-        # B x B times B x 2 takes three times as long on a CPU as the same the other way around.
-        to_a = to_b = None
-        if wanted_a:
-            to_a = _before_unit_rows((right.T.contiguous() @ gradient.T).T, left, factor / left_length)
-        if wanted_b:
-            to_b = _before_unit_rows((left.T.contiguous() @ gradient).T, right, factor / right_length)
+        to_a = _before_unit_rows(gradient @ right, left, factor / left_length) if wanted_a else None
+        to_b = _before_unit_rows(gradient.T @ left, right, factor / right_length) if wanted_b else None
         return to_a, to_b, None, None
 
 

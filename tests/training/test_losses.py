@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training import losses, pairs
+from training import losses, pairs, plane
 from training.losses import Form
 from training.pairs import EPSILON
 
@@ -376,6 +376,47 @@ def test_gradients_through_cosines_are_those_of_autograd(rows: int, dim: int, fo
         one = [z if i == side else z.detach() for i, z in enumerate(sides)]
         (actual,) = torch.autograd.grad(3 * fast(*one, groups), one[side])
         torch.testing.assert_close(actual, expected[side])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("groups", ["class", "domain", "one"])
+@pytest.mark.parametrize("rows", [1, 2, 9, 40])
+def test_gradients_in_the_plane_are_those_of_autograd(rows: int, groups: str, form: Form) -> None:
+    """Of outputs that are even, opposite and certain, and of confidences up to 0 and 1."""
+    outputs, confidence = 3 * normal(rows, 2, seed=33), (4 * normal(rows, seed=34)).sigmoid()
+    outputs[-1], confidence[-1], confidence[0] = torch.tensor([40.0, -40]), 0, 1
+    alike = {
+        "class": integers(5, rows),
+        "domain": torch.arange(rows) < rows // 3,
+        "one": torch.zeros(rows, dtype=torch.int64),
+    }[groups]
+
+    def plain(o: Tensor, c: Tensor) -> Tensor:
+        b = torch.stack([c, 1 - c], dim=1)
+        if form == "corrected":
+            return pairs.balanced_pairs(o.softmax(1), b, alike)
+        s = nn.functional.cosine_similarity(o.softmax(1)[:, None], b.softmax(1)[None], dim=2)
+        same = alike[:, None] == alike[None]
+        return nn.functional.binary_cross_entropy_with_logits((s + 1) / 2, same.double())
+
+    def fast(o: Tensor, c: Tensor) -> Tensor:
+        if form == "corrected":
+            return plane.balanced_pairs_in_plane(o, c, alike)
+        return plane.shifted_pairs_in_plane(o, c, alike, 5)
+
+    inputs = (outputs.requires_grad_(), confidence.requires_grad_())
+    close(fast(*inputs), number(plain(*inputs)))
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * fast(*inputs), inputs), torch.autograd.grad(3 * plain(*inputs), inputs)
+    )
+
+
+def test_the_series_of_the_published_pair_loss_leaves_out_less_than_float64_holds() -> None:
+    cosine = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+    weights = plane._series(torch.float64, torch.device("cpu"))[2]
+    series = (weights * torch.cos(torch.arange(plane.TERMS)[:, None] * cosine.acos())).sum(dim=0)
+    exact = nn.functional.softplus((1 + cosine) / 2)
+    torch.testing.assert_close(series, exact, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("form", FORMS)
