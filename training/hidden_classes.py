@@ -24,6 +24,7 @@ DEALS = 6
 """How often the classes are dealt into groups: with one deal, chance decides between stretches as often as they do."""
 MIN_CLASSES = 3  # one hidden, two to predict it from
 ROWS = 60  # of each class; more take time and change little
+LEAST_RIDGE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +121,13 @@ class HiddenClasses:
 
 
 def dual_weights(kernel_KK: Tensor, strength: float) -> Tensor:
-    """The dual map of kernel ridge regression, (G + r tr(G)/K I)^-1 with G = :func:`centred` kernel matrix."""
+    """The dual map of kernel ridge regression, (G + r tr(G)/K I)^-1 with G = :func:`centred` kernel matrix.
+
+    Where all points are the same, G = 0, it is finite, so that what it is applied to predicts the mean.
+    """
     gram, count = centred(kernel_KK), len(kernel_KK)
     identity = torch.eye(count, dtype=gram.dtype, device=gram.device)
-    dual: Tensor = torch.linalg.inv(gram + strength * gram.trace() / count * identity)
+    dual: Tensor = torch.linalg.inv(gram + (strength * gram.trace() / count).clamp(min=LEAST_RIDGE) * identity)
     return dual
 
 

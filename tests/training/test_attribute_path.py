@@ -171,6 +171,14 @@ def test_path_is_ridge_regression_stretched(
         assert any(g * scale(described) == pytest.approx(width, rel=1e-5) for width in WIDTHS)
 
 
+@pytest.mark.parametrize("anchors", [0, S])
+def test_attributes_that_are_the_same_everywhere_predict_the_mean(small: Task, anchors: int) -> None:
+    same = dataclasses.replace(small, attributes=torch.ones_like(small.attributes))
+    path = fitted(same, anchors=anchors, strengths=(0.3,))
+    middle = torch.tensor(means(small).mean(axis=0), dtype=torch.float32)
+    torch.testing.assert_close(path(torch.ones(2, A)), middle.expand(2, -1))
+
+
 @pytest.mark.parametrize("evidence", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("anchors", [0, S])
 def test_width_and_strength_are_the_simplest_unless_others_predict_a_class_left_out_better(
