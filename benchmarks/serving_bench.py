@@ -15,7 +15,7 @@ import onnxruntime as ort
 from benchmarks.serving_peers import ours
 from model.bundle import Bundle
 from model.preprocess import preprocess
-from service.sessions import Runtime, open_session
+from service.inference.sessions import Runtime, open_session
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from model import __version__
-from service import problems
-from service.metrics import Metrics
-from service.middleware import BodyLimit, HeadAsGet, Observe, RequestId
-from service.routes import about, batch, classes, classify, docs, metrics, preview, registry, v2, v2_infer
+from service.http import problems
+from service.http.middleware import BodyLimit, HeadAsGet, Observe, RequestId
+from service.http.routes import about, batch, classes, classify, docs, metrics, preview, registry, v2, v2_infer
 from service.service import Service
-from service.tracing import Tracing
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
 
 _SHARE_EVERY = 1.0  # seconds
 

@@ -1,4 +1,4 @@
-"""Errors of the service, without a word about HTTP; `service.problems` maps them to statuses.
+"""Errors of the service, without a word about HTTP; `service.http.problems` maps them to statuses.
 
 D3GZSLError                         (model.errors)
 ├── InvalidInputError               (model.errors)

@@ -14,24 +14,24 @@ from model.classes import ClassEntry
 from model.errors import BundleError
 from model.softmax import SoftmaxHead
 from model.threads import available_cpus
-from service.batcher import Batcher
-from service.changes import ChangeThread
-from service.decoding import Decoder
-from service.engine import Engine, OnnxEngine
+from service.classes.changes import ChangeThread
+from service.classes.follower import Follower
+from service.classes.neighbours import Neighbour, Neighbours
+from service.classes.preview import Previewer
+from service.classes.registrar import Registrar
+from service.classes.snapshot import Snapshot
+from service.classes.solver import Solver
 from service.errors import NotReadyError
-from service.explanation import Explainer
-from service.follower import Follower
+from service.inference.batcher import Batcher
+from service.inference.decoding import Decoder
+from service.inference.engine import Engine, OnnxEngine
+from service.inference.explanation import Explainer
+from service.inference.memory import give_back
 from service.keys import Keys
-from service.memory import give_back
-from service.neighbours import Neighbour, Neighbours
-from service.preview import Previewer
-from service.registrar import Registrar
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
-from service.snapshot import Snapshot
-from service.solver import Solver
 
 EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
 

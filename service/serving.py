@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import uvicorn
 
-from service import logs
 from service.app import create_app
 from service.service import Service
 from service.settings import Settings
+from service.telemetry import logs
 
 _KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than proxies keep theirs, which else would send into a closing one."""

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from model.errors import Problem
 from model.preprocess import DEFAULT_MAX_PIXELS
 from service.errors import SettingsError
-from service.sessions import Provider
+from service.inference.sessions import Provider
 
 PREFIX = "D3GZSL_"
 Words = Annotated[tuple[str, ...], NoDecode]

@@ -12,7 +12,7 @@ import numpy as np
 
 from model.classes import ClassEntry
 from model.head import Row
-from service.snapshot import KnownClass, Snapshot
+from service.classes.snapshot import KnownClass, Snapshot
 
 CLASSES, ROWS = "classes.json", "rows.npz"
 

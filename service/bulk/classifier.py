@@ -17,10 +17,10 @@ from model.bundle import Bundle
 from model.errors import BundleError, ImageError
 from service.bulk.job import Asked
 from service.bulk.listing import printable
-from service.decoding import Decoded, decode
-from service.engine import Embedded, Engine
-from service.ranking import Question, Ranked, chosen_rows, image_novelty, rank
-from service.snapshot import Snapshot
+from service.classes.ranking import Question, Ranked, chosen_rows, image_novelty, rank
+from service.classes.snapshot import Snapshot
+from service.inference.decoding import Decoded, decode
+from service.inference.engine import Embedded, Engine
 
 _AHEAD = 3  # batches that are decoded or wait for it while the model works on one
 _FAILED = "the model failed on this image"

@@ -17,7 +17,7 @@ from service.bulk.classes import read_classes
 from service.bulk.classifier import Classifier
 from service.bulk.job import Job
 from service.bulk.results import write_part
-from service.engine import OnnxEngine
+from service.inference.engine import OnnxEngine
 
 
 class _Worker:

@@ -20,8 +20,8 @@ from typing import Any
 from model.errors import DataError, Problem
 from service.bulk.classes import write_classes
 from service.bulk.listing import files_under, read_part, write_listing
-from service.ranking import Scope
-from service.snapshot import Snapshot
+from service.classes.ranking import Scope
+from service.classes.snapshot import Snapshot
 
 PLAN, LISTING, LOCK = "plan.json", "files.jsonl", "lock"
 PART_SIZE = 256

@@ -14,7 +14,7 @@ from model.threads import available_cpus
 from service.bulk import cluster, local
 from service.bulk.job import PLAN, Asked, Job, clear, held
 from service.bulk.results import count_statuses, join, summary_of
-from service.snapshot import Snapshot
+from service.classes.snapshot import Snapshot
 
 Progress = Callable[[int, int], None]
 

@@ -45,7 +45,7 @@ def verify(directory: Directory, as_json: AsJson = False) -> None:
     """Check every file's hash, every shape, the head, and that both graphs run."""
     from model.bundle import Bundle
     from model.threads import available_cpus
-    from service.engine import OnnxEngine
+    from service.inference.engine import OnnxEngine
 
     bundle = Bundle.load(directory)
     bundle.verify_head()

@@ -108,9 +108,9 @@ def _local(
 
     from model.preprocess import DEFAULT_MAX_PIXELS
     from model.threads import available_cpus
-    from service.decoding import decode
-    from service.engine import OnnxEngine
-    from service.ranking import Question, chosen_rows, image_novelty, rank
+    from service.classes.ranking import Question, chosen_rows, image_novelty, rank
+    from service.inference.decoding import decode
+    from service.inference.engine import OnnxEngine
     from service.service import load_bundle
 
     bundle = load_bundle(path)

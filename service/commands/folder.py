@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from model.bundle import Bundle
-    from service.ranking import Scope
-    from service.snapshot import Snapshot
+    from service.classes.ranking import Scope
+    from service.classes.snapshot import Snapshot
 
 Registry = tuple[Path | None, str | None]
 """Data directory and database URL; both None where only the bundle's own classes take part."""
@@ -94,11 +94,11 @@ def classes_of(bundle: Bundle, registry: Registry) -> Snapshot:
         RegistryError: there is no registry, it belongs to another bundle, or it is damaged.
     """
     from model.threads import available_cpus
-    from service.engine import OnnxEngine
+    from service.classes.reading import read_snapshot
+    from service.classes.snapshot import Snapshot
     from service.errors import RegistryError
-    from service.reading import read_snapshot
+    from service.inference.engine import OnnxEngine
     from service.registry.database import Database
-    from service.snapshot import Snapshot
 
     if registry == (None, None):
         return Snapshot.of_bundle(bundle)

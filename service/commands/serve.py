@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from service import logs
 from service.settings import PREFIX, Settings, Words, load_settings
+from service.telemetry import logs
 
 
 def serve(**flags: Any) -> None:

@@ -11,8 +11,8 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.head import check_class_count
-from service.computing import Computed
 from service.errors import RegistryError
+from service.inference.computing import Computed
 from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database

@@ -11,7 +11,7 @@ import pytest
 from asgi_lifespan import LifespanManager
 
 from service.app import create_app
-from service.engine import Engine
+from service.inference.engine import Engine
 from service.service import Service
 from service.settings import Settings
 from tests.service.processes import Server, serving

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.access import host_allowed, same_origin
+from service.http.access import host_allowed, same_origin
 from service.keys import digest
 from tests.service.conftest import Client, Running
 from tests.service.tiny import png

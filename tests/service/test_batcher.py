@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from model.head import Float32
-from service.admission import Admission
-from service.batcher import Answer, Batcher
-from service.engine import Embedded
 from service.errors import InferenceError, NotReadyError, OverloadedError
+from service.inference.admission import Admission
+from service.inference.batcher import Answer, Batcher
+from service.inference.engine import Embedded
 
 pytestmark = pytest.mark.anyio
 

@@ -25,8 +25,8 @@ from service.bulk.classes import read_classes, write_classes
 from service.bulk.classifier import Classifier
 from service.bulk.job import PART_SIZE, Asked, Job, held
 from service.bulk.listing import files_under, printable, read_part, write_listing
-from service.engine import Embedded, OnnxEngine
-from service.snapshot import Snapshot
+from service.classes.snapshot import Snapshot
+from service.inference.engine import Embedded, OnnxEngine
 from tests.service.conftest import Running
 from tests.service.processes import command, d3gzsl, environment
 from tests.service.test_softmax import softmax_dir  # noqa: F401  # a fixture

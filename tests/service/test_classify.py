@@ -16,7 +16,7 @@ from model.bundle import Bundle
 from model.calibration import novelty
 from model.head import Float32, logits
 from model.preprocess import preprocess
-from service.engine import Embedded, OnnxEngine
+from service.inference.engine import Embedded, OnnxEngine
 from tests.service.conftest import Client, Running
 from tests.service.tiny import photo, png
 

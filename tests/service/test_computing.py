@@ -10,8 +10,8 @@ import pytest
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
-from service.computing import compute_row, compute_rows
-from service.engine import Engine, OnnxEngine
+from service.inference.computing import compute_row, compute_rows
+from service.inference.engine import Engine, OnnxEngine
 from tests.service import tiny
 
 

@@ -11,9 +11,9 @@ import pytest
 from model.bundle import Bundle
 from model.errors import BundleError
 from model.noise import class_noise
-from service.engine import OnnxEngine
 from service.errors import SettingsError
-from service.sessions import Provider, Runtime
+from service.inference.engine import OnnxEngine
+from service.inference.sessions import Provider, Runtime
 from tests.service import tiny
 
 

@@ -15,7 +15,7 @@ from model.bundle import Bundle
 from model.calibration import Calibration
 from model.classes import ClassEntry
 from model.noise import class_noise
-from service.explanation import SAMPLES, Explainer
+from service.inference.explanation import SAMPLES, Explainer
 from tests.service import tiny
 from tests.service.conftest import Client, Running
 from tests.service.test_classes import DOCUMENT, IMAGE, problem
@@ -101,7 +101,7 @@ def test_the_synthesizer_runs_once_per_class(bundle: Bundle) -> None:
 
 
 def test_the_memory_for_classes_is_bounded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.explanation._CACHE_BYTES", 2 * 4 * tiny.A * (tiny.Z + 1))
+    monkeypatch.setattr("service.inference.explanation._CACHE_BYTES", 2 * 4 * tiny.A * (tiny.Z + 1))
     engine = Counting()
     explainer = Explainer(bundle, engine)
     entries = [ClassEntry(id=i, name=i, kind="unseen", attributes=(0.9, 0.0, 0.9)) for i in "abc"]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.problems import KINDS
+from service.http.problems import KINDS
 from service.settings import Settings
 from tests.service.conftest import Client, running_app
 from tests.service.tiny import photo

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from model.errors import MissingDependencyError
-from service import logs
 from service.errors import SettingsError
 from service.service import Service
 from service.settings import Settings, load_settings
-from service.tracing import Tracing
+from service.telemetry import logs
+from service.telemetry.tracing import Tracing
 from tests.service.conftest import Client, Running
 from tests.service.processes import serving
 from tests.service.tiny import photo
@@ -101,7 +101,7 @@ async def test_a_bug_is_logged_with_its_cause_under_the_requests_id(
         metrics = (await client.get("/metrics")).text
     (line,) = (line for line in of(lines, "d3gzsl.access") if line["route"] == "/readyz")
     assert (line["status"], line["problem"]) == (500, "internal-error")
-    (cause,) = of(lines, "service.problems")
+    (cause,) = of(lines, "service.http.problems")
     assert "ZeroDivisionError: a bug" in cause["exception"]
     assert 'd3gzsl_rejected_requests_total{reason="internal-error"} 1.0' in metrics
 

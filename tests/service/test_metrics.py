@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.head import Float32
-from service.engine import Embedded
+from service.inference.engine import Embedded
 from tests.pages import ROOT, inline
 from tests.service.conftest import Client, Running
 from tests.service.processes import serving

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from model.head import Float32
-from service.engine import Embedded
+from service.inference.engine import Embedded
 from service.service import Service
 from tests.service.conftest import Client, Running
 from tests.service.tiny import png

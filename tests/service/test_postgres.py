@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from model.bundle import Bundle
-from service.edits import Create
+from service.classes.edits import Create
+from service.classes.registrar import Registrar
 from service.errors import ClassExistsError, RegistryError, StorageError
-from service.registrar import Registrar
 from service.registry.database import CURRENT_REVISION, Database, database_url
 from service.registry.log import ChangeLog
 from service.registry.tables import metadata

@@ -15,7 +15,7 @@ from model.errors import D3GZSLError
 from service import errors as own
 from service.app import create_app
 from service.errors import StorageError
-from service.problems import KINDS, kind_of
+from service.http.problems import KINDS, kind_of
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Client, Running

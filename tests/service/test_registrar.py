@@ -10,7 +10,9 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.synthesis import class_embeddings
-from service.edits import Create, Describe, Put, Remove
+from service.classes.edits import Create, Describe, Put, Remove
+from service.classes.registrar import Precondition, Registrar
+from service.classes.snapshot import Snapshot
 from service.errors import (
     BatchConflictError,
     ClassExistsError,
@@ -22,12 +24,10 @@ from service.errors import (
     UnknownClassError,
     UnknownVersionError,
 )
-from service.registrar import Precondition, Registrar
 from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
-from service.snapshot import Snapshot
 from tests.service import tiny
 
 

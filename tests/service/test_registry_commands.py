@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from model.bundle import Bundle
+from service.classes.registrar import Registrar
 from service.errors import RegistryError, UnknownVersionError
-from service.registrar import Registrar
 from service.registry.change import Change
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from service.classes.registrar import Registrar
 from service.errors import StorageError
-from service.registrar import Registrar
 from service.registry.database import Database
 from tests.service.conftest import Running
 from tests.service.nursery import Nursery
@@ -157,7 +157,7 @@ async def test_a_registry_that_cannot_be_read_is_answered_around_until_it_comes_
             assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         await until(lambda: ready(client, 200))
         assert (await client.post("/classes", json=document("lime"))).status_code == 201
-    followed = [record.message for record in caplog.records if record.name == "service.follower"]
+    followed = [record.message for record in caplog.records if record.name == "service.classes.follower"]
     assert len(followed) == 2  # once when it went, once when it came back
     assert "no disk" in followed[0]
 

@@ -19,7 +19,7 @@ from model.head import HeadSpec, logits
 from model.manifest import bundle_id
 from model.softmax import SoftmaxHead, Solution, bank_rows
 from model.synthesis import class_embeddings
-from service.engine import Engine
+from service.inference.engine import Engine
 from service.service import Service
 from service.settings import Settings
 from tests.service import tiny

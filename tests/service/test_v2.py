@@ -150,7 +150,7 @@ async def test_health_says_both_and_follows_the_worker(running: Running, monkeyp
     async with running() as client:
         for path in ("/v2/health/live", "/v2/health/ready"):
             assert (await client.get(path)).json() == {"live": True, "ready": True}
-        monkeypatch.setattr("service.batcher.Batcher.alive", False)
+        monkeypatch.setattr("service.inference.batcher.Batcher.alive", False)
         assert (await client.get("/v2/health/live")).json() == {"live": True, "ready": False}
         for path in ("/v2/health/ready", "/v2/models/d3gzsl/ready"):
             answer = await client.get(path)

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 import model.preprocess
-import service.decoding
 import training.features.decoding
 from model.bundle import Bundle
 from model.classes import ClassEntry
@@ -23,11 +22,12 @@ from model.errors import BundleError, DataError
 from model.head import logits
 from model.manifest import Example
 from model.synthesis import class_embeddings
-from service.engine import OnnxEngine
-from service.registrar import Registrar
+from service.classes.registrar import Registrar
+from service.classes.snapshot import Snapshot
+from service.inference import decoding
+from service.inference.engine import OnnxEngine
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
-from service.snapshot import Snapshot
 from tests.training.tiny import COLOURS, write_run
 from training.datasets.dataset import Dataset
 from training.evaluation import fit_served_head
@@ -66,7 +66,7 @@ def photos(store_dir: Path) -> list[bytes]:
 
 def inputs(store_dir: Path, bundle: Bundle) -> NDArray[np.float32]:
     spec = bundle.manifest.preprocess
-    decoded = [service.decoding.decode(d, spec, max_bytes=10**6, max_pixels=10**6) for d in photos(store_dir)]
+    decoded = [decoding.decode(d, spec, max_bytes=10**6, max_pixels=10**6) for d in photos(store_dir)]
     return np.stack([one.image for one in decoded])
 
 
@@ -138,8 +138,8 @@ def test_training_and_service_preprocess_with_the_same_functions(
     store_dir: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     assert training.features.decoding.preprocess is model.preprocess.preprocess
-    assert service.decoding.decode_image is model.preprocess.decode_image
-    assert service.decoding.to_input is model.preprocess.to_input
+    assert decoding.decode_image is model.preprocess.decode_image
+    assert decoding.to_input is model.preprocess.to_input
     store = FeatureStore.load(store_dir)
     files = [training.features.decoding.image_file(Path(store.data_root), image.path) for image in store.images]
     (batch,) = training.features.decoding.decoded_batches(

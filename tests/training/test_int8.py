@@ -23,7 +23,7 @@ from model.bundle import Bundle
 from model.calibration import Calibration
 from model.errors import DataError
 from model.head import logits
-from service.engine import OnnxEngine
+from service.inference.engine import OnnxEngine
 from tests.training.photos import write_backbone
 from tests.training.tiny import write_run
 from training import cli

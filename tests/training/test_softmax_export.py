@@ -17,8 +17,8 @@ from model.head import logits
 from model.softmax import SoftmaxHead, bank_rows
 from model.synthesis import class_embeddings
 from service.app import create_app
-from service.decoding import decode
-from service.engine import OnnxEngine
+from service.inference.decoding import decode
+from service.inference.engine import OnnxEngine
 from service.service import Service
 from service.settings import Settings
 from tests.training.tiny import write_run

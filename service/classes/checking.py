@@ -1,0 +1,104 @@
+"""Whether a registry is whole and its rows are what the bundle makes of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.bundle import Bundle
+from model.classes import ClassEntry
+from service.classes.replay import Replay
+from service.classes.snapshot import Snapshot
+from service.classes.table import KnownClass
+from service.inference.computing import Computed
+from service.registry.audit import audit
+from service.registry.log import ChangeLog
+
+TOLERANCE = 1e-3
+"""Largest distance between a stored row and a fresh one, as a share of its length; machines round differently."""
+
+_MOST = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        version: the last version.
+        changes: changes in all versions.
+        classes: classes in the table.
+        rows: registered rows that were computed anew.
+        largest_difference: of a stored row from a fresh one, as a share of its length.
+        findings: everything that is wrong; empty for a registry that is whole.
+    """
+
+    version: int
+    changes: int
+    classes: int
+    rows: int
+    largest_difference: float
+    findings: tuple[str, ...]
+
+
+def check(
+    log: ChangeLog,
+    bundle: Bundle,
+    compute: Callable[[ClassEntry], Computed],
+    *,
+    tolerance: float = TOLERANCE,
+    track: Callable[[list[KnownClass]], Iterable[KnownClass]] = iter,
+) -> Report:
+    """Audit the log, replay it step by step and at once, and compute every registered row anew.
+
+    Args:
+        log: of the bundle.
+        bundle: version 0.
+        compute: makes its row of a class; gives the rows to compare with.
+        tolerance: see `TOLERANCE`.
+        track: passes classes on as they are computed, to show progress.
+
+    Raises:
+        RegistryError: the log is too damaged to be replayed.
+        StorageError: the database refuses.
+    """
+    with log.database.reading() as connection:
+        audited = audit(connection)
+    findings = list(audited.findings)
+    replay = Replay(bundle)
+    loaded = replay.load(log)
+    if loaded.registry_version > 0:
+        stepwise = replay.after(Snapshot.of_bundle(bundle), log.since(log.base))
+        if not _same(loaded, stepwise):
+            findings.append("the last changes give other classes than all changes one by one")
+    registered = [known for known in loaded.classes if known.row_at is not None]
+    largest = 0.0
+    for known in track(registered):
+        stored, fresh = loaded.row(known.entry.id), compute(known.entry).row
+        scale = float(np.linalg.norm(fresh.weight)) + abs(fresh.bias)
+        difference = float(np.linalg.norm(stored.weight - fresh.weight)) + abs(stored.bias - fresh.bias)
+        relative = difference / scale if scale > 0 else difference
+        largest = max(largest, relative)
+        if not relative <= tolerance:
+            findings.append(f"the row of {known.entry.id!r} is {relative:.2g} away from a fresh one")
+    if len(findings) > _MOST:
+        findings = [*findings[:_MOST], f"and {len(findings) - _MOST} more"]
+    return Report(
+        version=loaded.registry_version,
+        changes=audited.changes,
+        classes=len(loaded),
+        rows=len(registered),
+        largest_difference=largest,
+        findings=tuple(findings),
+    )
+
+
+def _same(one: Snapshot, other: Snapshot) -> bool:
+    return (
+        one.registry_version == other.registry_version
+        and one.classes == other.classes
+        and one.bias.tobytes() == other.bias.tobytes()
+        and one.weight.tobytes() == other.weight.tobytes()
+    )

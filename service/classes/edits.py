@@ -1,0 +1,131 @@
+"""What clients ask of the class table, and what is to be logged for it on the newest state of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from model.classes import ClassEntry
+from service.classes.table import KnownClass
+from service.errors import ClassExistsError, PreconditionError, SeenClassError, UnknownClassError
+from service.registry.change import Change
+
+Find = Callable[[str], KnownClass | None]
+"""The class with an id, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precondition:
+    """What a client expects of the class, as entity tags; ``("*",)`` stands for any class at all.
+
+    Attributes:
+        match: the class must have one of these tags.
+        none_match: the class must have none of them.
+    """
+
+    match: tuple[str, ...] = ()
+    none_match: tuple[str, ...] = ()
+
+    def check(self, class_id: str, known: KnownClass | None) -> None:
+        """Raise PreconditionError where it does not hold."""
+        if self.match and not _matches(self.match, known):
+            found = "no such class" if known is None else f"the tag {known.etag}"
+            raise PreconditionError(f"class {class_id!r}: expected {' or '.join(self.match)}, found {found}")
+        if self.none_match and known is not None and _matches(self.none_match, known):
+            raise PreconditionError(f"class {class_id!r} exists with the tag {known.etag}")
+
+
+ANY = Precondition()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Create:
+    """Register a class whose id is free."""
+
+    entry: ClassEntry
+
+    @property
+    def class_id(self) -> str:
+        """Id of the class."""
+        return self.entry.id
+
+    def decide(self, find: Find) -> ClassEntry:
+        """The class whose row is needed; ClassExistsError where the id is taken."""
+        if find(self.entry.id) is not None:
+            raise ClassExistsError(f"a class with the id {self.entry.id!r} exists; use PUT to replace it")
+        return self.entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Put:
+    """Create or replace a class."""
+
+    entry: ClassEntry
+    condition: Precondition = ANY
+
+    @property
+    def class_id(self) -> str:
+        """Id of the class."""
+        return self.entry.id
+
+    def decide(self, find: Find) -> ClassEntry | None:
+        """The class whose row is needed, None where it is there as it is; PreconditionError, SeenClassError."""
+        before = find(self.entry.id)
+        self.condition.check(self.entry.id, before)
+        if before is not None:
+            _refuse_seen(before)
+        return None if before is not None and before.entry == self.entry else self.entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """Change a class's name, description or metadata; its row stays."""
+
+    class_id: str
+    words: Mapping[str, Any] = field(default_factory=dict)
+    condition: Precondition = ANY
+
+    def decide(self, find: Find) -> Change | None:
+        """The change; UnknownClassError, PreconditionError, SeenClassError."""
+        known = _changeable(find, self.class_id, self.condition)
+        entry = replace(known.entry, **self.words)
+        if entry == known.entry:
+            return None
+        return Change(operation="describe", class_id=self.class_id, entry=entry, row_at=known.row_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Remove a class."""
+
+    class_id: str
+    condition: Precondition = ANY
+
+    def decide(self, find: Find) -> Change:
+        """The change; UnknownClassError, PreconditionError, SeenClassError."""
+        _changeable(find, self.class_id, self.condition)
+        return Change(operation="remove", class_id=self.class_id)
+
+
+Edit = Create | Put | Describe | Remove
+
+
+def _matches(tags: tuple[str, ...], known: KnownClass | None) -> bool:
+    return known is not None and ("*" in tags or known.etag in tags)
+
+
+def _changeable(find: Find, class_id: str, condition: Precondition) -> KnownClass:
+    known = find(class_id)
+    if known is None:
+        raise UnknownClassError(f"no class has the id {class_id!r}")
+    condition.check(class_id, known)
+    _refuse_seen(known)
+    return known
+
+
+def _refuse_seen(known: KnownClass) -> None:
+    if known.entry.kind == "seen":
+        raise SeenClassError(
+            f"class {known.entry.id!r} was seen in training; only classes described by attributes can be changed"
+        )

@@ -1,0 +1,138 @@
+"""Keeps this process's class table in step with what others commit to the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+
+from model.errors import D3GZSLError
+from service.classes.registrar import Registrar
+from service.classes.snapshot import Snapshot
+from service.errors import NotReadyError, VersionNotReachedError
+from service.registry.watch import Watch
+
+log = logging.getLogger(__name__)
+
+_IMPATIENT = 0.05  # seconds between looks while a request waits for a version
+
+
+class Follower:
+    """A thread that looks into the log when the watch says so, and now and then without a word from it.
+
+    Args:
+        registrar: the class table.
+        watch: closed with the follower.
+        poll_interval: seconds between looks.
+        max_lag: seconds without a successful look after which this process counts as behind.
+    """
+
+    def __init__(self, registrar: Registrar, watch: Watch, *, poll_interval: float, max_lag: float) -> None:
+        self._registrar, self._watch = registrar, watch
+        self._poll_interval, self._max_lag = poll_interval, max_lag
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+        self._stopping, self._failing = False, False
+        self._looked = time.monotonic()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._refreshing: asyncio.Future[Snapshot] | None = None
+
+    def start(self) -> None:
+        """Start following, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._looked = time.monotonic()
+        self._registrar.subscribe(self._announce)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; for a follower that was never started too."""
+        self._stopping = True
+        self._watch.wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._watch.close()
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the last look at the registry that succeeded."""
+        return time.monotonic() - self._looked
+
+    def check(self) -> None:
+        """Raise NotReadyError where the registry has not been read for too long."""
+        if self.lag > self._max_lag:
+            raise NotReadyError(
+                f"the registry could not be read for {self.lag:.0f} seconds; classes may be out of date"
+            )
+
+    async def refresh(self) -> Snapshot:
+        """The newest snapshot, with everything that was committed before, where the database tells so at once.
+
+        Where the registry cannot be read, the last snapshot goes on answering.
+        """
+        if self._refreshing is None and self._watch.changed():
+            self._refreshing = asyncio.get_running_loop().run_in_executor(None, self._look)
+            self._refreshing.add_done_callback(self._refreshed)
+        if self._refreshing is not None:
+            return await asyncio.shield(self._refreshing)  # one look for all requests; none takes it away from the rest
+        return self._registrar.snapshot
+
+    async def wait_for(self, version: int, seconds: float) -> Snapshot:
+        """A snapshot of at least this version.
+
+        Raises:
+            VersionNotReachedError: there was none in time.
+        """
+        snapshot = await self.refresh()
+        try:
+            async with asyncio.timeout(seconds):
+                while snapshot.registry_version < version:
+                    changed = asyncio.get_running_loop().create_future()
+                    self._waiting.add(changed)
+                    try:
+                        self._watch.wake()
+                        if self._registrar.snapshot is snapshot:
+                            await changed
+                    finally:
+                        self._waiting.discard(changed)
+                    snapshot = self._registrar.snapshot
+        except TimeoutError:
+            raise VersionNotReachedError(
+                f"expected version {version} of the registry, got {snapshot.registry_version} "
+                f"after waiting for {seconds:g} seconds",
+                retry_after=math.ceil(self._poll_interval),
+            ) from None
+        return snapshot
+
+    def _follow(self) -> None:
+        while not self._stopping:
+            self._look()
+            self._watch.wait(min(_IMPATIENT, self._poll_interval) if self._waiting else self._poll_interval)
+
+    def _look(self) -> Snapshot:
+        """Catch up; a registry that cannot be read is logged once, and looked at again later."""
+        try:
+            snapshot = self._registrar.catch_up()
+        except D3GZSLError as error:
+            if not self._failing:
+                log.error("the registry cannot be followed: %s", error)
+            self._failing = True
+            return self._registrar.snapshot
+        if self._failing:
+            log.warning("the registry can be followed again, at version %d", snapshot.registry_version)
+        self._failing, self._looked = False, time.monotonic()
+        return snapshot
+
+    def _refreshed(self, _done: asyncio.Future[Snapshot]) -> None:
+        self._refreshing = None
+
+    def _announce(self) -> None:
+        """Wake who waits for a version; called by the registrar from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for changed in self._waiting:
+            if not changed.done():
+                changed.set_result(None)

@@ -1,0 +1,171 @@
+"""How near classes are to each other: by what is said about them, and by their rows of the head.
+
+C: classes, N: classes in question, T: slots of the table, A: attributes, Z: embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.classes import ClassEntry
+from model.head import Float32, Row
+from model.vocabulary import Vocabulary
+from service.classes.snapshot import Snapshot
+from service.classes.table import KnownClass, Table
+
+NEAR_DUPLICATE = 0.99
+"""Cosine from which on two classes are near-duplicates; of the public benchmarks only aPY has two such classes."""
+
+_MOST_DUPLICATES = 5
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """Another class, with its cosines to the one in question."""
+
+    known: KnownClass
+    attribute_cosine: float
+    row_cosine: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Neighbourhood:
+    """The other classes of a snapshot, seen from one class.
+
+    Attributes:
+        snapshot: where they are.
+        rows: numbers of their rows, ascending, [C].
+        attribute_cosines: between normalised attributes, float32 [C].
+        row_cosines: between rows of the head, bias left out, float32 [C].
+    """
+
+    snapshot: Snapshot
+    rows: NDArray[np.intp]
+    attribute_cosines: Float32
+    row_cosines: Float32
+
+    def nearest_by_attributes(self, most: int) -> list[Neighbour]:
+        """The classes with the most similar attributes, the nearest first."""
+        return self._best(self.attribute_cosines, most)
+
+    def nearest_by_row(self, most: int) -> list[Neighbour]:
+        """The classes with the most similar rows, the nearest first."""
+        return self._best(self.row_cosines, most)
+
+    def _best(self, cosines: Float32, most: int) -> list[Neighbour]:
+        return [
+            Neighbour(
+                known=self.snapshot.at(int(self.rows[i])),
+                attribute_cosine=float(self.attribute_cosines[i]),
+                row_cosine=float(self.row_cosines[i]),
+            )
+            for i in np.argsort(-cosines, kind="stable")[:most]
+        ]
+
+
+class Neighbours:
+    """Finds neighbours; keeps the normalised attributes of every slot of the table, which never change.
+
+    Args:
+        vocabulary: of the bundle.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._lock = Lock()
+        self._table: Table | None = None
+        self._kept: Float32 = np.empty((0, len(vocabulary)), dtype=np.float32)
+        self._length = 0
+
+    def of(self, snapshot: Snapshot, entry: ClassEntry, row: Row) -> Neighbourhood:
+        """The classes around one, whether or not the snapshot has it.
+
+        Args:
+            snapshot: the classes.
+            entry: the class in question; its own id is not among the others.
+            row: its row of the head.
+        """
+        own = snapshot.row_number(entry.id)
+        rows = snapshot.rows if own is None else snapshot.rows[snapshot.rows != own]
+        described = self._attributes(snapshot)[rows]
+        return Neighbourhood(
+            snapshot=snapshot,
+            rows=rows,
+            attribute_cosines=_cosines(described, self._vocabulary.normalise(entry.attributes)),
+            row_cosines=np.concatenate(
+                [np.empty(0, np.float32), *(_cosines(weight, row.weight) for _, weight, _ in snapshot.parts(rows))]
+            ),
+        )
+
+    def near_duplicates(self, snapshot: Snapshot, described: Sequence[tuple[ClassEntry, Row]]) -> list[list[Neighbour]]:
+        """For each of N classes the others that one cosine at least can hardly tell from it, the nearest first.
+
+        Args:
+            snapshot: the classes.
+            described: classes with their rows; a class's own id is not among its duplicates.
+        """
+        if not described:
+            return []
+        found: list[list[Neighbour]] = [[] for _ in described]
+        attributes = _unit(self._vocabulary.normalise([entry.attributes for entry, _ in described]))
+        weights = _unit(np.stack([row.weight for _, row in described]))
+        own = np.array([-1 if (n := snapshot.row_number(entry.id)) is None else n for entry, _ in described])
+        kept = self._attributes(snapshot)
+        for rows, weight, _ in snapshot.parts(snapshot.rows):
+            by_attributes = attributes @ _unit(kept[rows]).T
+            by_row = weights @ _unit(weight).T
+            near = np.maximum(by_attributes, by_row) >= NEAR_DUPLICATE
+            near &= own[:, None] != rows
+            for i in np.flatnonzero(near.any(axis=1)).tolist():
+                nearer = np.where(near[i], np.maximum(by_attributes[i], by_row[i]), -np.inf)
+                best = np.argsort(-nearer, kind="stable")[: min(_MOST_DUPLICATES, int(near[i].sum()))]
+                found[i] += [
+                    Neighbour(
+                        known=snapshot.at(int(rows[j])),
+                        attribute_cosine=min(float(by_attributes[i, j]), 1.0),
+                        row_cosine=min(float(by_row[i, j]), 1.0),
+                    )
+                    for j in best
+                ]
+                found[i] = sorted(found[i], key=_distance)[:_MOST_DUPLICATES]
+        return found
+
+    def _attributes(self, snapshot: Snapshot) -> Float32:
+        """Normalised attributes of the snapshot's slots, float32 [T, A]."""
+        with self._lock:
+            if snapshot.table is not self._table:
+                # A new array, since another thread may still read the one before.
+                self._table, self._length, self._kept = snapshot.table, 0, self._kept[:0].copy()
+            new = snapshot.table.known[self._length : snapshot.length]
+            if new:
+                described = self._vocabulary.normalise([known.entry.attributes for known in new])
+                length = self._length + len(new)
+                if length > len(self._kept):
+                    room = np.empty((max(2 * length, 64), described.shape[1]), dtype=np.float32)
+                    room[: self._length] = self._kept[: self._length]
+                    self._kept = room
+                self._kept[self._length : length] = described
+                self._length = length
+            return self._kept[: snapshot.length]
+
+
+def _distance(neighbour: Neighbour) -> float:
+    return -max(neighbour.attribute_cosine, neighbour.row_cosine)
+
+
+def _cosines(vectors: Float32, vector: Float32) -> Float32:
+    """Cosine of every row with one vector; 0 where either is zero."""
+    cosines: Float32 = _unit(vectors) @ _unit(vector[None])[0]
+    return np.clip(cosines, -1, 1)
+
+
+def _unit(vectors: Float32) -> Float32:
+    """Rows of length 1; zero stays zero."""
+    unit: Float32 = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _EPSILON)
+    return unit

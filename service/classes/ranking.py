@@ -1,0 +1,120 @@
+"""From embeddings to ranked classes: which classes take part, and with which probabilities.
+
+N: images, C: classes that take part, Z: embedding dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.calibration import novelty
+from model.classes import ClassEntry
+from model.errors import Problem
+from model.head import Float32
+from service.classes.snapshot import Snapshot
+from service.errors import InvalidRequestError
+
+_MUCH = 2_000_000  # multiplications; about a millisecond
+
+Scope = Literal["all", "seen", "unseen"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked about an image.
+
+    Attributes:
+        top_k: most classes in the answer.
+        scope: which kind of classes takes part.
+        classes: ids that take part; empty for all.
+        seen_penalty: replaces the bundle's; see `model.calibration`.
+    """
+
+    top_k: int = 5
+    scope: Scope = "all"
+    classes: tuple[str, ...] = ()
+    seen_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One class with its probability among those that took part."""
+
+    entry: ClassEntry
+    probability: float
+
+
+def chosen_rows(snapshot: Snapshot, question: Question) -> NDArray[np.intp]:
+    """Rows of the classes that take part, ascending.
+
+    Raises:
+        InvalidRequestError: an id is unknown, or no class is left.
+    """
+    rows = snapshot.rows
+    if question.classes:
+        asked = [(class_id, snapshot.row_number(class_id)) for class_id in question.classes]
+        problems = [
+            Problem(pointer=f"/query/classes/{i}", detail=f"no class has the id {class_id!r}")
+            for i, (class_id, row) in enumerate(asked)
+            if row is None
+        ]
+        if problems:
+            raise InvalidRequestError("some of the classes asked for do not exist", problems)
+        rows = np.unique(np.array([row for _, row in asked], dtype=np.intp))
+    if question.scope != "all":
+        rows = rows[snapshot.seen_at(rows) == (question.scope == "seen")]
+    if len(rows) == 0:
+        raise InvalidRequestError(
+            "no class takes part",
+            [Problem(pointer="/query/scope", detail=f"expected classes within scope {question.scope!r}, got none")],
+        )
+    return rows
+
+
+def rank(
+    bundle: Bundle, snapshot: Snapshot, rows: NDArray[np.intp], z_NZ: Float32, question: Question
+) -> list[tuple[Ranked, ...]]:
+    """The most probable classes of each image, most probable first; ties keep the order of the class table.
+
+    Args:
+        bundle: gives the calibration.
+        snapshot: the classes.
+        rows: of the classes that take part, from :func:`chosen_rows`; the probabilities sum to 1 over them.
+        z_NZ: embeddings of the images.
+        question: how many classes are wanted, and the penalty.
+    """
+    seen = snapshot.seen_at(rows)
+    ranked = []
+    for logits_C in snapshot.logits(z_NZ, rows):
+        probabilities = bundle.manifest.calibration.probabilities(
+            logits_C[None], seen, seen_penalty=question.seen_penalty
+        )[0]
+        best = _best(probabilities, question.top_k)
+        ranked.append(tuple(Ranked(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in best))
+    return ranked
+
+
+def is_long(rows: NDArray[np.intp], images: int, dimension: int) -> bool:
+    """Whether ranking takes so long that it should not be done in the thread that answers requests."""
+    return len(rows) * images * dimension > _MUCH
+
+
+def _best(probabilities_C: NDArray[np.float64], count: int) -> list[int]:
+    """Places of the largest, in falling order, the first of equal ones first; without sorting all the others."""
+    if count < len(probabilities_C):
+        least = np.partition(probabilities_C, -count)[-count]
+        candidates = np.flatnonzero(probabilities_C >= least)
+    else:
+        candidates = np.arange(len(probabilities_C))
+    best: list[int] = candidates[np.argsort(-probabilities_C[candidates], kind="stable")][:count].tolist()
+    return best
+
+
+def image_novelty(bundle: Bundle, teacher_score: float) -> float:
+    """Fraction of held-out seen images that looked more familiar to the teacher than this one, 0..1."""
+    return float(novelty(np.array([teacher_score], dtype=np.float32), bundle.novelty_reference)[0])

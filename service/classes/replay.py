@@ -1,0 +1,74 @@
+"""From the log of changes to the class table, all at once or step by step, with the same rows in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from model.bundle import Bundle
+from model.head import Row
+from service.classes.snapshot import Snapshot
+from service.classes.table import KnownClass, Table
+from service.errors import RegistryError
+from service.registry.change import Change, Step
+from service.registry.log import ChangeLog
+
+
+class Replay:
+    """Applies changes to the classes that a bundle brings.
+
+    Args:
+        bundle: version 0.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._entries = bundle.manifest.classes
+        self._dimension = bundle.manifest.head.dimension
+        rows = zip(self._entries, bundle.weight, bundle.bias, strict=True)
+        self._rows = {entry.id: Row(weight, float(bias)) for entry, weight, bias in rows}
+
+    def load(self, log: ChangeLog) -> Snapshot:
+        """The newest snapshot of a log; of every class only the last change is read.
+
+        Raises:
+            RegistryError: the log is damaged, does not apply, or belongs to another bundle.
+            StorageError: the database refuses.
+        """
+        table = Table(self._dimension)
+        with log.loading() as (version, changes):
+            table.extend(version, self._bundled_and(changes))
+        return Snapshot(registry_version=version, table=table, length=len(table))
+
+    def after(self, snapshot: Snapshot, steps: Iterable[Step]) -> Snapshot:
+        """The snapshot after further versions.
+
+        Raises:
+            RegistryError: one does not fit what came before it.
+        """
+        for step in steps:
+            try:
+                edits = [(change.class_id, self._known(change, step.version)) for change in step.changes]
+                snapshot = snapshot.with_changes(step.version, edits)
+            except KeyError as error:
+                raise _does_not_apply(step.version, error.args[0]) from None
+        return snapshot
+
+    def _bundled_and(
+        self, changes: Iterable[tuple[int, Change]]
+    ) -> Iterator[tuple[str, tuple[KnownClass, Row] | None]]:
+        for entry in self._entries:
+            yield entry.id, (KnownClass(entry=entry, registry_version=0), self._rows[entry.id])
+        for version, change in changes:
+            try:
+                yield change.class_id, self._known(change, version)
+            except KeyError as error:
+                raise _does_not_apply(version, error.args[0]) from None
+
+    def _known(self, change: Change, version: int) -> tuple[KnownClass, Row] | None:
+        if change.entry is None:
+            return None
+        known = KnownClass(entry=change.entry, registry_version=version, row_at=change.row_at)
+        return known, change.row or self._rows[change.class_id]
+
+
+def _does_not_apply(version: int, class_id: str) -> RegistryError:
+    return RegistryError(f"version {version} of the registry changes {class_id!r}, which does not exist")

@@ -1,0 +1,237 @@
+"""Classes as JSON: what the service takes and answers about them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
+from pydantic_core import PydanticCustomError
+
+from model.classes import CLASS_ID_PATTERN, MAX_NAME_LENGTH, Kind
+from service.http.images import JsonImage
+from service.http.schemas import HeadState, ImageAnswer, ImageFailure, ReadQuery
+
+MAX_DESCRIPTION_LENGTH = 4000
+MAX_METADATA_BYTES = 16_384
+METADATA_TOO_LARGE = "metadata_too_large"
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_NAMED_NUMBERS = {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1}
+Attributes = Annotated[
+    Any,  # the vocabulary checks them and names every single value that is wrong
+    WithJsonSchema(
+        {
+            "anyOf": [_NUMBERS, _NAMED_NUMBERS],
+            "description": "One number per attribute in the order of GET /attributes, or names with numbers; names "
+            "left out take the vocabulary's mean.",
+        }
+    ),
+]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH, description="What people call the class.")]
+Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH, description="Free text.")]
+Metadata = Annotated[dict[str, JsonValue], Field(description="Free JSON object of at most 16 KiB.")]
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @field_validator("name", check_fields=False)
+    @classmethod
+    def _readable(cls, name: str) -> str:
+        if not name.isprintable() or not name.strip():
+            raise ValueError("expected a name of printable characters")
+        return name
+
+    @field_validator("metadata", check_fields=False)
+    @classmethod
+    def _small(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        size = len(json.dumps(metadata).encode())
+        if size > MAX_METADATA_BYTES:
+            raise PydanticCustomError(
+                METADATA_TOO_LARGE,
+                "expected at most {most} bytes of JSON, found {size}",
+                {"most": MAX_METADATA_BYTES, "size": size},
+            )
+        return metadata
+
+
+class ClassDocument(_Words):
+    """A class to create or replace."""
+
+    id: Annotated[str, Field(pattern=CLASS_ID_PATTERN)] | None = Field(
+        None, description="Made from the name where it is not given."
+    )
+    name: Name
+    attributes: Attributes
+    description: Description = ""
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ClassWords(_Words):
+    """What may change about a class without its attributes; at least one of them."""
+
+    # Factories, because a default would be promised to clients; a field that is not given stays as it is.
+    name: Name = Field(default_factory=str)
+    description: Description = Field(default_factory=str)
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ClassAnswer(BaseModel):
+    """A class."""
+
+    id: str
+    name: str
+    kind: Kind
+    attributes: list[float]
+    description: str
+    metadata: dict[str, JsonValue]
+    registry_version: int = Field(description="Version at which the class last changed; 0 for the bundle's own.")
+
+
+class NearDuplicate(BaseModel):
+    """Another class that one of two cosines can hardly tell from this one."""
+
+    class_id: str
+    name: str
+    attribute_cosine: float = Field(description="Between the normalised attributes of both.")
+    row_cosine: float = Field(description="Between the weights of both.")
+    threshold: float = Field(description="A class is named where either cosine reaches this.")
+
+
+class ChangeQuery(BaseModel):
+    """Parameters of a change that is answered with the class."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: Literal["exact"] | None = Field(
+        None, description="Answer only when the exact rows are there, or when the deadline has passed."
+    )
+
+
+class ChangedClass(ClassAnswer):
+    """A class after a change."""
+
+    head: HeadState
+    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
+    near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+
+
+class ClassPage(BaseModel):
+    """Some of the classes, in the order of their ids."""
+
+    classes: list[ClassAnswer]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class BatchDocument(BaseModel):
+    """Classes to store, all or none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mode: Literal["create", "upsert"] = Field(
+        "create", description="Whether a class that exists is refused or replaced."
+    )
+    classes: Annotated[
+        list[Any],  # each is read by itself, so that everything that is wrong with any is named
+        Field(min_length=1),
+        WithJsonSchema({"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/ClassDocument"}}),
+    ]
+
+
+class BatchItem(BaseModel):
+    """What became of one class of a batch."""
+
+    id: str
+    status: Literal["created", "replaced", "unchanged"]
+    registry_version: int = Field(description="Version at which the class last changed.")
+    etag: str
+    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
+    near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+
+
+class BatchAnswer(BaseModel):
+    """What became of a batch, in the order of its classes."""
+
+    registry_version: int
+    head: HeadState
+    classes: list[BatchItem]
+
+
+class NeighbourAnswer(BaseModel):
+    """A class near the one that was described."""
+
+    class_id: str
+    name: str
+    kind: Kind
+    attribute_cosine: float
+    row_cosine: float
+
+
+class ShareAnswer(BaseModel):
+    """How many of the described class's synthesised embeddings a class wins."""
+
+    class_id: str
+    name: str
+    share: float
+
+
+class LossAnswer(BaseModel):
+    """What the described class would take from a neighbour."""
+
+    class_id: str
+    name: str
+    before: float = Field(description="Share of the neighbour's synthesised embeddings that it wins today.")
+    after: float = Field(description="The same with the described class in the table.")
+    taken: float = Field(description="Share of them that the described class would win.")
+
+
+class Confusion(BaseModel):
+    """What is to be expected on synthesised embeddings."""
+
+    samples: int = Field(description="Synthesised embeddings per class.")
+    won: list[ShareAnswer] = Field(description="Who wins those of the described class, the largest share first.")
+    taken: list[LossAnswer] = Field(description="What the nearest unseen classes would lose.")
+
+
+class PreviewDocument(ClassDocument):
+    """A class to try out, with images if wanted."""
+
+    images: list[JsonImage] = Field(default_factory=list, description="Images to classify as if it were registered.")
+
+
+class PreviewQuery(BaseModel):
+    """Parameters of POST /classes:preview."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    neighbours: int = Field(5, ge=1, le=50, description="Most classes in each list of neighbours.")
+    top_k: int = Field(5, ge=1, le=1000, description="Most classes in the result of an image.")
+
+
+class ListQuery(ReadQuery):
+    """Parameters of GET /classes."""
+
+    limit: int = Field(100, ge=1, le=1000, description="Most classes on a page.")
+    cursor: str | None = Field(None, description="`next_cursor` of the page before.")
+    kind: Kind | None = Field(None, description="Classes of this kind only.")
+    name: str | None = Field(None, max_length=MAX_NAME_LENGTH, description="Classes whose name contains this.")
+
+
+class PreviewAnswer(BaseModel):
+    """What registering a class would do; nothing was stored."""
+
+    id: str
+    name: str
+    exists: bool = Field(description="Whether a class with this id would be replaced.")
+    registry_version: int = Field(description="Version of the class table that was looked at.")
+    attributes: list[float]
+    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
+    near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+    nearest_by_attributes: list[NeighbourAnswer]
+    nearest_by_row: list[NeighbourAnswer]
+    confusion: Confusion
+    results: list[ImageAnswer | ImageFailure] = Field(description="The images, in their order.")

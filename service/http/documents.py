@@ -1,0 +1,188 @@
+"""Classes as clients describe them: from JSON to entries of the class table, with everything that is wrong named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id, slug
+from model.errors import AttributesError, InvalidInputError, Problem
+from model.vocabulary import Vocabulary
+from service.errors import (
+    InvalidBatchError,
+    InvalidClassIdError,
+    InvalidClassNameError,
+    InvalidRequestError,
+    MetadataTooLargeError,
+)
+from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords
+from service.http.problems import validation_problems
+
+MOST_NAMED = 1000
+"""Most problems in one answer: a large batch may have very many."""
+
+Wrong = list[tuple[type[InvalidInputError], Problem]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A class as a client described it.
+
+    Attributes:
+        entry: the class.
+        filled: attributes that were not given and took the vocabulary's mean.
+        out_of_range: attributes beyond the range of the training classes.
+    """
+
+    entry: ClassEntry
+    filled: tuple[str, ...]
+    out_of_range: tuple[str, ...]
+
+
+def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = None) -> Described:
+    """The class of a document.
+
+    Args:
+        given: JSON value.
+        vocabulary: of the bundle.
+        class_id: id that the class must have; where it is None the document's own, or one made from the name.
+
+    Raises:
+        InvalidRequestError: names everything that is wrong; of a class of its own where only one kind of thing is.
+        AttributesError: likewise, where only the attributes are wrong.
+    """
+    wrong: Wrong = []
+    document = _document(given, wrong)
+    values, filled = _attributes(given, vocabulary, wrong)
+    chosen = class_id
+    if document is not None:
+        chosen = _chosen_id(document, class_id, wrong)
+    if wrong or document is None or values is None or chosen is None:
+        raise _error("the class is not valid", wrong)
+    entry = ClassEntry(
+        id=chosen,
+        name=document.name,
+        kind="unseen",
+        attributes=tuple(values.tolist()),
+        description=document.description,
+        metadata=document.metadata,
+    )
+    return Described(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values))
+
+
+def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Described]:
+    """The classes of a batch, no two with one id.
+
+    Raises:
+        InvalidBatchError: names everything that is wrong with each.
+    """
+    described: list[Described] = []
+    problems: list[Problem] = []
+    places: dict[str, int] = {}
+    refused = 0
+    for i, item in enumerate(given):
+        try:
+            one = read_class(item, vocabulary)
+        except InvalidInputError as error:
+            refused += 1
+            problems += [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
+            continue
+        first = places.setdefault(one.entry.id, i)
+        if first != i:
+            refused += 1
+            detail = f"expected an id of its own, got {one.entry.id!r}, which /classes/{first} has too"
+            problems.append(Problem(pointer=f"/classes/{i}/id", detail=detail))
+        described.append(one)
+    if problems:
+        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", named(problems))
+    return described
+
+
+def read_words(given: object) -> dict[str, Any]:
+    """The fields that a PATCH changes, at least one.
+
+    Raises:
+        InvalidRequestError: see :func:`read_class`.
+    """
+    try:
+        words = ClassWords.model_validate(given).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise _error("the change is not valid", _sorted_out(error)) from None
+    if not words:
+        raise InvalidRequestError(
+            "nothing to change", [Problem(pointer="", detail="expected name, description or metadata, got none")]
+        )
+    return words
+
+
+def named(problems: Sequence[Problem]) -> Sequence[Problem]:
+    """The first problems, with a last one that counts the rest where there are too many for an answer."""
+    if len(problems) <= MOST_NAMED:
+        return problems
+    return [*problems[:MOST_NAMED], Problem(pointer="", detail=f"and {len(problems) - MOST_NAMED} more")]
+
+
+def _document(given: object, wrong: Wrong) -> ClassDocument | None:
+    try:
+        return ClassDocument.model_validate(given)
+    except ValidationError as error:
+        wrong += _sorted_out(error)
+        return None
+
+
+def _attributes(
+    given: object, vocabulary: Vocabulary, wrong: Wrong
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    if not isinstance(given, Mapping) or "attributes" not in given:
+        return None, ()
+    try:
+        return vocabulary.resolve(given["attributes"])
+    except AttributesError as error:
+        wrong += [(type(error), problem) for problem in error.problems]
+        return None, ()
+
+
+def _chosen_id(document: ClassDocument, class_id: str | None, wrong: Wrong) -> str | None:
+    if class_id is None:
+        made = document.id or slug(document.name)
+        if not made:
+            detail = f"expected an id, as none can be made from {document.name!r}"
+            wrong.append((InvalidClassIdError, Problem(pointer="/id", detail=detail)))
+        return made or None
+    if not is_class_id(class_id):
+        detail = f"expected a slug that fits {CLASS_ID_PATTERN}, got {class_id[:100]!r}"
+        wrong.append((InvalidClassIdError, Problem(pointer="/path/class_id", detail=detail)))
+    elif document.id not in (None, class_id):
+        detail = f"expected {class_id!r} as in the path, or nothing"
+        wrong.append((InvalidClassIdError, Problem(pointer="/id", detail=detail)))
+    return class_id
+
+
+def _sorted_out(error: ValidationError) -> Wrong:
+    errors = error.errors(include_url=False)
+    return list(zip(map(_kind, errors), validation_problems(errors), strict=True))
+
+
+def _kind(error: Mapping[str, Any]) -> type[InvalidInputError]:
+    if error["type"] == METADATA_TOO_LARGE:
+        return MetadataTooLargeError
+    where = error["loc"][:1]
+    if where == ("id",):
+        return InvalidClassIdError
+    if where == ("name",) and error["type"] != "missing":
+        return InvalidClassNameError
+    return InvalidRequestError
+
+
+def _error(message: str, wrong: Iterable[tuple[type[InvalidInputError], Problem]]) -> InvalidInputError:
+    """An error of the one kind that everything is of, or of the general kind."""
+    kinds = {kind for kind, _ in wrong}
+    kind = kinds.pop() if len(kinds) == 1 else InvalidRequestError
+    if issubclass(kind, AttributesError):
+        message = "the attributes do not fit the vocabulary"
+    return kind(message, [problem for _, problem in wrong])

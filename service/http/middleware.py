@@ -1,0 +1,180 @@
+"""What surrounds every request, as plain ASGI: its id, what is observed of it, HEAD, and the cap on its body."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from contextlib import nullcontext
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import MalformedBodyError, TooLargeError
+from service.http.problems import REQUEST_ID
+from service.telemetry import logs
+from service.telemetry.metrics import Metrics
+from service.telemetry.observation import CURRENT, Observation
+from service.telemetry.tracing import Tracing
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+access_log = logging.getLogger("d3gzsl.access")
+slow_log = logging.getLogger("d3gzsl.slow")
+
+
+class RequestId:
+    """Gives each request an id, the client's own where it sent a harmless one, and returns it in a header."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get(REQUEST_ID, "")
+        scope[REQUEST_ID] = sent if _SAFE_ID.fullmatch(sent) else uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = scope[REQUEST_ID]
+                headers["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        token = logs.REQUEST.set(scope[REQUEST_ID])
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            logs.REQUEST.reset(token)
+
+
+class Observe:
+    """Counts each request, logs it, warns of slow ones, and traces it where that is wanted.
+
+    Routes are named by their templates, so that no path that a client makes up becomes a series of its own.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing | None, slow_seconds: float) -> None:
+        self._app, self._metrics, self._tracing, self._slow_seconds = app, metrics, tracing, slow_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        observation = Observation(metrics=self._metrics, tracing=self._tracing)
+        began, status = time.perf_counter(), 500
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        token = CURRENT.set(observation)
+        with self._tracing.request(Headers(scope=scope)) if self._tracing else nullcontext() as span:
+            try:
+                await self._app(scope, receive, send_observed)
+            except Exception:
+                observation.problem = "internal-error"
+                raise
+            finally:
+                CURRENT.reset(token)
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                route = _template(scope)
+                self._tell(method, route, status, time.perf_counter() - began, observation)
+                if span is not None:
+                    span.update_name(f"{method} {route}")
+                    span.set_attributes(
+                        {
+                            "http.request.method": method,
+                            "http.route": route,
+                            "http.response.status_code": status,
+                            "d3gzsl.images": observation.images,
+                            "d3gzsl.request_id": scope[REQUEST_ID],
+                        }
+                    )
+
+    def _tell(self, method: str, route: str, status: int, seconds: float, observation: Observation) -> None:
+        self._metrics.request(route=route, method=method, status=status, seconds=seconds, problem=observation.problem)
+        known = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+            "images": observation.images,
+        }
+        if observation.problem is not None:
+            known["problem"] = observation.problem
+        access_log.info("request", extra=logs.fields(**known))
+        if 0 < self._slow_seconds < seconds:
+            stages = {f"{name}_ms": round(ms, 1) for name, ms in observation.stages_ms.items()}
+            slow_log.warning("slow request", extra=logs.fields(**known, **stages))
+
+
+def _template(scope: Scope) -> str:
+    """The path's template; that of a mount is its place, that of a path with nothing under it is `none`."""
+    if (path := getattr(scope.get("route"), "path", None)) is not None:
+        return str(path)
+    mounted = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
+    return f"{mounted}/" if mounted else "none"
+
+
+class HeadAsGet:
+    """Answers HEAD as GET without the body, wherever GET is answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # A copy, since the server looks at its own to know that no body will follow.
+        inner = {**scope, "method": "GET"}
+        try:
+            await self._app(inner, receive, send_head)
+        finally:
+            if "route" in inner:
+                scope["route"] = inner["route"]
+
+
+class BodyLimit:
+    """Refuses to read on where a body, announced or counted, has more than `limit` bytes."""
+
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        read = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal read
+            if not announced.isdecimal():
+                raise MalformedBodyError(f"content-length must be a number, got {announced!r}")
+            if int(announced) > self._limit:
+                raise TooLargeError(f"the body has {announced} bytes; at most {self._limit} are allowed")
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._limit:
+                raise TooLargeError(f"the body has more than the {self._limit} bytes allowed")
+            return message
+
+        await self._app(scope, receive_within_limit, send)

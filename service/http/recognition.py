@@ -1,0 +1,129 @@
+"""The way of a request's images through decoding and model, each for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+
+from model.errors import D3GZSLError, ImageError
+from model.head import Float32
+from service.classes.ranking import Question, Ranked, is_long, rank
+from service.classes.snapshot import Snapshot
+from service.errors import DeadlineError, InferenceError, MalformedBodyError
+from service.http.images import Sent
+from service.http.problems import kind_of
+from service.inference.batcher import Answer
+from service.inference.decoding import Decoded
+from service.service import Service
+from service.telemetry.observation import current
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An image behind decoding and model."""
+
+    decoded: Decoded
+    decode_ms: float
+    answer: Answer
+
+
+async def embed_all(service: Service, images: Sequence[Sent]) -> list[Embedded | D3GZSLError]:
+    """Decode and embed images for which there are places; what is wrong with one alone comes back as a value."""
+    return await asyncio.gather(*(_observed(_embed(service, image.data)) for image in images))
+
+
+async def embed_inputs(service: Service, inputs: Float32) -> list[Embedded | D3GZSLError]:
+    """Embed network inputs that the client made itself, float32 [N, 3, S, S]; as :func:`embed_all`."""
+    return await asyncio.gather(*(_observed(_embed_input(service, image)) for image in inputs))
+
+
+async def rank_all(
+    service: Service,
+    snapshot: Snapshot,
+    rows: NDArray[np.intp],
+    outcomes: Sequence[Embedded | D3GZSLError],
+    question: Question,
+) -> list[tuple[Ranked, ...]]:
+    """The classes of each image, none for those that could not be read; see :func:`service.classes.ranking.rank`."""
+    z_NZ = np.array([outcome.answer.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
+    if len(z_NZ) == 0:
+        return [()] * len(outcomes)
+    started = time.perf_counter()
+    arguments = (service.bundle, snapshot, rows, z_NZ, question)
+    ranked = await asyncio.to_thread(rank, *arguments) if is_long(rows, *z_NZ.shape) else rank(*arguments)
+    current().ranked(1000 * (time.perf_counter() - started))
+    following = iter(ranked)
+    return [next(following) if isinstance(outcome, Embedded) else () for outcome in outcomes]
+
+
+async def _observed(work: Awaitable[Embedded | D3GZSLError]) -> Embedded | D3GZSLError:
+    """The outcome of an image, which is counted."""
+    try:
+        outcome = await work
+    except asyncio.CancelledError:
+        current().image("abandoned")
+        raise
+    except D3GZSLError as error:
+        current().image(kind_of(error).name)
+        raise
+    if isinstance(outcome, Embedded):
+        answer = outcome.answer
+        current().embedded(decode_ms=outcome.decode_ms, queue_ms=answer.queue_ms, inference_ms=answer.inference_ms)
+        current().image("answered")
+    else:
+        current().image(kind_of(outcome).name)
+    return outcome
+
+
+async def _embed_input(service: Service, image: Float32) -> Embedded | D3GZSLError:
+    _, height, width = image.shape
+    try:
+        answer = await service.batcher.submit(image)
+    except InferenceError as error:
+        return error
+    return Embedded(Decoded(image=image, width=width, height=height), 0.0, answer)
+
+
+async def _embed(service: Service, data: bytes | MalformedBodyError) -> Embedded | D3GZSLError:
+    if isinstance(data, MalformedBodyError):
+        return data
+    started = time.perf_counter()
+    try:
+        try:
+            decoded = await service.decoder(data)
+        except asyncio.CancelledError:
+            service.batcher.dropped += 1
+            raise
+        decode_ms = 1000 * (time.perf_counter() - started)
+        return Embedded(decoded, decode_ms, await service.batcher.submit(decoded.image))
+    except (ImageError, InferenceError) as error:
+        return error
+
+
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is dropped when the client goes away."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise DeadlineError("the client has gone")
+        return task.result()
+    finally:
+        for pending in (task, watch):
+            pending.cancel()
+        await asyncio.wait({task, watch})
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

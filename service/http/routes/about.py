@@ -1,0 +1,68 @@
+"""What the service is and how it does: vocabulary, health, build."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, Depends
+
+from model import __version__
+from service.http.access import may_classify
+from service.http.routes.shared import TheService, problems
+from service.http.schemas import (
+    AttributeAnswer,
+    AttributeList,
+    Health,
+    VersionAnswer,
+)
+
+router = APIRouter(tags=["about"])
+reads = [Depends(may_classify)]
+
+
+@router.get("/attributes", summary="The attribute vocabulary", responses=problems(), dependencies=reads)
+async def attributes(service: TheService) -> AttributeList:
+    """The attributes that describe a class, in order, with range and mean over the training classes."""
+    return AttributeList(
+        attributes=[
+            AttributeAnswer(name=a.name, min=a.min, max=a.max, mean=a.mean)
+            for a in service.bundle.manifest.vocabulary.attributes
+        ]
+    )
+
+
+@router.get("/healthz", summary="Whether the process lives", responses=problems(public=True))
+async def healthz() -> Health:
+    """Answers as long as the process does."""
+    return Health(status="live")
+
+
+@router.get("/readyz", summary="Whether images are answered", responses=problems(503, public=True))
+async def readyz(service: TheService) -> Health:
+    """503 where the model's worker does not run."""
+    service.check_ready()
+    return Health(status="ready")
+
+
+@router.get("/version", summary="Build and bundle", responses=problems(public=True))
+async def about(service: TheService) -> VersionAnswer:
+    """What runs here."""
+    manifest = service.bundle.manifest
+    return VersionAnswer(
+        version=__version__,
+        bundle=manifest.bundle_id,
+        bundle_code_version=manifest.code_version,
+        backbone=manifest.backbone.name,
+        head=manifest.head.kind,
+        onnxruntime=_runtime_version(),
+        provider=service.settings.provider,
+    )
+
+
+def _runtime_version() -> str:
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "none"

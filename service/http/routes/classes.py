@@ -1,0 +1,202 @@
+"""/classes: what can be recognised, and how one class changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from service.classes.neighbours import Neighbour
+from service.classes.table import KnownClass
+from service.errors import UnknownClassError
+from service.http.access import may_change, may_classify
+from service.http.class_schemas import ChangedClass, ChangeQuery, ClassAnswer, ClassPage, ListQuery
+from service.http.documents import Described, read_class, read_words
+from service.http.routes.headers import (
+    LOCATION,
+    PRECONDITIONS,
+    TAGGED,
+    VERSION,
+    VERSION_HEADER,
+    from_cursor,
+    not_modified,
+    page_tag,
+    precondition,
+    set_location,
+    set_version,
+    to_cursor,
+)
+from service.http.routes.shared import (
+    TheService,
+    fields_of,
+    head_state,
+    json_body,
+    json_of,
+    near_duplicates,
+    problems,
+    snapshot_for,
+)
+from service.http.schemas import HeadState, ReadQuery
+
+router = APIRouter(tags=["classes"])
+reads = [Depends(may_classify)]
+changes = [Depends(may_change)]
+
+
+@router.get(
+    "/classes",
+    summary="List classes",
+    response_model=ClassPage,
+    responses={
+        200: {"headers": TAGGED},
+        304: {"description": "The page still has the tag of If-None-Match."},
+        **problems(422, 503),
+    },
+    dependencies=reads,
+)
+async def list_classes(
+    request: Request, response: Response, query: Annotated[ListQuery, Query()], service: TheService
+) -> ClassPage | Response:
+    """Classes in the order of their ids, a page at a time; changes between pages neither repeat nor hide others."""
+    snapshot = await snapshot_for(service, query.min_registry_version)
+    after = "" if query.cursor is None else from_cursor(query.cursor)
+    wanted = "" if query.name is None else query.name.casefold()
+    matching = (
+        known
+        for known in snapshot.after(after)
+        if query.kind in (None, known.entry.kind) and wanted in known.entry.name.casefold()
+    )
+    page = list(islice(matching, query.limit + 1))
+    more = len(page) > query.limit
+    page = page[: query.limit]
+    etag = page_tag(page, more)
+    if (unchanged := not_modified(request, etag, snapshot.registry_version)) is not None:
+        return unchanged
+    set_version(response, snapshot.registry_version, etag=etag)
+    return ClassPage(
+        classes=[ClassAnswer(**fields_of(known)) for known in page],
+        next_cursor=to_cursor(page[-1].entry.id) if more else None,
+    )
+
+
+@router.get(
+    "/classes/{class_id}",
+    summary="Show a class",
+    response_model=ClassAnswer,
+    responses={
+        200: {"headers": TAGGED},
+        304: {"description": "The class still has the tag of If-None-Match."},
+        **problems(404, 422, 503),
+    },
+    dependencies=reads,
+)
+async def show_class(
+    class_id: str, request: Request, response: Response, query: Annotated[ReadQuery, Query()], service: TheService
+) -> ClassAnswer | Response:
+    """One class, with its entity tag."""
+    snapshot = await snapshot_for(service, query.min_registry_version)
+    known = snapshot.get(class_id)
+    if known is None:
+        raise UnknownClassError(f"no class has the id {class_id!r}")
+    if (unchanged := not_modified(request, known.etag, snapshot.registry_version)) is not None:
+        return unchanged
+    set_version(response, snapshot.registry_version, etag=known.etag)
+    return ClassAnswer(**fields_of(known))
+
+
+@router.post(
+    "/classes",
+    status_code=201,
+    summary="Register a class",
+    responses={201: {"headers": {**TAGGED, **LOCATION}}, **problems(400, 409, 413, 415, 421, 422, 503)},
+    openapi_extra=json_body("ClassDocument"),
+    dependencies=changes,
+)
+async def create_class(
+    request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
+) -> ChangedClass:
+    """Register a class by its attributes; answered when it is on disk, and recognised from the next request on."""
+    described = read_class(await json_of(request), service.bundle.manifest.vocabulary)
+
+    def create() -> tuple[KnownClass, list[Neighbour]]:
+        known = service.registrar.create(described.entry)
+        return known, service.near_duplicates(known.entry)
+
+    known, duplicates = await service.changes.run(create)
+    set_location(request, response, known.entry.id)
+    set_version(response, known.registry_version, etag=known.etag)
+    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
+    return _changed(known, head, described, duplicates)
+
+
+@router.put(
+    "/classes/{class_id}",
+    summary="Create or replace a class",
+    responses={
+        200: {"description": "Replaced, or already so.", "headers": TAGGED},
+        201: {"description": "Created.", "model": ChangedClass, "headers": {**TAGGED, **LOCATION}},
+        **problems(400, 409, 412, 413, 415, 421, 422, 503),
+    },
+    openapi_extra={**json_body("ClassDocument"), **PRECONDITIONS},
+    dependencies=changes,
+)
+async def put_class(
+    class_id: str, request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
+) -> ChangedClass:
+    """Make the class what the body says; doing so twice is the same as once."""
+    condition = precondition(request)
+    described = read_class(await json_of(request), service.bundle.manifest.vocabulary, class_id=class_id)
+
+    def put() -> tuple[KnownClass, bool, list[Neighbour]]:
+        stored = service.registrar.put(described.entry, condition)
+        return stored.known, stored.created, service.near_duplicates(stored.known.entry)
+
+    known, created, duplicates = await service.changes.run(put)
+    if created:
+        response.status_code = 201
+        set_location(request, response, class_id)
+    set_version(response, known.registry_version, etag=known.etag)
+    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
+    return _changed(known, head, described, duplicates)
+
+
+@router.patch(
+    "/classes/{class_id}",
+    summary="Change a class's words",
+    responses={200: {"headers": TAGGED}, **problems(400, 404, 409, 412, 413, 415, 421, 422, 503)},
+    openapi_extra={**json_body("ClassWords"), **PRECONDITIONS},
+    dependencies=changes,
+)
+async def describe_class(class_id: str, request: Request, response: Response, service: TheService) -> ClassAnswer:
+    """Replace name, description or metadata; fields that are not given stay."""
+    condition = precondition(request)
+    words = read_words(await json_of(request))
+    known = await service.changes.run(service.registrar.describe, class_id, words, condition)
+    set_version(response, known.registry_version, etag=known.etag)
+    return ClassAnswer(**fields_of(known))
+
+
+@router.delete(
+    "/classes/{class_id}",
+    status_code=204,
+    summary="Remove a class",
+    responses={204: {"headers": VERSION}, **problems(404, 409, 412, 421, 422, 503)},
+    openapi_extra=PRECONDITIONS,
+    dependencies=changes,
+)
+async def remove_class(class_id: str, request: Request, service: TheService) -> Response:
+    """Forget a class; seen classes cannot be removed."""
+    version = await service.changes.run(service.registrar.remove, class_id, precondition(request))
+    return Response(status_code=204, headers={VERSION_HEADER: str(version)})
+
+
+def _changed(known: KnownClass, head: HeadState, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:
+    return ChangedClass(
+        **fields_of(known),
+        head=head,
+        filled=list(described.filled),
+        out_of_range=list(described.out_of_range),
+        near_duplicates=near_duplicates(duplicates),
+    )

@@ -1,0 +1,120 @@
+"""POST /classify: images in, ranked classes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from model.errors import D3GZSLError
+from service.classes.ranking import Question, Ranked, chosen_rows
+from service.http.access import may_classify
+from service.http.images import MULTIPART_FIELD, read_images
+from service.http.recognition import Embedded, embed_all, rank_all, while_connected
+from service.http.routes.shared import TheService, TimeoutMs, image_answer, problems, snapshot_for
+from service.http.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
+from service.inference.deadline import Deadline
+from service.service import Service
+
+router = APIRouter(tags=["classify"], dependencies=[Depends(may_classify)])
+
+_BINARY = {"type": "string", "format": "binary"}
+_FORM = {
+    "type": "object",
+    "required": [MULTIPART_FIELD],
+    "properties": {MULTIPART_FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
+    "additionalProperties": False,
+}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One image file as it is, a form with files, or JSON with base64.",
+        "content": {
+            "image/*": {"schema": _BINARY},
+            "multipart/form-data": {"schema": _FORM},
+            "application/json": {"schema": {"$ref": "#/components/schemas/JsonImages"}},
+        },
+    }
+}
+
+
+@router.post(
+    "/classify",
+    summary="Recognise what images show",
+    response_model_exclude_unset=True,
+    responses=problems(400, 413, 415, 422, 503),
+    openapi_extra=_BODY,
+)
+async def classify(
+    request: Request,
+    query: Annotated[ClassifyQuery, Query()],
+    service: TheService,
+    timeout_ms: TimeoutMs = None,
+) -> ClassifyAnswer:
+    """Rank the classes for each image.
+
+    An image that cannot be read has an `error` in its own result; where it is the only one, the response has its
+    status. Probabilities sum to 1 over the classes that take part.
+    """
+    question = Question(
+        top_k=query.top_k, scope=query.scope, classes=tuple(query.classes), seen_penalty=query.seen_penalty
+    )
+    settings = service.settings
+    deadline = Deadline.from_now(settings.deadline, timeout_ms=timeout_ms)
+    snapshot = await snapshot_for(service, query.min_registry_version, seconds=deadline.seconds)
+    async with deadline.kept():
+        rows = chosen_rows(snapshot, question)
+        service.batcher.check(seconds=deadline.left)
+        images = await read_images(request, most=settings.max_batch_images, most_bytes=settings.max_image_bytes)
+        with service.batcher.admit(len(images), seconds=deadline.left):
+            outcomes = await while_connected(request, embed_all(service, images))
+        if len(outcomes) == 1 and isinstance(outcomes[0], D3GZSLError):
+            raise outcomes[0]
+        ranked = await rank_all(service, snapshot, rows, outcomes, question)
+        explanations = await _explanations(service, query, outcomes, ranked)
+    done = [outcome for outcome in outcomes if isinstance(outcome, Embedded)]
+    return ClassifyAnswer(
+        bundle=service.bundle.manifest.bundle_id,
+        registry_version=snapshot.registry_version,
+        head="exact" if snapshot.exact else "provisional",
+        results=[
+            image_answer(service, sent.id, outcome, best, explained)
+            for sent, outcome, best, explained in zip(images, outcomes, ranked, explanations, strict=True)
+        ],
+        timing_ms=Timing(
+            decode=max((d.decode_ms for d in done), default=0.0),
+            queue=max((d.answer.queue_ms for d in done), default=0.0),
+            inference=max((d.answer.inference_ms for d in done), default=0.0),
+        ),
+    )
+
+
+async def _explanations(
+    service: Service,
+    query: ClassifyQuery,
+    outcomes: Sequence[Embedded | D3GZSLError],
+    ranked: Sequence[Sequence[Ranked]],
+) -> list[list[Explanation]]:
+    """Explanations of the first classes of each image, where they are asked for."""
+    if query.explain is None:
+        return [[] for _ in outcomes]
+
+    def explain() -> list[list[Explanation]]:
+        return [
+            [_explanation(service, r, outcome, query.top_attributes) for r in best[: service.settings.max_explained]]
+            if isinstance(outcome, Embedded)
+            else []
+            for outcome, best in zip(outcomes, ranked, strict=True)
+        ]
+
+    return await service.studies.run(explain)
+
+
+def _explanation(service: Service, ranked: Ranked, image: Embedded, most: int) -> Explanation:
+    supporting, opposing = service.explainer.explain(ranked.entry, image.answer.embedding, most=most)
+    return Explanation(
+        supporting=[ContributionAnswer(**asdict(c)) for c in supporting],
+        opposing=[ContributionAnswer(**asdict(c)) for c in opposing],
+    )

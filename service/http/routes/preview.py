@@ -1,0 +1,128 @@
+"""POST /classes:preview: what registering a class would do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from model.errors import D3GZSLError
+from service.classes.neighbours import Neighbour
+from service.classes.preview import Preview
+from service.http.access import may_preview
+from service.http.class_schemas import (
+    Confusion,
+    LossAnswer,
+    NeighbourAnswer,
+    PreviewAnswer,
+    PreviewQuery,
+    ShareAnswer,
+)
+from service.http.documents import read_class
+from service.http.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
+from service.http.recognition import Embedded, embed_all, while_connected
+from service.http.routes.headers import VERSION, VERSION_HEADER
+from service.http.routes.shared import TheService, image_answer, near_duplicates, problems
+from service.http.schemas import ImageAnswer, ImageFailure
+from service.inference.deadline import Deadline
+from service.service import Service
+
+router = APIRouter(tags=["classes"], dependencies=[Depends(may_preview)])
+
+_FORM = {
+    "type": "object",
+    "required": [CLASS_FIELD],
+    "properties": {
+        CLASS_FIELD: {"type": "string", "contentMediaType": "application/json", "description": "A ClassDocument."},
+        MULTIPART_FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}},
+    },
+    "additionalProperties": False,
+}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A class as POST /classes takes it, with images in base64 if wanted; or a form.",
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/PreviewDocument"}},
+            "multipart/form-data": {"schema": _FORM},
+        },
+    }
+}
+
+
+@router.post(
+    "/classes:preview",
+    summary="Try a class out",
+    response_model_exclude_unset=True,
+    responses={200: {"headers": VERSION}, **problems(400, 409, 413, 415, 421, 422, 503)},
+    openapi_extra=_BODY,
+)
+async def preview_class(
+    request: Request, response: Response, query: Annotated[PreviewQuery, Query()], service: TheService
+) -> PreviewAnswer:
+    """Say what a class would be near to, confused with, and how it would change answers; nothing is stored."""
+    deadline = Deadline.from_now(service.settings.deadline)
+    async with deadline.kept():
+        document, images = await read_described_images(request, most=service.settings.max_batch_images)
+        described = read_class(document, service.bundle.manifest.vocabulary)
+        snapshot = service.snapshot
+        with service.batcher.admit(len(images), seconds=deadline.left):
+            outcomes = await while_connected(request, embed_all(service, images))
+
+        def study() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:
+            preview = service.previewer.preview(snapshot, described.entry, neighbours=query.neighbours)
+            (duplicates,) = service.neighbours.near_duplicates(snapshot, [(preview.entry, preview.row)])
+            results = [
+                _result(service, sent.id, outcome, preview, query.top_k)
+                for sent, outcome in zip(images, outcomes, strict=True)
+            ]
+            return preview, duplicates, results
+
+        preview, duplicates, results = await service.studies.run(study)
+    around = preview.neighbourhood
+    response.headers[VERSION_HEADER] = str(snapshot.registry_version)
+    return PreviewAnswer(
+        id=described.entry.id,
+        name=described.entry.name,
+        exists=snapshot.get(described.entry.id) is not None,
+        registry_version=snapshot.registry_version,
+        attributes=list(described.entry.attributes),
+        filled=list(described.filled),
+        out_of_range=list(described.out_of_range),
+        near_duplicates=near_duplicates(duplicates),
+        nearest_by_attributes=[_neighbour(n) for n in around.nearest_by_attributes(query.neighbours)],
+        nearest_by_row=[_neighbour(n) for n in around.nearest_by_row(query.neighbours)],
+        confusion=_confusion(service, preview),
+        results=results,
+    )
+
+
+def _result(
+    service: Service, image_id: str, outcome: Embedded | D3GZSLError, preview: Preview, top_k: int
+) -> ImageAnswer | ImageFailure:
+    best = (
+        service.previewer.rank(preview, outcome.answer.embedding, top_k=top_k) if isinstance(outcome, Embedded) else []
+    )
+    return image_answer(service, image_id, outcome, best)
+
+
+def _neighbour(neighbour: Neighbour) -> NeighbourAnswer:
+    entry = neighbour.known.entry
+    return NeighbourAnswer(
+        class_id=entry.id,
+        name=entry.name,
+        kind=entry.kind,
+        attribute_cosine=neighbour.attribute_cosine,
+        row_cosine=neighbour.row_cosine,
+    )
+
+
+def _confusion(service: Service, preview: Preview) -> Confusion:
+    return Confusion(
+        samples=service.bundle.manifest.head.samples,
+        won=[ShareAnswer(class_id=s.entry.id, name=s.entry.name, share=s.share) for s in preview.won],
+        taken=[
+            LossAnswer(class_id=t.entry.id, name=t.entry.name, before=t.before, after=t.after, taken=t.taken)
+            for t in preview.taken
+        ],
+    )

@@ -1,0 +1,212 @@
+"""What the service answers and takes as JSON, beside classes, images and problems."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from model.classes import Kind
+from service.classes.ranking import Scope
+from service.inference.sessions import Provider
+from service.registry.change import CLASS_IDS_SHOWN
+
+HeadState = Annotated[
+    Literal["exact", "provisional"],
+    Field(description="Provisional while the exact rows of a softmax head are still being computed."),
+]
+
+
+class ReadQuery(BaseModel):
+    """What every read of the class table may ask for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_registry_version: int = Field(
+        0, ge=0, le=2**53, description="Wait until this version of the class table is here."
+    )
+
+
+class RankQuery(ReadQuery):
+    """Which classes take part, and how many are answered."""
+
+    top_k: int = Field(5, ge=1, le=1000, description="Most classes in a result.")
+    scope: Scope = Field("all", description="Which kind of classes takes part.")
+    classes: list[str] = Field([], max_length=1000, description="Ids of the classes that take part.")
+    seen_penalty: float | None = Field(
+        None,
+        ge=-1000,
+        le=1000,
+        allow_inf_nan=False,
+        description="Log-odds taken from seen classes, instead of the bundle's calibrated number.",
+    )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _split(cls, values: Any) -> Any:
+        if not isinstance(values, str | list):
+            return values
+        parts = [values] if isinstance(values, str) else values
+        return [word for part in parts for word in str(part).split(",") if word]
+
+
+class ClassifyQuery(RankQuery):
+    """Parameters of /classify."""
+
+    explain: Literal["attributes"] | None = Field(None, description="Say which attributes spoke for and against.")
+    top_attributes: int = Field(5, ge=1, le=100, description="Most attributes on each side of an explanation.")
+
+
+class ContributionAnswer(BaseModel):
+    """What one attribute adds to a class's log-odds for an image."""
+
+    attribute: str
+    value: float = Field(description="Of the class.")
+    mean: float = Field(description="Over the training classes; what the value is compared with.")
+    contribution: float = Field(description="Log-odds of the class against every other that the difference is worth.")
+
+
+class Explanation(BaseModel):
+    """Which attributes spoke for a class and which against it, the strongest first."""
+
+    supporting: list[ContributionAnswer]
+    opposing: list[ContributionAnswer]
+
+
+class Prediction(BaseModel):
+    """A class with its probability among the classes that took part."""
+
+    class_id: str
+    name: str
+    kind: Kind
+    probability: float
+    explanation: Explanation | None = Field(
+        default=None, description="With `explain=attributes`, for the first classes."
+    )
+
+
+class ImageAnswer(BaseModel):
+    """What an image shows."""
+
+    id: str
+    width: int
+    height: int
+    novelty: float = Field(description="Fraction of held-out seen images that looked more familiar than this one.")
+    predictions: list[Prediction] = Field(description="Most probable first.")
+
+
+class ImageError(BaseModel):
+    """Why an image has no answer; the fields of a problem document."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class ImageFailure(BaseModel):
+    """An image without an answer."""
+
+    id: str
+    error: ImageError
+
+
+class Timing(BaseModel):
+    """Milliseconds; of several images the longest."""
+
+    decode: float
+    queue: float
+    inference: float
+
+
+class ClassifyAnswer(BaseModel):
+    """Results in the order of the images."""
+
+    bundle: str
+    registry_version: int
+    head: HeadState
+    results: list[ImageAnswer | ImageFailure]
+    timing_ms: Timing
+
+
+class AttributeAnswer(BaseModel):
+    """An attribute with its range and mean over the training classes."""
+
+    name: str
+    min: float
+    max: float
+    mean: float
+
+
+class AttributeList(BaseModel):
+    """The vocabulary, in order."""
+
+    attributes: list[AttributeAnswer]
+
+
+class KindCounts(BaseModel):
+    """Number of classes of each kind."""
+
+    seen: int
+    unseen: int
+
+
+class RegistryAnswer(BaseModel):
+    """The state of the class table."""
+
+    bundle: str
+    registry_version: int
+    classes: KindCounts
+    database: str = Field(description="Kind of the database: sqlite or postgresql.")
+
+
+class VersionRecord(BaseModel):
+    """One version of the class table."""
+
+    registry_version: int
+    time: datetime = Field(description="When it was committed, in UTC.")
+    operation: str = Field(description="put, describe, remove, batch, rollback or adopt.")
+    changes: int = Field(description="How many classes it changed.")
+    class_ids: list[str] = Field(description=f"The first of them, at most {CLASS_IDS_SHOWN}.")
+    rolled_back_to: int | None = Field(description="The version that a rollback returned to.")
+
+
+class VersionPage(BaseModel):
+    """Some of the versions, oldest first."""
+
+    versions: list[VersionRecord]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class VersionsQuery(ReadQuery):
+    """Parameters of GET /registry/versions."""
+
+    limit: int = Field(100, ge=1, le=1000, description="Most versions on a page.")
+    cursor: str | None = Field(None, description="`next_cursor` of the page before.")
+
+
+class RollbackDocument(BaseModel):
+    """Where to go back to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: int = Field(ge=0, description="A version of this registry; 0 is the bundle alone.")
+
+
+class Health(BaseModel):
+    """Whether the service lives or is ready."""
+
+    status: Literal["live", "ready"]
+
+
+class VersionAnswer(BaseModel):
+    """What runs here."""
+
+    version: str
+    bundle: str
+    bundle_code_version: str
+    backbone: str
+    head: str
+    onnxruntime: str
+    provider: Provider = Field(description="What runs the model.")

@@ -1,0 +1,1 @@
+"""Images to features and scores: decoding, ONNX sessions, batches, deadlines."""

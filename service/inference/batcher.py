@@ -1,0 +1,284 @@
+"""Gathers images of all requests into batches for the one thread that runs the model.
+
+It is work-conserving: the moment the model is free it takes what waits, up to the batch size, and never waits for more.
+The thread takes the next batch itself, so that the model does not idle until the event loop comes round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.head import Float32
+from service.errors import InferenceError, NotReadyError
+from service.inference.admission import Admission
+from service.inference.engine import Embedded
+
+log = logging.getLogger(__name__)
+
+_MOST_FAILURES = 8
+"""Images in a row on which the model may fail before it counts as broken, whatever they show."""
+_LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model says about one image.
+
+    Attributes:
+        embedding: float32 [Z].
+        teacher_score: the teacher's in-distribution score.
+        queue_ms: time it waited for the model.
+        inference_ms: time its batch took.
+        batch_size: images in that batch.
+    """
+
+    embedding: Float32
+    teacher_score: float
+    queue_ms: float
+    inference_ms: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class _Item:
+    image: Float32
+    answer: asyncio.Future[Answer]
+    since: float = field(default_factory=time.perf_counter)
+
+
+Outcome = Answer | InferenceError | NotReadyError
+
+
+class _BrokenModelError(RuntimeError):
+    """The model fails on everything."""
+
+
+class Batcher:
+    """A bounded queue of images in front of the model, and the thread that empties it.
+
+    Where that thread's work fails in a way that no image explains, what waits is answered with NotReadyError, `alive`
+    falls, and the work begins again after a pause, each time a longer one, once `probe` has run.
+
+    Args:
+        run: from float32 [N, 3, S, S] to embeddings; called in one thread of its own.
+        batch_size: most images per call.
+        capacity: most images admitted and not yet answered.
+        probe: raises while the model is broken.
+        pause: seconds before the first new beginning.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Float32], Embedded],
+        *,
+        batch_size: int,
+        capacity: int,
+        probe: Callable[[], object] = lambda: None,
+        pause: float = 0.5,
+    ) -> None:
+        self._run, self._batch_size, self._probe, self._pause = run, batch_size, probe, pause
+        self.admission = Admission(capacity, batch_size=batch_size)
+        self.dropped = 0
+        """Images given up by their requests before the model saw them."""
+        self.restarts = 0
+        """How often the work began again."""
+        self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
+        """Told the size and the seconds of each batch, in the model's thread."""
+        self._queue: deque[_Item] = deque()
+        self._at_work: list[_Item] = []
+        self._began: float | None = None
+        self._failures = 0
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._working = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether images are answered; false before `start`, after `stop` and between death and new beginning."""
+        return self._working and not self._stopping.is_set()
+
+    @property
+    def waiting(self) -> int:
+        """Images that are decoded and wait for the model."""
+        return len(self._queue)
+
+    @property
+    def at_work_for(self) -> float:
+        """Seconds that the model has been busy with its present batch; 0 while it has none."""
+        began = self._began
+        return 0.0 if began is None else time.perf_counter() - began
+
+    async def start(self) -> None:
+        """Start the worker; answers are given in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._working = True
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Stop the worker once its batch is done; what still waits is answered with NotReadyError."""
+        self._stopping.set()
+        self._fail_waiting()
+        with self._changed:
+            self._changed.notify()
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def check(self, *, seconds: float | None = None) -> None:
+        """Refuse at once what would be refused later, before anything of it is read; raises what `admit` raises."""
+        self._check_alive()
+        self.admission.check(seconds=seconds)
+
+    @contextmanager
+    def admit(self, images: int, *, seconds: float | None = None) -> Iterator[None]:
+        """Hold places for a request's images, from before they are decoded until they are answered.
+
+        Args:
+            images: how many.
+            seconds: that the request has left.
+
+        Raises:
+            OverloadedError: not enough places are left, or not in time; says when to come back.
+            NotReadyError: the worker does not run.
+        """
+        self._check_alive()
+        with self.admission.admit(images, seconds=seconds):
+            yield
+
+    async def submit(self, image: Float32) -> Answer:
+        """Queue one image, float32 [3, S, S], for which there is a place, and wait for its answer.
+
+        Raises:
+            InferenceError: the model failed on this image.
+            NotReadyError: the worker does not run.
+        """
+        self._check_alive()
+        item = _Item(image, asyncio.get_running_loop().create_future())
+        with self._changed:
+            self._queue.append(item)
+            self._changed.notify()
+        return await item.answer
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise NotReadyError("the model's worker is not running")
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        pause = self._pause
+        while not self._stopping.is_set():
+            try:
+                if not self._working:
+                    self._probe()
+                    self._failures, self._working, pause = 0, True, self._pause
+                    self.restarts += 1
+                    log.warning("the model's worker runs again")
+                self._work()
+            except BaseException:  # nothing above would take it, and the model must not stay without its thread
+                log.critical("the model's worker died; it begins again in %g seconds", pause, exc_info=True)
+                self._working = False
+                self._fail(self._at_work)
+                self._fail_waiting()
+                self._at_work, self._began = [], None
+                self._stopping.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._stopping.is_set())
+                if self._stopping.is_set():
+                    return
+                self._at_work = self._take()
+            if self._at_work:
+                self._answer(self._at_work)
+            self._at_work = []
+
+    def _take(self) -> list[_Item]:
+        """The next images that somebody still waits for."""
+        batch: list[_Item] = []
+        while self._queue and len(batch) < self._batch_size:
+            item = self._queue.popleft()
+            if item.answer.done():
+                self.dropped += 1
+            else:
+                batch.append(item)
+        return batch
+
+    def _answer(self, batch: list[_Item]) -> None:
+        self._began = began = time.perf_counter()
+        try:
+            embedded = self._run(np.stack([item.image for item in batch]))
+            if len(embedded.embedding) != len(batch) or len(embedded.teacher_score) != len(batch):
+                raise ValueError(f"{len(batch)} images gave {len(embedded.embedding)} embeddings")
+        except Exception as error:
+            if len(batch) > 1:  # one of them may be to blame: each for itself
+                for item in batch:
+                    self._answer([item])
+                return
+            log.exception("the model failed on an image")
+            self._give(batch, [InferenceError(f"the model failed on this image ({type(error).__name__})")])
+            self._failures += 1
+            if self._failures >= _MOST_FAILURES:
+                raise _BrokenModelError(f"the model failed on {self._failures} images in a row") from error
+            return
+        finally:
+            self._began = None
+        self._failures = 0
+        seconds = time.perf_counter() - began
+        self.on_batch(len(batch), seconds)
+        self._give(batch, _outcomes(batch, embedded, began, seconds))
+
+    def _give(self, batch: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+        """Hand outcomes to the event loop, where they belong."""
+        if batch and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
+
+    # --- in the event loop --------------------------------------------------------------------------------------------
+
+    def _deliver(self, batch: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+        for item, outcome in zip(batch, outcomes, strict=True):
+            if item.answer.done():
+                continue
+            if isinstance(outcome, Answer):
+                item.answer.set_result(outcome)
+            else:
+                item.answer.set_exception(outcome)
+        if answered := sum(not isinstance(outcome, NotReadyError) for outcome in outcomes):
+            self.admission.answered(answered)
+
+    def _fail_waiting(self) -> None:
+        with self._changed:
+            waiting = [item for item in self._queue if not item.answer.done()]
+            self._queue.clear()
+        self._fail(waiting)
+
+    def _fail(self, items: Sequence[_Item]) -> None:
+        self._give(items, [NotReadyError("the model's worker has stopped") for _ in items])
+
+
+def _outcomes(batch: Sequence[_Item], embedded: Embedded, began: float, seconds: float) -> list[Outcome]:
+    finite = np.isfinite(embedded.embedding).all(axis=1) & np.isfinite(embedded.teacher_score)
+    return [
+        Answer(
+            embedding=embedded.embedding[i],
+            teacher_score=float(embedded.teacher_score[i]),
+            queue_ms=1000 * (began - item.since),
+            inference_ms=1000 * seconds,
+            batch_size=len(batch),
+        )
+        if finite[i]
+        else InferenceError("the model gave numbers that are not finite for this image")
+        for i, item in enumerate(batch)
+    ]
