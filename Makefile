@@ -22,6 +22,7 @@ REST := slow or browser or docker
 
 DEV := .venv
 SERVE := .venv-serve
+SERVE_GPU := .venv-serve-gpu
 BIN := $(DEV)/bin
 
 # uv from the PATH, or one of our own. It is looked up again when a recipe runs, after the rule below has made it.
@@ -42,10 +43,13 @@ define install
 	touch $@
 endef
 
-.PHONY: serve test test-all test-rest check format lint types imports lock demo bench clean dev
+.PHONY: serve serve-gpu test test-all test-rest check format lint types imports lock demo bench clean dev
 
 serve: $(SERVE)/.ready
 	$(SERVE)/bin/d3gzsl serve --port $(PORT) $(ARGS)
+
+serve-gpu: $(SERVE_GPU)/.ready
+	$(SERVE_GPU)/bin/d3gzsl serve --port $(PORT) $(ARGS)
 
 test: $(DEV)/.ready
 	$(BIN)/python -m pytest -m 'not ($(REST))' $(ARGS)
@@ -87,6 +91,9 @@ $(DEV)/.ready: requirements/dev.txt requirements/build.txt pyproject.toml | $(UV
 $(SERVE)/.ready: requirements/service.txt requirements/build.txt pyproject.toml | $(UV_READY)
 	$(call install,$(SERVE),requirements/service.txt)
 
+$(SERVE_GPU)/.ready: requirements/service-gpu.txt requirements/build.txt pyproject.toml | $(UV_READY)
+	$(call install,$(SERVE_GPU),requirements/service-gpu.txt)
+
 $(UV_HOME)/bin/uv:
 	$(or $(BOOTSTRAP),$(error no Python 3 on the PATH)) -m venv $(UV_HOME)
 	$(UV_HOME)/bin/python -m pip install --quiet --require-hashes --only-binary :all: --requirement requirements/build.txt
@@ -104,5 +111,5 @@ lock: | $(UV_READY)
 	$(UV) pip $(COMPILE) --group build $(PINNED) -o requirements/build.txt
 
 clean:
-	rm -rf $(DEV) $(SERVE) $(UV_HOME) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(DEV) $(SERVE) $(SERVE_GPU) $(UV_HOME) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
