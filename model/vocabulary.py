@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from model.errors import AttributeCountError, AttributesError, BundleError, Problem, UnknownAttributeError, pointer_part
 
 _EPSILON = 1e-12
-_LARGEST = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
+LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +207,6 @@ def _not_finite(pointer: str, value: object) -> Problem | None:
         number = math.inf
     if not math.isfinite(number):
         return Problem(pointer=pointer, detail=f"expected a finite number, got {number}")
-    if abs(number) > _LARGEST:
-        return Problem(pointer=pointer, detail=f"expected a number of at most {_LARGEST:g} in size, got {number}")
+    if abs(number) > LARGEST_VALUE:
+        return Problem(pointer=pointer, detail=f"expected a number of at most {LARGEST_VALUE:g} in size, got {number}")
     return None

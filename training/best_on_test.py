@@ -9,7 +9,7 @@ import numpy as np
 
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset
-from training.measurement import HeldOut
+from training.measurement import HeldOut, candidates
 from training.run_dir.checkpoints import Unkept
 from training.scaler import Scaler
 from training.selected import Selected
@@ -35,7 +35,11 @@ def train_test_best(
         kept: what an earlier part of the run has done already.
         on_epoch: called with the epoch (from 1), the networks, mean losses and, where the epoch was measured, the
             best test U, S and H of each head there.
+
+    Raises:
+        DataError: no head that may be chosen takes so many classes.
     """
+    candidates(config.selection, classes=len(dataset.classes))  # refuses before anything is trained
     lengths = measured_epochs(config)
     held = HeldOut.of(dataset, dataset.test, np.arange(len(dataset.classes)), scaler, task.features.device)
     measured = kept.measured(STAGE)

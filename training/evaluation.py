@@ -5,7 +5,7 @@ N: test rows, C: classes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from training.datasets.dataset import Dataset
 from training.heads import HeadFit, embed, fit_heads
 from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
 from training.run_dir.contents import Trained
-from training.selected import KINDS
 from training.selection import make_task
 from training.task import Task
 
@@ -58,17 +57,9 @@ class TestRows:
         )
 
 
-def fit_served_head(dataset: Dataset, trained: Trained, *, key: str) -> HeadFit:
-    """The served head over all classes of a run, its noise keyed by `key`."""
-    kind = trained.selected.kind
-    return fit_chosen_heads(dataset, trained, key=key, kinds=(kind,))[kind]
-
-
-def fit_chosen_heads(
-    dataset: Dataset, trained: Trained, *, key: str, kinds: Collection[HeadKind] = KINDS
-) -> dict[HeadKind, HeadFit]:
+def fit_chosen_heads(dataset: Dataset, trained: Trained, *, key: str) -> dict[HeadKind, HeadFit]:
     """The best head of each form that was measured, over all classes of a run, its noise keyed by `key`."""
-    chosen = {kind: best.choice for kind, best in trained.selected.heads.items() if kind in kinds}
+    chosen = {kind: best.choice for kind, best in trained.selected.heads.items()}
     task = run_task(dataset, trained)
     names, samples = [c.id for c in dataset.classes], trained.config.selection.samples
     heads = fit_heads(trained.networks, task, names, list(chosen.values()), samples=samples, key=key)

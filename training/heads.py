@@ -13,13 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from model.errors import DataError
+from model.errors import ConvergenceError, DataError, TooManyClassesError
 from model.head import Float32, Head, HeadKind, logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from model.noise import class_noise
 from model.softmax import TOLERANCE, SoftmaxHead, rows_per_class
 from training.task import Task
 from training.trainer import Networks
+
+
+class HeadFitError(DataError):
+    """Embeddings, or a strength, that no head can be fitted with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,7 @@ class HeadRows:
             choices: shrinkage of the covariance, and scale of the scores of classes without real rows.
 
         Raises:
-            DataError: the embeddings of each class are all the same.
+            HeadFitError: the embeddings of each class are all the same.
         """
         means = self.means.copy()
         for index, z in synthetic.items():
@@ -140,7 +144,7 @@ class HeadRows:
             try:
                 head = LdaHead(shrunk_cholesky(covariance, choice.strength))
             except ValueError as error:
-                raise DataError(f"no head can be fitted on the embeddings of the training images: {error}") from None
+                raise HeadFitError(f"no head can be fitted on the embeddings of the training images: {error}") from None
             weight, bias = head.rows(means - self.centre)
             if choice.unseen_scale != 1:
                 head = head.scaled(choice.unseen_scale)
@@ -161,8 +165,8 @@ class HeadRows:
             tolerance: relative distance to the exact weights.
 
         Raises:
-            DataError: the bank has no room for these classes, or an embedding does not fit float16.
-            ConvergenceError: a penalty is too small for the numbers.
+            DataError: the bank has no room for these classes, or there are more than the head takes.
+            HeadFitError: an embedding does not fit float16, or a penalty is too small for the numbers.
         """
         made = {index: z[: self.most(len(z))] for index, z in synthetic.items()}
         z = np.concatenate([self.z, *made.values()]) - self.centre
@@ -170,7 +174,12 @@ class HeadRows:
         heads: dict[float, SoftmaxHead] = {}
         start = None
         for relative in sorted(set(penalties), reverse=True):
-            start = SoftmaxHead.fit(z, labels, penalty=self.penalty(relative), tolerance=tolerance, start=start)
+            try:
+                start = SoftmaxHead.fit(z, labels, penalty=self.penalty(relative), tolerance=tolerance, start=start)
+            except TooManyClassesError:
+                raise
+            except (DataError, ConvergenceError) as error:
+                raise HeadFitError(f"no softmax head can be fitted with the penalty {relative:g}: {error}") from None
             heads[relative] = start
         return [
             HeadFit(head=head, centre=self.centre, weight=head.weight, bias=head.bias)
@@ -216,7 +225,6 @@ def fit_heads(
 
     Raises:
         DataError: as :meth:`HeadRows.lda` and :meth:`HeadRows.softmax`.
-        ConvergenceError: a penalty of `softmax` is too small for the numbers.
     """
     rows = HeadRows.of(networks, task)
     synthetic = {

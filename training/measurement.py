@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.head import MAX_SOFTMAX_CLASSES
+from model.head import MAX_SOFTMAX_CLASSES, check_class_count
 from training.config import SelectionConfig, TrainConfig
 from training.datasets.dataset import Dataset
 from training.heads import HeadChoice, fit_heads
@@ -82,11 +82,13 @@ class HeldOut:
         features: scaled, float32 [N, D].
         labels: positions among the classes of the training, int64 [N].
         names: ids of the classes.
+        all_classes: how many the data set has, which a head must take in the end.
     """
 
     features: torch.Tensor
     labels: NDArray[np.int64]
     names: list[str]
+    all_classes: int
 
     @classmethod
     def of(
@@ -102,6 +104,7 @@ class HeldOut:
             features=torch.from_numpy(scaler.apply(dataset.features[rows])).to(device),
             labels=np.searchsorted(classes, dataset.labels[rows]),
             names=[dataset.classes[index].id for index in classes],
+            all_classes=len(dataset.classes),
         )
 
     def measure(self, networks: Networks, task: Task, config: TrainConfig, *, key: str) -> Measurement:
@@ -110,7 +113,7 @@ class HeldOut:
             z, logits = networks.student(self.features)
             scores = networks.teacher.score(self.features).cpu().numpy()
         rows, seen = z.cpu().numpy(), task.seen.cpu().numpy()
-        choices = candidates(config.selection, classes=len(seen))
+        choices = candidates(config.selection, classes=self.all_classes)
         heads = fit_heads(
             networks, task, self.names, choices, samples=config.selection.samples, key=key, tolerance=TOLERANCE
         )
@@ -126,9 +129,16 @@ class HeldOut:
 def candidates(config: SelectionConfig, *, classes: int) -> list[HeadChoice]:
     """The heads that are measured: `lda` always, `softmax` where it may be chosen and is solved for so many classes.
 
-    Where nothing but `softmax` may be chosen it is a candidate in any case, and too many classes are an error.
+    Args:
+        config: which may be chosen, and how strong.
+        classes: of the whole data set.
+
+    Raises:
+        TooManyClassesError: nothing but `softmax` may be chosen, and there are more than it is solved for.
     """
+    if config.heads == ("softmax",):
+        check_class_count("softmax", classes)
     found = [HeadChoice(kind="lda", strength=shrinkage) for shrinkage in config.shrinkage]
-    if config.heads == ("softmax",) or ("softmax" in config.heads and classes <= MAX_SOFTMAX_CLASSES):
+    if "softmax" in config.heads and classes <= MAX_SOFTMAX_CLASSES:
         found += [HeadChoice(kind="softmax", strength=penalty) for penalty in config.penalty]
     return found

@@ -45,7 +45,9 @@ def choose_scaling(dataset: Dataset, config: TrainConfig) -> tuple[Scaling, dict
 
 def score(dataset: Dataset, fold: Fold, scaling: Scaling) -> Scored:
     """Scores of a fold's held-out rows by class means and ridge regression, with an `lda` head."""
-    train, held = (rows[evenly(len(rows), MOST_ROWS)] for rows in (fold.train, fold.held))
+    _, first = np.unique(dataset.labels[fold.train], return_index=True)  # every class keeps a row, however rare
+    train = fold.train[np.union1d(evenly(len(fold.train), MOST_ROWS), first)]
+    held = fold.held[evenly(len(fold.held), MOST_ROWS)]
     scaler = Scaler.fit(dataset.features[train], scaling)
     rows, labels = scaler.apply(dataset.features[train]), np.searchsorted(fold.classes, dataset.labels[train])
     seen = ~np.isin(fold.classes, fold.hidden)

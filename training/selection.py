@@ -25,7 +25,7 @@ from training.datasets.dataset import Dataset
 from training.evidence import most_gain
 from training.folds import used_folds
 from training.heads import HeadChoice
-from training.measurement import STUDENT, HeldOut, Measurement
+from training.measurement import STUDENT, HeldOut, Measurement, candidates
 from training.metrics import seen_unseen_curve
 from training.run_dir.checkpoints import Unkept
 from training.scaler import Scaler, Scaling
@@ -107,7 +107,11 @@ def select(
         on_epoch: called after each epoch of a fold.
         kept: what an earlier part of the run has done already, fold by fold; without it nothing is kept.
         scaling: of the features, where it is chosen already.
+
+    Raises:
+        DataError: the classes cannot be dealt into such folds, or no head that may be chosen takes so many.
     """
+    candidates(config.selection, classes=len(dataset.classes))  # refuses before anything is trained
     kept, epochs = kept or Unkept(), config.epochs
     scaling, of_scaling = (scaling, {}) if scaling else choose_scaling(dataset, config)
     measurements: list[Mapping[int, Measurement]] = []

@@ -42,6 +42,12 @@ class Networks:
         """Names and modules, for checkpoints."""
         yield from (("generator", self.generator), ("teacher", self.teacher), ("student", self.student))
 
+    def to(self, device: torch.device) -> Networks:
+        """The same networks, moved."""
+        for _, module in self.modules():
+            module.to(device)
+        return self
+
 
 class Trainer:
     """A training that can be stopped after any epoch and continued bit for bit on a CPU.
@@ -150,12 +156,18 @@ class Trainer:
         """Everything that decides how the training goes on: tensors and plain values only, not copied."""
         return {
             "epoch": self.epoch,
+            "device": self._device.type,
             "modules": {name: module.state_dict() for name, module in self._modules()},
             "optimisers": [optimiser.state_dict() for optimiser in self._all_optimisers()],
             "random": self._random.get_state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if (begun_on := state["device"]) != self._device.type:
+            raise DataError(
+                f"--device: expected {begun_on}, where the training was begun and its random numbers are, got "
+                f"{self._device.type}; --overwrite begins anew"
+            )
         self.epoch = int(state["epoch"])
         for name, module in self._modules():
             module.load_state_dict(state["modules"][name])
@@ -181,7 +193,7 @@ class Trainer:
         """Adam for the critic's side and for the generator's, each absent where it trains nothing, and the student."""
         config, student = self._config, self.networks.student
         named = dict(student.named_parameters())
-        confidence = [named.pop("log_w"), named.pop("b")]
+        confidence = [named.pop("w" if "w" in named else "log_w"), named.pop("b")]
         embedding = [named.pop(name) for name in list(named) if name.startswith("embedding.")]
 
         def adam(*groups: tuple[str, list[nn.Parameter], float]) -> torch.optim.Optimizer:
@@ -319,15 +331,20 @@ def new_teacher(task: Task, config: TrainConfig, state: dict[str, Any] | None) -
 
 
 def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
-    """A fresh student; its confidence starts at w = 1/std(e), b = -median(e) of the teacher's scores on real rows."""
+    """A fresh student; its confidence starts at w = 1/std(e), b = -median(e) of the teacher's scores on real rows.
+
+    With the published L_od it starts at w = 1, b = 0, as published, which is at most a half, and w may turn negative.
+    """
     dimension = task.features.shape[1]
+    published = config.d3.od_form == "faithful"
     return Student(
         feature_dim=dimension,
         dim=config.d3.embedding_size(dimension),
         classes=len(task.seen),
         init=config.d3.embedding_init,
-        confidence_w=1 / max(float(scores_N.std()), MIN_SPREAD),
-        confidence_b=-float(scores_N.median()),
+        confidence_w=1.0 if published else 1 / max(float(scores_N.std()), MIN_SPREAD),
+        confidence_b=0.0 if published else -float(scores_N.median()),
+        free_w=published,
     ).to(task.features.device)
 
 

@@ -60,17 +60,30 @@ class Teacher(nn.Module):
 class Student(nn.Module):
     """Student: embedding E_s, classifier C_s over all classes, two-way head H and the confidence's two scalars.
 
-    The confidence of a row is c = sigmoid(w (e + b)) with e the teacher's score; w is kept positive as exp(log_w).
+    The confidence of a row is c = sigmoid(w (e + b)) with e the teacher's score; w is kept positive as exp(log_w), or,
+    with `free_w`, is a number of any sign, as published.
     """
 
     def __init__(
-        self, *, feature_dim: int, dim: int, classes: int, init: EmbeddingInit, confidence_w: float, confidence_b: float
+        self,
+        *,
+        feature_dim: int,
+        dim: int,
+        classes: int,
+        init: EmbeddingInit,
+        confidence_w: float,
+        confidence_b: float,
+        free_w: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = Embedding(feature_dim=feature_dim, dim=dim, init=init)
         self.classifier = nn.Linear(dim, classes)
         self.ood_head = nn.Linear(classes, 2)
-        self.log_w = nn.Parameter(torch.tensor(confidence_w).log())
+        self._free_w = free_w
+        if free_w:
+            self.w = nn.Parameter(torch.tensor(confidence_w))
+        else:
+            self.log_w = nn.Parameter(torch.tensor(confidence_w).log())
         self.b = nn.Parameter(torch.tensor(confidence_b))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,4 +93,5 @@ class Student(nn.Module):
 
     def confidence(self, scores: Tensor) -> Tensor:
         """Teacher scores [B] to the probability of being in distribution, [B], in 0..1."""
-        return torch.sigmoid(self.log_w.exp() * (scores + self.b))
+        w = self.w if self._free_w else self.log_w.exp()
+        return torch.sigmoid(w * (scores + self.b))

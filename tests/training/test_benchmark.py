@@ -87,7 +87,7 @@ def test_the_two_files_of_attributes(folder: Path) -> None:
     write(folder, features, splits, file="sent_splits.mat")
     first = load_benchmark(folder)
     assert (first.split["file"], first.attributes.shape) == ("att_splits.mat", (5, 4))
-    assert first.split["notes"] == ["B holds att_splits.mat and sent_splits.mat; att_splits.mat is used"]
+    assert first.split["notes"] == ["att_splits.mat and sent_splits.mat are both there; att_splits.mat is used"]
     other = load_benchmark(folder, splits="sent")
     assert (other.split["file"], other.split["splits"], other.attributes.shape) == ("sent_splits.mat", "sent", (5, 7))
     assert other.split["attributes"] == {"count": 7, "lengths": [16.5, 22.5], "unit_length": False}

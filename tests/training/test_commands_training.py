@@ -178,7 +178,7 @@ def test_data_that_were_moved(run: Command, store_dir: Path, run_dir: Path, tmp_
         assert status == 2
         assert errors.startswith(f"error: DATA {tmp_path / 'gone'}: expected a benchmark folder (res101.mat and ")
     shutil.copytree(store_dir, moved)
-    status, printed, _ = run("evaluate", out, "--data", moved, "--json")
+    status, printed, _ = run("evaluate", out, "--data", moved, "--device", "cpu", "--json")
     assert status == 0
     trained = Trained.load(out)
     assert json.loads(printed) == evaluate_run(reopen(trained, moved_to=moved), trained)
@@ -277,6 +277,8 @@ def test_run_dir_that_is_none(run: Command, run_dir: Path, tmp_path: Path, comma
     def on(run_dir: Path) -> tuple[int, str, str]:
         return run(*[str(tmp_path / "bundle") if word == "BUNDLE" else word for word in command], run_dir)
 
+    if command == ["evaluate"]:
+        refused(run("evaluate", run_dir, "--device", "gpu"), "--device: expected auto, cpu or cuda, got 'gpu'")
     refused(on(tmp_path / "nowhere"), "config.json: no such file; expected a run directory made by `d3gzsl-train fit`")
     broken = tmp_path / "broken"
     shutil.copytree(run_dir, broken)

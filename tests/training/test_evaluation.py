@@ -15,7 +15,7 @@ from model.calibration import Calibration
 from model.errors import DataError
 from training import evaluation
 from training.datasets.dataset import Dataset
-from training.evaluation import TestRows, evaluate_run, fit_served_head, protocol, run_key
+from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, protocol, run_key
 from training.metrics import harmonic_mean
 from training.run_dir.contents import Trained
 from training.sources import open_data, reopen
@@ -78,7 +78,7 @@ def at_the_median(calibration: Calibration, scores: np.ndarray, seen: np.ndarray
 @pytest.mark.parametrize("favour_unseen", [False, True])
 def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_unseen: bool) -> None:
     z, logits = trained.networks.student(scaled_test_rows(data, trained))
-    head = fit_served_head(data, trained, key=run_key(trained))
+    head = fit_chosen_heads(data, trained, key=run_key(trained))[trained.selected.kind]
     served = ((z.numpy() - head.centre) @ head.weight.T + head.bias).astype(np.float64)
     chosen = trained.selected
     if favour_unseen:  # penalties at which some rows change sides, whatever validation chose

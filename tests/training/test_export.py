@@ -30,7 +30,7 @@ from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
 from tests.training.tiny import COLOURS, write_run
 from training.datasets.dataset import Dataset
-from training.evaluation import fit_served_head
+from training.evaluation import fit_chosen_heads
 from training.exporting import onnx_graphs
 from training.exporting.export import export
 from training.features.store import FeatureStore
@@ -127,7 +127,7 @@ def test_the_trunk_answers_as_torch(
     """From the photos, through the service's decoding and engine, to 1e-4 of the largest value."""
     embedded = engine.embed(inputs(store_dir, bundle))
     scaled = torch.from_numpy(trained.scaler.apply(data.features))
-    head = fit_served_head(data, trained, key="")
+    head = fit_chosen_heads(data, trained, key="")[trained.selected.kind]
     z = trained.networks.student.embedding(scaled).numpy() - head.centre
     scores = trained.networks.teacher.score(scaled).numpy()
     np.testing.assert_allclose(embedded.embedding, z, rtol=0, atol=1e-4 * np.abs(z).max())
@@ -149,7 +149,7 @@ def test_training_and_service_preprocess_with_the_same_functions(
 
 
 def test_seen_rows_are_those_of_the_run(bundle: Bundle, trained: Trained, data: Dataset) -> None:
-    head = fit_served_head(data, trained, key="whatever")
+    head = fit_chosen_heads(data, trained, key="whatever")[trained.selected.kind]
     order = [next(i for i, c in enumerate(data.classes) if c.id == entry.id) for entry in bundle.manifest.classes[:6]]
     np.testing.assert_array_equal(bundle.weight[:6], head.weight[order])
     np.testing.assert_array_equal(bundle.bias[:6], head.bias[order])

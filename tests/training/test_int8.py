@@ -28,7 +28,7 @@ from tests.training.photos import write_backbone
 from tests.training.tiny import write_run
 from training import cli
 from training.datasets.dataset import Dataset
-from training.evaluation import fit_served_head
+from training.evaluation import fit_chosen_heads
 from training.exporting.export import export
 from training.exporting.int8 import even_rows, quantise
 from training.exporting.int8_export import Int8Export, _validation_rows
@@ -211,7 +211,7 @@ def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(store_dir
     """The trunk subtracts the served centre and the head of the fold another one."""
     trained = Trained.load(write_run(store_dir, tmp_path / "run", test_fraction=0.0))
     data = reopen(trained)
-    centre = fit_served_head(data, trained, key="").centre
+    centre = fit_chosen_heads(data, trained, key="")[trained.selected.kind].centre
     rows = _validation_rows(data, trained, centre)
     fold = next(folds(data, trained.config.selection, trained.config.seed))
     task = make_task(data, fold.train, fold.classes, trained.scaler, torch.device("cpu"))

@@ -53,6 +53,14 @@ def test_byte_order_mark_spaces_blank_lines_and_column_order(root: Path) -> None
     assert [c.attributes for c in data.classes] == [(0, 1), (1, 0), (0.25, 0.5)]
 
 
+def test_what_a_bundle_would_not_take_is_named_where_it_stands(root: Path) -> None:
+    write_lines(root, "class,split,furry,wet", f"{201 * 'a'},unseen,1,2", "wolf,seen,1e13,nan")
+    found = problems_of(root)
+    assert found["classes.csv line 2"] == ["expected a class name of 1 to 200 characters, found 201"]
+    assert found["classes.csv line 3, column 'furry'"] == ["expected a number of at most 1e+12 in size, found 1e13"]
+    assert "classes.csv line 3, column 'wet'" in found
+
+
 def test_names_every_problem_at_once(root: Path) -> None:
     write_lines(
         root,

@@ -228,6 +228,14 @@ def test_other_data_are_named(begun: Path) -> None:
     assert {p.pointer for p in error.value.problems} == {"data.data_hash", "data.split.rule"}
 
 
+def test_notes_on_the_data_may_differ(begun: Path, data: Dataset) -> None:
+    """They say how the data were asked for: without `--splits`, that there is another file."""
+    import dataclasses
+
+    noted = dataclasses.replace(data, split={**data.split, "notes": ["both are there"]})
+    assert train(noted, begun, config(*SOME)).data["split"]["notes"] == ["both are there"]
+
+
 def test_a_finished_run_is_not_trained_again(data: Dataset, tmp_path: Path) -> None:
     train(data, tmp_path, config())
     with pytest.raises(DataError, match="the run has finished"):

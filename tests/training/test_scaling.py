@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.lda import LdaHead
+from model.lda import LdaHead, class_means
 from tests.training.tiny import config, dataset
 from training.datasets.dataset import Dataset
 from training.fit import fit
@@ -98,6 +99,25 @@ def by_ridge(
 
 def test_ridge_weights_without_any_attribute_that_differs() -> None:
     assert ridge(np.ones((4, 2)), np.array([True, True, True, False])).tolist() == [[0, 0, 0]]
+
+
+def test_a_rare_class_keeps_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 rows taken evenly from many none may be of it."""
+    data = dataset(seen=6, unseen=2, rows=40)
+    labels = data.labels[data.trainval]
+    kept = (labels != 3) | (np.arange(len(labels)) == np.flatnonzero(labels == 3)[1])
+    data = dataclasses.replace(data, trainval=data.trainval[kept])
+    fold = next(iter(folds(data, config().selection, 0)))
+    met = []
+
+    def means(rows: NDArray[np.float64], labels: NDArray[np.int64]) -> Any:
+        met.append(set(fold.classes[labels].tolist()))
+        return class_means(rows, labels)
+
+    monkeypatch.setattr("training.scaling.class_means", means)
+    monkeypatch.setattr("training.scaling.MOST_ROWS", 10)
+    score(data, fold, "range")
+    assert met == [set(data.labels[fold.train].tolist())]
 
 
 def test_a_run_keeps_its_scaling(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.calibration import Calibration
-from model.errors import DataError
+from model.errors import DataError, TooManyClassesError
 from model.head import HeadKind
 from tests.training.tiny import config, dataset
 from training.config import SelectionConfig, TrainConfig
@@ -531,13 +531,25 @@ def test_runs_that_knew_lda_only_are_read() -> None:
         (("lda",), 10, {"lda"}),
         (("lda", "softmax"), 1000, {"lda", "softmax"}),
         (("lda", "softmax"), 1001, {"lda"}),
-        (("softmax",), 1001, {"lda", "softmax"}),  # which is refused where it is fitted
+        (("softmax",), 1000, {"lda", "softmax"}),
     ],
 )
 def test_forms_that_are_measured(heads: tuple[HeadKind, ...], classes: int, kinds: set[str]) -> None:
     found = candidates(SelectionConfig(heads=heads, shrinkage=(0.3,), penalty=(0.1, 0.2)), classes=classes)
     assert {choice.kind for choice in found} == kinds
     assert len(found) == (3 if "softmax" in kinds else 1)
+
+
+def test_heads_have_to_take_the_classes_of_all_folds(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`softmax` could be measured in folds of 6 classes, and not be solved for all 8 in the end."""
+    monkeypatch.setattr("training.measurement.MAX_SOFTMAX_CLASSES", 7)
+    monkeypatch.setattr("model.head.MAX_SOFTMAX_CLASSES", 7)
+    both = config('selection.heads=["lda", "softmax"]', epochs=1)
+    assert set(select(data, both, CPU).heads) == {"lda"}
+    trained: list[FoldEpoch] = []
+    with pytest.raises(TooManyClassesError, match="expected at most 7 classes in all, got 8"):
+        select(data, config('selection.heads=["softmax"]'), CPU, on_epoch=trained.append)
+    assert trained == []
 
 
 def test_select_measures_softmax(data: Dataset) -> None:

@@ -18,7 +18,7 @@ from training.pairs import EPSILON
 from training.student import StudentBatch, student_terms
 from training.task import Task
 from training.teacher import TeacherOutputs, fit_teacher
-from training.trainer import new_student
+from training.trainer import Trainer, new_student
 
 D, C, SEEN = 5, 6, [1, 2, 4, 5]  # seen classes need not come first
 BATCHES = {  # labels of the synthetic and of the real rows
@@ -220,6 +220,24 @@ def test_the_confidence_starts_at_the_median_and_spread_of_the_scores() -> None:
     assert student.log_w.exp().item() == pytest.approx(1 / float(scores.std()))
     assert student.b.item() == pytest.approx(1.0)
     assert student.confidence(torch.tensor([-1.0])).item() == pytest.approx(0.5)
+    with pytest.raises(AttributeError):
+        student.w  # noqa: B018 - it has one or the other
     equal = new_student(small, torch.full((5,), -0.5), config())
     assert equal.log_w.exp().item() == pytest.approx(1e3)
     assert math.isfinite(equal.b.item())
+
+
+def test_the_published_confidence_starts_at_a_half_or_less_and_may_fall_with_the_score() -> None:
+    small = task(seen=5, unseen=2, rows=8, dim=8)
+    student = new_student(small, torch.tensor([-4.0, -1.0, -0.5]), config("d3.od_form=faithful"))
+    p = torch.tensor([1.0, 0.5, 1 / 150])
+    torch.testing.assert_close(student.confidence(p.log()), p / (1 + p))
+    with torch.no_grad():
+        student.w.fill_(-2.0)
+    one, other = student.confidence(torch.tensor([-0.1, -3.0])).tolist()
+    assert one < other
+    trainer = Trainer(small, config("d3.od_form=faithful"))
+    scalars = (trainer.networks.student.w, trainer.networks.student.b)
+    before = [x.item() for x in scalars]
+    trainer.run_epoch()
+    assert all(x.item() != y for x, y in zip(scalars, before, strict=True))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.errors import DataError
 from tests.training.tiny import METHODS, config, task
 from training import trainer as module
 from training.config import TrainConfig
@@ -70,6 +71,14 @@ def test_a_continued_training_is_the_uninterrupted_one(small: Task, method: str,
     assert equal(again.state(), kept)
     assert [again.run_epoch(), again.run_epoch()] == losses
     assert equal(again.state(), whole.state())
+
+
+def test_a_training_goes_on_where_its_random_numbers_are(small: Task) -> None:
+    state = running(small, "wgan", 1).state() | {"device": "cuda"}
+    with pytest.raises(
+        DataError, match=r"^--device: expected cuda, where the training was begun .*, got cpu; --overwrite"
+    ):
+        Trainer(small, settings("wgan"), state)
 
 
 def test_continued_twice(small: Task) -> None:

@@ -26,7 +26,7 @@ from tests.training.tiny import SETTINGS, config, dataset
 from training import cli
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset
-from training.heads import HeadChoice
+from training.heads import HeadChoice, HeadFitError
 from training.interruption import Interrupted
 from training.progress import Step
 from training.recipe import Recipe, load_recipe
@@ -149,13 +149,16 @@ def test_a_trial_below_the_median_is_stopped_where_that_is_wanted(
     assert [trial.state for trial in study.trials] == [*5 * [TrialState.COMPLETE], state, TrialState.COMPLETE]
 
 
-def test_a_training_that_diverges_ends_its_trial_only(storage: str, scripted: Callable[..., Any]) -> None:
-    scripted(DivergedError("too fast"), [0.3, 0.3])
+@pytest.mark.parametrize("error", [DivergedError, HeadFitError])
+def test_a_training_that_fails_ends_its_trial_only(
+    error: type[DataError], storage: str, scripted: Callable[..., Any]
+) -> None:
+    scripted(error("too fast"), [0.3, 0.3])
     found = search()
     study = found.open("s", storage, prune=True)
     tune(found, study, trials=2)
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.COMPLETE]
-    assert study.trials[0].user_attrs["diverged"] == "too fast"
+    assert study.trials[0].user_attrs["failed"] == "too fast"
     assert summarise(study)["trials"] == {"complete": 1, "pruned": 1, "failed": 0}
 
 
@@ -244,6 +247,8 @@ def test_a_stopped_trial_is_done_again_and_the_others_are_kept(
 def test_a_study_with_another_basis_is_refused(storage: str, other: dict[str, Any], pointer: str) -> None:
     search().open("s", storage, prune=True)
     search().open("s", storage, prune=False)
+    noted = dataclasses.replace(dataset(), split={**dataset().split, "notes": ["another file is there, too"]})
+    search(dataset=noted).open("s", storage, prune=True)
     search(**other).open("another", storage, prune=True)
     with pytest.raises(DataError, match="--study s: was begun with other data or settings") as error:
         search(**other).open("s", storage, prune=True)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from training import console
-from training.commands.options import AsJson, Data, RunDir
+from training.commands.options import AsJson, Data, Device, RunDir
 
 
-def evaluate(run_dir: RunDir, data: Data = None, as_json: AsJson = False) -> None:
+def evaluate(run_dir: RunDir, data: Data = None, device: Device = "auto", as_json: AsJson = False) -> None:
     """Measure U, S, H, T1, AUSUC, calibration and the AUROC of novelty.
 
     Writes metrics.json, curves.json and report.html into RUN_DIR.
     """
+    from training.fit import choose_device
     from training.reporting.report import write_report
     from training.results import write_results
     from training.run_dir.contents import Trained
     from training.sources import reopen
 
+    target = choose_device(device)
     trained = Trained.load(run_dir)
+    trained.networks.to(target)
     metrics = write_results(run_dir, reopen(trained, moved_to=data), trained)
     write_report(run_dir)
     console.result(metrics, table(metrics), as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from training import console
-from training.commands.options import AsJson, GeneratorName, Overwrite, RecipeName, Settings, Splits, settled
+from training.commands.options import AsJson, Device, GeneratorName, Overwrite, RecipeName, Settings, Splits, settled
 
 
 def fit(
@@ -47,7 +47,7 @@ def fit(
         int | None,
         typer.Option(min=0, help="Train this many of the selection's folds; short for --set selection.used_folds=."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="How often the training is saved at most; 0 saves it after every epoch.")
     ] = 60.0,

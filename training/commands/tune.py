@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from training import console
-from training.commands.options import AsJson, GeneratorName, Overwrite, RecipeName, Settings, Splits, settled
+from training.commands.options import AsJson, Device, GeneratorName, Overwrite, RecipeName, Settings, Splits, settled
 
 
 def tune(
@@ -43,7 +43,7 @@ def tune(
     ] = 0.3,
     split_seed: Annotated[int, typer.Option(help="Which split into training and test images.")] = 0,
     splits: Splits = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

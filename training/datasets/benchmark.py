@@ -210,7 +210,7 @@ def _choose(folder: Path, splits: str | None) -> tuple[Literal["att", "sent"], l
     chosen = splits or there[0]
     notes = []
     if splits is None and len(there) > 1:
-        notes.append(f"{folder.name} holds {' and '.join(SPLITS[kind] for kind in there)}; {SPLITS[chosen]} is used")
+        notes.append(f"{' and '.join(SPLITS[kind] for kind in there)} are both there; {SPLITS[chosen]} is used")
     return cast("Literal['att', 'sent']", chosen), notes
 
 

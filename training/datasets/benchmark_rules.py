@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.vocabulary import LARGEST_VALUE
 from training.datasets.dataset import MIN_TRAINING_ROWS
 from training.datasets.known_benchmarks import Benchmark
 from training.datasets.matfile import MatFile, first, shape
 
 USED = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 OLD = ("train_loc", "val_loc")  # in the first files they hold rows of test_seen_loc
-_LARGEST = 1e12  # that of a vocabulary's values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,10 +61,12 @@ def check_columns(
     if len(wrong := np.flatnonzero((labels < 1) | (labels > classes))):
         entries = first(f"{labels[i]} in row {i + 1}" for i in wrong)
         rows_file.problem("labels", f"expected columns of att, 1..{classes}, found {entries}")
-    bad = ~(np.abs(attributes_CA) <= _LARGEST).all(axis=1)  # also where a value is not a number
+    bad = ~(np.abs(attributes_CA) <= LARGEST_VALUE).all(axis=1)  # also where a value is not a number
     if bad.any():
         columns = first(np.flatnonzero(bad) + 1)
-        split_file.problem("att", f"expected finite numbers of at most {_LARGEST:g}, found others in column {columns}")
+        split_file.problem(
+            "att", f"expected finite numbers of at most {LARGEST_VALUE:g}, found others in column {columns}"
+        )
     empty = ~bad & ~attributes_CA.any(axis=1)
     if empty.any():
         columns = first(np.flatnonzero(empty) + 1)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from model.classes import ClassEntry, Kind, slug
+from model.classes import MAX_NAME_LENGTH, ClassEntry, Kind, slug
 from model.errors import DataError, Problem
+from model.vocabulary import LARGEST_VALUE
 
 TABLE = "classes.csv"
 IMAGES = "images"
 _FIXED_COLUMNS = ("class", "split")
 _SPLITS = ("seen", "unseen")
 _DESKTOP_FILES = {"thumbs.db", "desktop.ini"}
-_LARGEST = 3.4e38  # float32, which the networks compute in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +156,12 @@ def _read_row(line: int, header: list[str], cells: list[str], problems: list[Pro
         faults.append(
             Problem(pointer=where, detail=f"expected a class name with Latin letters or digits, found {name!r}")
         )
+    elif len(name) > MAX_NAME_LENGTH:
+        faults.append(
+            Problem(
+                pointer=where, detail=f"expected a class name of 1 to {MAX_NAME_LENGTH} characters, found {len(name)}"
+            )
+        )
     if split not in _SPLITS:
         faults.append(Problem(pointer=where, detail=f"expected split 'seen' or 'unseen', found {split!r}"))
     values = []
@@ -169,6 +175,9 @@ def _read_row(line: int, header: list[str], cells: list[str], problems: list[Pro
             faults.append(
                 Problem(pointer=f"{where}, column {column!r}", detail=f"expected a finite number{what}, found {found}")
             )
+        elif abs(value) > LARGEST_VALUE:
+            detail = f"expected a number of at most {LARGEST_VALUE:g} in size, found {cell}"
+            faults.append(Problem(pointer=f"{where}, column {column!r}", detail=detail))
         else:
             values.append(value)
     problems += faults
@@ -183,7 +192,7 @@ def _number(cell: str) -> float | None:
         value = float(cell)
     except ValueError:
         return None
-    return value if math.isfinite(value) and abs(value) <= _LARGEST and "_" not in cell else None
+    return value if math.isfinite(value) and "_" not in cell else None
 
 
 def _check_classes(rows: list[_Row], problems: list[Problem]) -> None:

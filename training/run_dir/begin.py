@@ -13,7 +13,8 @@ from training.commit import code_commit
 from training.config import TrainConfig
 from training.run_dir.contents import CONFIG, SCHEMA, read_json, write_json
 
-_MAY_DIFFER = ("path", "commit")  # data may have been moved; another commit is noted
+_MAY_DIFFER = ("data.path", "data.commit", "data.split.notes")
+"""Data may have been moved, another commit is noted, and notes depend on how the data were asked for."""
 
 
 def begin(
@@ -58,7 +59,7 @@ def refuse_other(run_dir: Path, config: TrainConfig, data: Mapping[str, Any]) ->
         *differences(found.get("config"), wanted["config"], "", holder="the run"),
         *differences(found.get("data"), wanted["data"], "data.", holder="the run"),
     ]
-    problems = [p for p in problems if p.pointer not in {f"data.{name}" for name in _MAY_DIFFER}]
+    problems = [p for p in problems if p.pointer not in _MAY_DIFFER]
     if problems:
         raise DataError(
             f"{run_dir}: the run was begun with other settings or data; give the same, or --overwrite to begin anew",

@@ -19,6 +19,7 @@ from model.errors import DataError
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset
 from training.folds import fold_count
+from training.heads import HeadFitError
 from training.interruption import Interruption
 from training.progress import OnStep, Step
 from training.recipe import Recipe, merged
@@ -61,7 +62,7 @@ class Search:
         """The study of this search; see :func:`training.search.study.open_study`."""
         basis = {
             "data_hash": self.dataset.data_hash,
-            "split": self.dataset.split,
+            "split": {name: value for name, value in self.dataset.split.items() if name != "notes"},
             "config": self.base.to_json(),
             "space": space_json(self.space),
         }
@@ -145,8 +146,8 @@ def _run(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnStep) -> 
     try:
         chosen = scaling if config.scaling == search.base.scaling else None
         selected = select(search.dataset, config, search.device, on_epoch=watch, scaling=chosen)
-    except DivergedError as error:
-        trial.set_user_attr("diverged", str(error))
+    except (DivergedError, HeadFitError) as error:
+        trial.set_user_attr("failed", str(error))
         raise optuna.TrialPruned from None
     for name, value in (
         ("epochs", selected.epochs),
