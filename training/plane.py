@@ -23,6 +23,9 @@ from training.pairs import alike_pairs, balanced_bce
 TERMS = 12
 """Of the series of softplus((1 + cos)/2); the first left out weighs 3e-15."""
 
+_NODES = chebyshev.chebpts1(2 * TERMS)
+_WEIGHTS = chebyshev.chebfit(_NODES, np.logaddexp(0, (1 + _NODES) / 2), 2 * TERMS - 1)[:TERMS].tolist()
+
 
 def balanced_pairs_in_plane(outputs_B2: Tensor, confidence_B: Tensor, groups_B: Tensor) -> Tensor:
     """:func:`training.pairs.balanced_bce` of cos(softmax(o_i), [c_j, 1 - c_j]) over all pairs, alike where g_i = g_j.
@@ -116,11 +119,9 @@ def _series(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, T
     """Orders [2K] and phases [2K, 1] of the waves, cosines first, weights [K, 1] and signed orders [2, K, 1]."""
     orders = torch.arange(TERMS, dtype=dtype, device=device)
     phases = torch.stack([torch.full_like(orders, math.pi / 2), torch.zeros_like(orders)])
-    nodes = chebyshev.chebpts1(2 * TERMS)
-    weights = chebyshev.chebfit(nodes, np.logaddexp(0, (1 + nodes) / 2), 2 * TERMS - 1)
     return (
         orders.repeat(2),
         phases.view(-1, 1),
-        torch.tensor(weights[:TERMS], dtype=dtype, device=device)[:, None],
+        torch.tensor(_WEIGHTS, dtype=dtype, device=device)[:, None],
         torch.stack([orders, -orders])[:, :, None],
     )

@@ -12,11 +12,12 @@ from training.trainer import Trainer
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # of torch's own compiler, about itself
-@pytest.mark.parametrize("method", METHODS)
-def test_compiled_losses_train_the_same(method: str) -> None:
+@pytest.mark.parametrize(("method", "form"), [*((method, "corrected") for method in METHODS), ("wgan", "faithful")])
+def test_compiled_losses_train_the_same(method: str, form: str) -> None:
     torch.compiler.reset()
     small = task()
-    settings = (f"generator.method={method}", "steps=3", "teacher.epochs=1", "generator.warm_up=1")
+    forms = (f"d3.{loss}_form={form}" for loss in ("cls", "kl", "be", "od"))
+    settings = (f"generator.method={method}", *forms, "steps=3", "teacher.epochs=1", "generator.warm_up=1")
     plain = Trainer(small, config(*settings, "compile=off"))
     compiled = Trainer(small, config(*settings, "compile=on"))
     before = {name: value.clone() for name, value in compiled.networks.student.state_dict().items()}
