@@ -37,7 +37,8 @@ class Follower:
         self._looked = time.monotonic()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Future[None]] = set()
-        self._refreshing: asyncio.Future[Snapshot] | None = None
+        self._looking: asyncio.Future[Snapshot] | None = None
+        self._next: asyncio.Future[Snapshot] | None = None  # begins when the one that is going on has ended
 
     def start(self) -> None:
         """Start following, in the running event loop."""
@@ -71,12 +72,22 @@ class Follower:
 
         Where the registry cannot be read, the last snapshot goes on answering.
         """
-        if self._refreshing is None and self._watch.changed():
-            self._refreshing = asyncio.get_running_loop().run_in_executor(None, self._look)
-            self._refreshing.add_done_callback(self._refreshed)
-        if self._refreshing is not None:
-            return await asyncio.shield(self._refreshing)  # one look for all requests; none takes it away from the rest
+        if self._watch.changed():
+            if self._looking is None:
+                self._looking = asyncio.get_running_loop().run_in_executor(None, self._look)
+                self._looking.add_done_callback(self._looked_once)
+            elif self._next is None:  # the look that is going on may have read before this change
+                self._next = asyncio.ensure_future(self._look_after(self._looking))
+                self._next.add_done_callback(self._looked_once)
+        pending = self._next or self._looking
+        if pending is not None:
+            return await asyncio.shield(pending)  # one look for all requests; none takes it away from the rest
         return self._registrar.snapshot
+
+    async def _look_after(self, former: asyncio.Future[Snapshot]) -> Snapshot:
+        await asyncio.wait([former])
+        self._looking, self._next = self._next, None
+        return await asyncio.get_running_loop().run_in_executor(None, self._look)
 
     async def wait_for(self, version: int, seconds: float) -> Snapshot:
         """A snapshot of at least this version.
@@ -98,6 +109,9 @@ class Follower:
                         self._waiting.discard(changed)
                     snapshot = self._registrar.snapshot
         except TimeoutError:
+            snapshot = self._registrar.snapshot
+            if snapshot.registry_version >= version:
+                return snapshot
             raise VersionNotReachedError(
                 f"expected version {version} of the registry, got {snapshot.registry_version} "
                 f"after waiting for {seconds:g} seconds",
@@ -124,8 +138,9 @@ class Follower:
         self._failing, self._looked = False, time.monotonic()
         return snapshot
 
-    def _refreshed(self, _done: asyncio.Future[Snapshot]) -> None:
-        self._refreshing = None
+    def _looked_once(self, done: asyncio.Future[Snapshot]) -> None:
+        if self._looking is done and self._next is None:
+            self._looking = None
 
     def _announce(self) -> None:
         """Wake who waits for a version; called by the registrar from any thread."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,8 +142,7 @@ class Registrar:
             UnknownVersionError: there was no such version.
             StorageError: the database refuses.
         """
-        with self._log.appending() as log:
-            before = self._advance(log)
+        with self._appending() as (log, before):
             if expected is not None and before.registry_version not in expected:
                 raise PreconditionError(f"the registry is at version {before.registry_version}")
             step = log.append("rollback", self._changes_back(log, before, version), source=version)
@@ -182,8 +182,7 @@ class Registrar:
         """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
         computed: dict[str, Computed] = {}
         self._decide(self.catch_up(), edits, computed, single=operation is None)
-        with self._log.appending() as log:
-            before = self._advance(log)
+        with self._appending() as (log, before):
             changes = self._decide(before, edits, computed, single=operation is None)
             if not changes:
                 return before, before
@@ -244,6 +243,20 @@ class Registrar:
             elif known is None or (known.entry, known.row_at) != (change.entry, change.row_at):
                 changes.append(replace(change, operation="put"))
         return changes
+
+    @contextmanager
+    def _appending(self) -> Iterator[tuple[Appending, Snapshot]]:
+        """The right to make the next version, and the snapshot of the last one.
+
+        Where others made that, observers are told of it, also if nothing is appended to it.
+        """
+        former = self._snapshot
+        try:
+            with self._log.appending() as log:
+                yield log, self._advance(log)
+        finally:
+            if self._snapshot is not former:
+                self._tell()
 
     def _advance(self, log: Appending) -> Snapshot:
         """The snapshot of the last committed version, when nobody else can make the next one."""

@@ -202,10 +202,8 @@ class PreviewDocument(ClassDocument):
     images: list[JsonImage] = Field(default_factory=list, description="Images to classify as if it were registered.")
 
 
-class PreviewQuery(BaseModel):
+class PreviewQuery(ReadQuery):
     """Parameters of POST /classes:preview."""
-
-    model_config = ConfigDict(extra="forbid")
 
     neighbours: int = Field(5, ge=1, le=50, description="Most classes in each list of neighbours.")
     top_k: int = Field(5, ge=1, le=1000, description="Most classes in the result of an image.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
 from model.errors import ImageTooLargeError, Problem
@@ -23,6 +24,7 @@ MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
 CLASS_FIELD = "class"
 _MAX_PARTS = 1000
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 _MUCH = 200_000  # bytes; about a millisecond
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -183,6 +185,7 @@ async def _multipart(request: Request) -> list[Sent]:
 
 async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[str, str], list[Sent]]:
     """The text fields of a form, of which only some names are taken, and its files."""
+    _check_charset(request.headers.get("content-type", ""))
     found: dict[str, str] = {}
     async with request.form(max_files=_MAX_PARTS, max_fields=_MAX_PARTS) as form:
         problems: list[Problem] = []
@@ -202,6 +205,13 @@ async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[st
     if problems:
         raise InvalidRequestError("the form is not valid", problems)
     return found, images
+
+
+def _check_charset(content_type: str) -> None:
+    """Raise MediaTypeError where names and fields would be decoded as anything but UTF-8."""
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _CHARSETS:
+        raise MediaTypeError(f"expected multipart/form-data in UTF-8, got the charset {charset[:40]!r}")
 
 
 def parse(model: type[Model], value: Any, message: str) -> Model:

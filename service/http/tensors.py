@@ -23,6 +23,7 @@ from service.http.images import parse
 from service.http.strictjson import loads
 from service.http.v2_schemas import InferInput, InferRequest, TensorAnswer, TensorParameters
 
+_MOST_DIGITS = 18  # of a length, far beyond any body
 _LENGTH = struct.Struct("<I")
 _FP32 = np.dtype("<f4")
 
@@ -50,7 +51,8 @@ def read_request(body: bytes, header_length: str | None, *, max_values: int) -> 
     """
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal() and int(header_length) <= length):
+        digits = header_length.isascii() and header_length.isdecimal() and len(header_length) <= _MOST_DIGITS
+        if not (digits and int(header_length) <= length):
             raise MalformedBodyError(
                 f"Inference-Header-Content-Length must be a number up to the body's {length} bytes, "
                 f"got {header_length[:20]!r}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
@@ -62,19 +63,29 @@ def compute_rows(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) 
                 head=manifest.head,
             )
             weights, biases = bundle.head.rows(embeddings.mean(axis=1, dtype=np.float64))
-        finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
-        largest = np.inf if bundle.head.independent else np.finfo(np.float16).max  # of what is stored
-        finite &= (np.isfinite(embeddings) & (np.abs(embeddings) <= largest)).all(axis=(1, 2))
+        sound = storable(bundle, embeddings, weights, biases)
         for i in range(len(part)):
-            if not finite[i]:
-                made.append(_too_far())
+            if not sound[i]:
+                made.append(too_far())
                 continue
             kept = None if bundle.head.independent else bank_rows(embeddings[i])
             made.append(Computed(row=Row(weights[i], float(biases[i])), embeddings=kept))
     return made
 
 
-def _too_far() -> AttributesError:
+def storable(
+    bundle: Bundle, embeddings_CNZ: ArrayLike, weights_CZ: ArrayLike, biases_C: ArrayLike
+) -> NDArray[np.bool_]:
+    """Which classes have finite rows, and embeddings that are finite and, where they are stored, fit float16."""
+    largest = np.inf if bundle.head.independent else np.finfo(np.float16).max
+    embeddings = np.asarray(embeddings_CNZ)
+    finite = np.isfinite(weights_CZ).all(axis=1) & np.isfinite(biases_C)
+    found: NDArray[np.bool_] = finite & (np.isfinite(embeddings) & (np.abs(embeddings) <= largest)).all(axis=(1, 2))
+    return found
+
+
+def too_far() -> AttributesError:
+    """What is said of attributes that no class can be made of."""
     detail = "expected values near the vocabulary's ranges, got some from which no finite numbers come"
     return AttributesError(
         "no class can be made from these attributes", [Problem(pointer="/attributes", detail=detail)]

@@ -210,6 +210,20 @@ async def test_wrong_forms_are_named(client: Client) -> None:
     assert (broken.status_code, broken.json()["type"]) == (400, "urn:d3gzsl:problem:malformed-body")
 
 
+@pytest.mark.parametrize(
+    ("charset", "status"),
+    [("utf-8", 200), ('"UTF-8"', 200), ("utf-7", 415), ("unicode_escape", 415), ("undefined", 415), ("none-such", 415)],
+)
+async def test_forms_are_in_utf_8(client: Client, charset: str, status: int) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="images"; filename="+2AA-\\ud800.png"\r\n\r\n'
+    body = part + RED + b"\r\n--x--\r\n"
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    answer = await client.post("/classify", content=body, headers={"content-type": kind})
+    assert answer.status_code == status
+    if status == 415:
+        assert charset in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"])
 async def test_other_bodies_are_not_taken(client: Client, kind: str) -> None:
     answer = await client.post("/classify", content=RED, headers={"content-type": kind})

@@ -79,6 +79,11 @@ async def test_a_client_cannot_have_more_time_than_the_settings_give(running: Ru
         engine.steps.release()
 
 
+async def test_more_time_than_any_clock_counts_is_that_of_the_settings(client: Client) -> None:
+    headers = {**BLUE["headers"], "D3GZSL-Timeout-Ms": "1" + 400 * "0"}
+    assert (await client.post("/classify", content=BLUE["content"], headers=headers)).status_code == 200
+
+
 @pytest.mark.parametrize("value", ["0", "-5", "soon", "1.5"])
 async def test_a_time_that_is_none_is_refused(client: Client, value: str) -> None:
     answer = await client.post(

@@ -16,6 +16,7 @@ from service.keys import digest
 from tests.service import tiny
 from tests.service.conftest import Client, Running
 from tests.service.test_classes import DOCUMENT, IMAGE, problem
+from tests.service.test_overload import service_of
 from tests.service.tiny import png
 
 pytestmark = pytest.mark.anyio
@@ -186,6 +187,23 @@ async def test_what_cannot_be_tried_out(client: Client, document: object, status
     answer = await preview(client, document)
     assert problem(answer) == (status, name)
     assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+async def test_a_class_without_images_needs_no_place(running: Running) -> None:
+    async with running() as client:
+        admission = service_of(client).batcher.admission
+        with admission.admit(1):
+            admission.seconds_per_image = 1e6
+            assert (await preview(client, DOCUMENT)).status_code == 200
+            coded = [{"data": base64.b64encode(IMAGE["content"]).decode()}]
+            assert problem(await preview(client, {**DOCUMENT, "images": coded})) == (503, "overloaded")
+
+
+async def test_a_preview_can_wait_for_a_version(running: Running) -> None:
+    async with running(deadline=0.2) as client:
+        assert problem(await preview(client, DOCUMENT, min_registry_version=1)) == (503, "version-not-reached")
+        await client.post("/classes", json={**DOCUMENT, "name": "Other"})
+        assert (await preview(client, DOCUMENT, min_registry_version=1)).json()["registry_version"] == 1
 
 
 async def test_forms_that_cannot_be_read(running: Running) -> None:

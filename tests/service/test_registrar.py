@@ -201,6 +201,24 @@ def test_two_processes_on_one_registry_never_lose_a_change(
     assert equal(registrar.snapshot, other.snapshot)
 
 
+def test_what_a_refused_change_learns_of_others_is_told(
+    registrar: Registrar, bundle: Bundle, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Registrar(bundle, FakeEngine(), log)
+    told: list[int] = []
+    other.subscribe(lambda: told.append(other.snapshot.registry_version))
+    registrar.create(unseen("violet"))
+    with pytest.raises(PreconditionError, match="the registry is at version 1"):
+        other.rollback(0, expected={0})
+    assert told == [1]
+    with monkeypatch.context() as late:  # committed between a look and the right to append
+        late.setattr(other, "catch_up", lambda: other.snapshot)
+        registrar.create(unseen("grey"))
+        with pytest.raises(ClassExistsError):
+            other.create(unseen("grey"))
+    assert told == [1, 2]
+
+
 def test_a_change_that_is_not_on_disk_is_not_seen(
     registrar: Registrar, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,34 @@ async def test_requests_that_meet_during_a_look_all_wait_for_it(
         assert (await second).json()["registry_version"] == 1
 
 
+async def test_a_request_that_begins_after_a_commit_joins_no_look_from_before_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, go_on = threading.Event(), threading.Event()
+    async with running(poll_interval=60) as one, running(poll_interval=60) as other:
+        await one.post("/classes", json=document("c1"))
+        original = Registrar.catch_up
+
+        def slow(self: Registrar) -> Any:
+            read = original(self)
+            looked.set()
+            assert go_on.wait(HANG)
+            return read
+
+        monkeypatch.setattr(Registrar, "catch_up", slow)
+        first = asyncio.create_task(other.get("/registry"))
+        assert await asyncio.to_thread(looked.wait, HANG)
+        monkeypatch.setattr(Registrar, "catch_up", original)
+        assert (await one.post("/classes", json=document("c2"))).status_code == 201
+        after = [asyncio.create_task(other.get("/registry")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        go_on.set()
+        assert (await first).json()["registry_version"] >= 1
+        assert [(await answer).json()["registry_version"] for answer in after] == [2, 2]
+        assert (await one.post("/classes", json=document("c3"))).status_code == 201
+        assert (await other.get("/registry")).json()["registry_version"] == 3
+
+
 async def test_a_version_can_be_waited_for(running: Running) -> None:
     async with running() as one, running(deadline=HANG) as other:
         waiting = asyncio.create_task(other.post("/classify?min_registry_version=2", **IMAGE))

@@ -347,7 +347,11 @@ async def test_more_classes_than_the_head_takes_are_refused_and_not_stored(
     monkeypatch.setattr(head_module, "MAX_SOFTMAX_CLASSES", 4)
     async with running() as client:
         assert (await client.post("/classes", json=VIOLET)).status_code == 201
-        for path, body in (("/classes", YELLOW), ("/classes:batch", {"classes": [YELLOW, CYAN]})):
+        for path, body in (
+            ("/classes", YELLOW),
+            ("/classes:batch", {"classes": [YELLOW, CYAN]}),
+            ("/classes:preview", YELLOW),
+        ):
             answer = await client.post(path, json=body)
             assert (answer.status_code, answer.json()["type"]) == (409, "urn:d3gzsl:problem:too-many-classes")
             assert "expected at most 4 classes in all" in answer.json()["errors"][0]["detail"]
@@ -359,6 +363,8 @@ async def test_embeddings_beyond_float16_are_refused_by_class(running: Callable[
     far = {**CYAN, "attributes": [1e5, 0.0, 0.0]}
     async with running() as client:
         answer = await client.post("/classes", json=far)
+        assert (answer.status_code, answer.json()["type"]) == (422, "urn:d3gzsl:problem:invalid-attributes")
+        answer = await client.post("/classes:preview", json=far)
         assert (answer.status_code, answer.json()["type"]) == (422, "urn:d3gzsl:problem:invalid-attributes")
         answer = await client.post("/classes:batch", json={"classes": [VIOLET, far]})
         assert (answer.status_code, answer.json()["type"]) == (422, "urn:d3gzsl:problem:invalid-batch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -22,7 +23,7 @@ from service.http.documents import read_class
 from service.http.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
 from service.http.recognition import Embedded, embed_all, while_connected
 from service.http.routes.headers import VERSION, VERSION_HEADER
-from service.http.routes.shared import TheService, image_answer, near_duplicates, problems
+from service.http.routes.shared import TheService, image_answer, near_duplicates, problems, snapshot_for
 from service.http.schemas import ImageAnswer, ImageFailure
 from service.inference.deadline import Deadline
 from service.service import Service
@@ -62,12 +63,14 @@ async def preview_class(
 ) -> PreviewAnswer:
     """Say what a class would be near to, confused with, and how it would change answers; nothing is stored."""
     deadline = Deadline.from_now(service.settings.deadline)
+    snapshot = await snapshot_for(service, query.min_registry_version, seconds=deadline.seconds)
     async with deadline.kept():
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
         described = read_class(document, service.bundle.manifest.vocabulary)
-        snapshot = service.snapshot
-        with service.batcher.admit(len(images), seconds=deadline.left):
-            outcomes = await while_connected(request, embed_all(service, images))
+        outcomes: Sequence[Embedded | D3GZSLError] = ()
+        if images:
+            with service.batcher.admit(len(images), seconds=deadline.left):
+                outcomes = await while_connected(request, embed_all(service, images))
 
         def study() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:
             preview = service.previewer.preview(snapshot, described.entry, neighbours=query.neighbours)
