@@ -179,6 +179,11 @@ class D3Config:
             )
         return size
 
+    @property
+    def free_w(self) -> bool:
+        """Whether the confidence is the published one, of any slope, as it goes with the published L_od."""
+        return self.od_form == "faithful"
+
     def weights(self) -> dict[str, float]:
         """Weight of each student term by its short name."""
         return {

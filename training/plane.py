@@ -58,7 +58,19 @@ def shifted_pairs_in_plane(outputs_B2: Tensor, confidence_B: Tensor, groups_B: T
     return loss
 
 
-class _Balanced(torch.autograd.Function):
+class _InPlane(torch.autograd.Function):
+    """A loss of outputs, confidence and more; forward keeps its gradient, by half the outputs' difference and by c."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        by_half, by_confidence = gradient * outer
+        half = by_half / 2
+        return torch.stack([half, -half], dim=1), by_confidence, *[None] * (len(ctx.needs_input_grad) - 2)
+
+
+class _Balanced(_InPlane):
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, confidence: Tensor, groups: Tensor) -> Tensor:
         angles = torch.stack([((outputs[:, 0] - outputs[:, 1]) / 2).tanh_(), 2 * confidence - 1]).atan_()
@@ -73,14 +85,8 @@ class _Balanced(torch.autograd.Function):
         ctx.save_for_backward((cosines * along_sine - sines * along_cosine) * slopes * factor)
         return loss
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return *_to_inputs(gradient * outer), None
 
-
-class _Shifted(torch.autograd.Function):
+class _Shifted(_InPlane):
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, confidence: Tensor, groups: Tensor, group_count: int) -> Tensor:
         rows, groups = len(confidence), groups.long()
@@ -100,18 +106,6 @@ class _Shifted(torch.autograd.Function):
         gradient.add_(cosines.sub_(sines), alpha=0.5)
         ctx.save_for_backward(gradient.mul_(waves[0, 2]).div_(rows**2))
         return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return *_to_inputs(gradient * outer), None, None
-
-
-def _to_inputs(gradient_2B: Tensor) -> tuple[Tensor, Tensor]:
-    """By the outputs, from half of that by their difference, and by the confidence."""
-    half = gradient_2B[0] / 2
-    return torch.stack([half, -half], dim=1), gradient_2B[1]
 
 
 @functools.cache

@@ -336,7 +336,7 @@ def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
     With the published L_od it starts at w = 1, b = 0, as published, which is at most a half, and w may turn negative.
     """
     dimension = task.features.shape[1]
-    published = config.d3.od_form == "faithful"
+    published = config.d3.free_w
     return Student(
         feature_dim=dimension,
         dim=config.d3.embedding_size(dimension),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import threading
@@ -11,6 +12,7 @@ import time
 from model.errors import D3GZSLError
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
+from service.classes.waiters import Waiters
 from service.errors import NotReadyError, VersionNotReachedError
 from service.registry.watch import Watch
 
@@ -35,16 +37,15 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
         self._stopping, self._failing = False, False
         self._looked = time.monotonic()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting = Waiters()
         self._looking: asyncio.Future[Snapshot] | None = None
         self._next: asyncio.Future[Snapshot] | None = None  # begins when the one that is going on has ended
 
     def start(self) -> None:
         """Start following, in the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._waiting.start()
         self._looked = time.monotonic()
-        self._registrar.subscribe(self._announce)
+        self._registrar.subscribe(self._waiting.wake)
         self._thread.start()
 
     def close(self) -> None:
@@ -72,22 +73,22 @@ class Follower:
 
         Where the registry cannot be read, the last snapshot goes on answering.
         """
-        if self._watch.changed():
-            if self._looking is None:
-                self._looking = asyncio.get_running_loop().run_in_executor(None, self._look)
-                self._looking.add_done_callback(self._looked_once)
-            elif self._next is None:  # the look that is going on may have read before this change
-                self._next = asyncio.ensure_future(self._look_after(self._looking))
-                self._next.add_done_callback(self._looked_once)
+        if self._watch.changed() and self._next is None:  # a look that is going on may have read before this change
+            self._next = asyncio.ensure_future(self._look_after(self._looking))
         pending = self._next or self._looking
         if pending is not None:
             return await asyncio.shield(pending)  # one look for all requests; none takes it away from the rest
         return self._registrar.snapshot
 
-    async def _look_after(self, former: asyncio.Future[Snapshot]) -> Snapshot:
-        await asyncio.wait([former])
+    async def _look_after(self, former: asyncio.Future[Snapshot] | None) -> Snapshot:
+        if former is not None:
+            await asyncio.wait([former])
         self._looking, self._next = self._next, None
-        return await asyncio.get_running_loop().run_in_executor(None, self._look)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, self._look)
+        finally:
+            if self._next is None:  # else that one takes its place
+                self._looking = None
 
     async def wait_for(self, version: int, seconds: float) -> Snapshot:
         """A snapshot of at least this version.
@@ -99,14 +100,7 @@ class Follower:
         try:
             async with asyncio.timeout(seconds):
                 while snapshot.registry_version < version:
-                    changed = asyncio.get_running_loop().create_future()
-                    self._waiting.add(changed)
-                    try:
-                        self._watch.wake()
-                        if self._registrar.snapshot is snapshot:
-                            await changed
-                    finally:
-                        self._waiting.discard(changed)
+                    await self._waiting.wait_while(functools.partial(self._unchanged, snapshot))
                     snapshot = self._registrar.snapshot
         except TimeoutError:
             snapshot = self._registrar.snapshot
@@ -118,6 +112,11 @@ class Follower:
                 retry_after=math.ceil(self._poll_interval),
             ) from None
         return snapshot
+
+    def _unchanged(self, snapshot: Snapshot) -> bool:
+        """Have the thread look, and say whether this is still the newest."""
+        self._watch.wake()
+        return self._registrar.snapshot is snapshot
 
     def _follow(self) -> None:
         while not self._stopping:
@@ -137,17 +136,3 @@ class Follower:
             log.warning("the registry can be followed again, at version %d", snapshot.registry_version)
         self._failing, self._looked = False, time.monotonic()
         return snapshot
-
-    def _looked_once(self, done: asyncio.Future[Snapshot]) -> None:
-        if self._looking is done and self._next is None:
-            self._looking = None
-
-    def _announce(self) -> None:
-        """Wake who waits for a version; called by the registrar from any thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        for changed in self._waiting:
-            if not changed.done():
-                changed.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from model.head import Float16, Float32, Row
 from model.softmax import SoftmaxHead
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
+from service.classes.waiters import Waiters
 from service.errors import RegistryError
 from service.registry.log import ChangeLog
 
@@ -48,15 +50,14 @@ class Solver:
         self._rows: Mapping[str, Row] = dict(zip(self._bundled, _rows(head.weight, head.bias), strict=True))
         self._changed = threading.Condition()
         self._closing = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting = Waiters()
         self._thread = threading.Thread(target=self._run, name="solver", daemon=True)
         newest = registrar.snapshot
         self._shown = newest, self._show(newest)
 
     def start(self) -> None:
         """Start solving, in the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._waiting.start()
         self._registrar.subscribe(self._announce)
         self._thread.start()
 
@@ -84,16 +85,13 @@ class Solver:
         try:
             async with asyncio.timeout(seconds):
                 while not (snapshot := self.snapshot).exact or snapshot.registry_version < version:
-                    changed = asyncio.get_running_loop().create_future()
-                    self._waiting.add(changed)
-                    try:
-                        if self.snapshot is snapshot:
-                            await changed
-                    finally:
-                        self._waiting.discard(changed)
+                    await self._waiting.wait_while(functools.partial(self._unchanged, snapshot))
         except TimeoutError:
             snapshot = self.snapshot
         return snapshot
+
+    def _unchanged(self, snapshot: Snapshot) -> bool:
+        return self.snapshot is snapshot
 
     def _show(self, newest: Snapshot) -> Snapshot:
         """A table with the rows of the last solution where that was solved for it, else as it is."""
@@ -152,7 +150,7 @@ class Solver:
         shown = self._show(newest)
         with self._changed:
             self._shown = newest, shown
-        self._tell()
+        self._waiting.wake()
 
     def _load(self, contents: Contents) -> None:
         """Bring the embeddings of a table's registered classes into memory, and let others go."""
@@ -167,16 +165,7 @@ class Solver:
         """Wake the thread and who waits; called by the registrar from any thread."""
         with self._changed:
             self._changed.notify_all()
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        for changed in self._waiting:
-            if not changed.done():
-                changed.set_result(None)
+        self._waiting.wake()
 
 
 def contents_of(snapshot: Snapshot) -> Contents:

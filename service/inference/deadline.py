@@ -30,7 +30,7 @@ class Deadline:
             most: seconds that the settings allow.
             timeout_ms: milliseconds that the client allows, where it says so.
         """
-        # Compared as whole numbers: one with hundreds of digits is no float.
+        # Compared before it is divided: a whole number with hundreds of digits is no float.
         seconds = most if timeout_ms is None or timeout_ms >= 1000 * most else timeout_ms / 1000
         return cls(seconds=seconds, end=asyncio.get_running_loop().time() + seconds)
 

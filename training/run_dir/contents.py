@@ -151,7 +151,7 @@ def _networks(config: TrainConfig, shapes: Mapping[str, int]) -> Networks:
             init=init,
             confidence_w=1.0,
             confidence_b=0.0,
-            free_w=config.d3.od_form == "faithful",
+            free_w=config.d3.free_w,
         ),
     )
 
