@@ -34,18 +34,17 @@ from benchmarks.ridge_lda import ridge_lda
 from service.app import create_app
 from service.service import Service
 from service.settings import Settings
-from training.commit import code_commit
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset, from_store
 from training.exporting.export import export
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_data import read_own_data
+from training.features.own_photos import read_own_data
 from training.features.store import FeatureStore
-from training.fit import fit
 from training.metrics import harmonic_mean, per_class_accuracy
-from training.overrides import configured
-from training.run_dir.contents import Trained
+from training.recipes import configured
+from training.runs.contents import Trained, code_commit
+from training.runs.fit import fit
 
 REQUEST = 16  # photos per request
 

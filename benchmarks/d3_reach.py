@@ -29,13 +29,12 @@ sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose module
 
 from benchmarks.gzsl_table import mean_and_error  # noqa: E402
 from benchmarks.rows import command, rows_of, save  # noqa: E402
-from training.commit import code_commit  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 from training.datasets.benchmark import load_benchmark  # noqa: E402
-from training.fit import without_d3  # noqa: E402
-from training.overrides import configured  # noqa: E402
-from training.recipe import load_recipe  # noqa: E402
-from training.selection import select  # noqa: E402
+from training.recipes import configured, load_recipe  # noqa: E402
+from training.runs.contents import code_commit  # noqa: E402
+from training.runs.fit import without_d3  # noqa: E402
+from training.selection.selection import select  # noqa: E402
 
 LONG = ("steps=300", "selection.used_folds=2")
 FAITHFUL = tuple(f"d3.{term}_form=faithful" for term in ("cls", "kl", "be", "od"))

@@ -204,10 +204,9 @@ def train(cell: Cell, folder: Path, run: Path, share: list[int], arguments: argp
 
 def baseline(cell: Cell, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.ridge_lda import ridge_lda
-    from training.commit import code_commit
     from training.datasets.benchmark import load_benchmark
-    from training.overrides import configured
-    from training.recipe import load_recipe
+    from training.recipes import configured, load_recipe
+    from training.runs.contents import code_commit
 
     dataset = load_benchmark(folder)
     recipe = load_recipe(recipe_name(arguments.recipes, "wgan"))

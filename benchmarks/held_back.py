@@ -40,18 +40,17 @@ from model.vocabulary import Vocabulary  # noqa: E402
 from service.app import create_app  # noqa: E402
 from service.service import Service  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from training.commit import code_commit  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 from training.datasets.benchmark import load_benchmark  # noqa: E402
 from training.datasets.dataset import Dataset, from_store  # noqa: E402
 from training.exporting.export import export  # noqa: E402
 from training.features.backbone import load_backbone  # noqa: E402
 from training.features.extraction import extract  # noqa: E402
-from training.features.own_data import read_own_data  # noqa: E402
+from training.features.own_photos import read_own_data  # noqa: E402
 from training.features.store import FeatureStore  # noqa: E402
-from training.fit import fit  # noqa: E402
-from training.overrides import configured  # noqa: E402
-from training.recipe import load_recipe  # noqa: E402
+from training.recipes import configured, load_recipe  # noqa: E402
+from training.runs.contents import code_commit  # noqa: E402
+from training.runs.fit import fit  # noqa: E402
 
 REQUEST = 32  # pictures per request
 Picture = Callable[[int], bytes]

@@ -13,13 +13,13 @@ from benchmarks import plain_forms
 from benchmarks.plain_training import PlainTraining
 from benchmarks.timing import Case, synchronise
 from benchmarks.training_cases import Sizes
-from model.networks.generator import Critic, Generator
 from training.config import D3Config, GeneratorConfig, TeacherConfig, TrainConfig
-from training.precision import Precision
-from training.student import StudentBatch, student_terms
+from training.device import Precision
+from training.method.student import StudentBatch, student_terms
+from training.method.teacher import TeacherOutputs
+from training.method.trainer import Trainer
+from training.networks.generator import Critic, Generator
 from training.task import Task
-from training.teacher import TeacherOutputs
-from training.trainer import Trainer
 
 AWA2 = {"rows": 23_527, "features": 2048, "attributes": 85, "seen": 40, "unseen": 10}
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from model.networks.contrastive import Comparator
-from model.networks.generator import SLOPE, Critic, Generator
-from training.losses import Form
-from training.pairs import EPSILON
+from training.losses.d3gzsl import EPSILON, Form
+from training.networks.contrastive import Comparator
+from training.networks.generator import SLOPE, Critic, Generator
 
 
 def comparator_loss(

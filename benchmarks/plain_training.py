@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from benchmarks import plain_forms
-from model.networks.d3gzsl import Student, Teacher
 from training.config import TrainConfig
+from training.networks.d3gzsl import Student, Teacher
 from training.task import Task
 
 

@@ -243,12 +243,12 @@ def make_bundle(backbone: Path, out: Path) -> None:
     from model.head import HeadSpec
     from model.lda import LdaHead
     from model.manifest import Backbone
-    from model.networks.d3gzsl import Embedding, Teacher
-    from model.networks.generator import Generator
     from model.vocabulary import Vocabulary
-    from training.exporting.onnx_graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
+    from training.exporting.graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
     from training.features.backbone import load_backbone
-    from training.scaler import Scaler
+    from training.features.scaler import Scaler
+    from training.networks.d3gzsl import Embedding, Teacher
+    from training.networks.generator import Generator
 
     torch.manual_seed(0)
     source = load_backbone(backbone)

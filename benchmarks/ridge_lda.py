@@ -18,10 +18,10 @@ from model.head import logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from training.config import SelectionConfig
 from training.datasets.dataset import Dataset
-from training.folds import used_folds
+from training.features.scaler import Scaler, Scaling
 from training.metrics import evaluate, per_class_accuracy
-from training.scaler import Scaler, Scaling
-from training.scored import Scored, best_penalty, curve_of
+from training.selection.fold_scores import Scored, best_penalty, curve_of
+from training.selection.folds import used_folds
 
 RIDGE = (0.03, 0.1, 0.3, 1.0, 3.0)
 LINEAR = 0.0

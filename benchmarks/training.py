@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.outer_step import awa2_training, outer_case
 from benchmarks.timing import Case, compare, machine
 from benchmarks.training_cases import Sizes, comparator_case, critic_case, pair_cases
-from training.commit import code_commit
+from training.runs.contents import code_commit
 
 KINDS = ("comparator", "pairs", "critic", "outer")
 NO_GPU = "not run: no GPU"

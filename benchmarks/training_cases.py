@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from benchmarks import plain_forms
 from benchmarks.timing import Case
-from model.networks.contrastive import Comparator
-from model.networks.generator import Critic
-from training import losses
-from training.contrastive import class_contrastive
 from training.generators.base import RealBatch
 from training.generators.wgan import critic_terms
+from training.losses import d3gzsl as losses
+from training.losses.contrastive import class_contrastive
+from training.networks.contrastive import Comparator
+from training.networks.generator import Critic
 
 GP_WEIGHT, TEMPERATURE = 10.0, 0.1
 

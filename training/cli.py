@@ -8,16 +8,9 @@ import typer
 
 from model.errors import D3GZSLError
 from training import console
-from training.commands.backbone import backbone
-from training.commands.demo import demo
-from training.commands.evaluate import evaluate
-from training.commands.export import export
-from training.commands.extract import extract
-from training.commands.fetch import fetch
-from training.commands.fit import fit
-from training.commands.recipes import recipes
-from training.commands.report import report
-from training.commands.tune import tune
+from training.commands.data import backbone, extract, fetch
+from training.commands.fit import fit, recipes, tune
+from training.commands.results import demo, evaluate, export, report
 
 USER_ERROR = 2  # exit status, the same as for a wrong option
 

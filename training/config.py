@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from model.errors import DataError, Problem
 from model.head import HeadKind
-from model.networks.d3gzsl import EmbeddingInit
-from training.losses import Form, Target
-from training.precision import Precision
+from training.device import Precision
+from training.losses.d3gzsl import Form, Target
+from training.networks.d3gzsl import EmbeddingInit
 
 AttributePathName = Literal["kernel", "linear", "none"]
 MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]

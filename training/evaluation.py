@@ -17,10 +17,10 @@ from model.calibration import Calibration, novelty, softmax
 from model.errors import DataError
 from model.head import Float32, HeadKind
 from training.datasets.dataset import Dataset
-from training.heads import HeadFit, embed, fit_heads
+from training.method.heads import HeadFit, embed, fit_heads
 from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
-from training.run_dir.contents import Trained
-from training.selection import make_task
+from training.runs.contents import Trained
+from training.selection.selection import make_task
 from training.task import Task
 
 

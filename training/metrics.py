@@ -5,6 +5,7 @@ N: rows, C: classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -192,3 +193,22 @@ def _require_both(labels_N: Labels, seen_C: Mask) -> None:
     kinds = seen_C[labels_N]
     if not kinds.any() or kinds.all():
         raise ValueError("GZSL scores need test rows of seen and of unseen classes")
+
+
+MIN_REPEATS = 2  # of one measurement nobody knows how much is chance
+
+
+def most_gain(scores_RK: NDArray[np.float64], errors: float) -> int:
+    """The candidate that gains most over the first one, by more than so many standard errors; else the first.
+
+    Args:
+        scores_RK: larger is better; paired over the measurements.
+        errors: standard errors, of the mean gain over the measurements.
+    """
+    repeats = len(scores_RK)
+    if repeats < MIN_REPEATS:
+        return 0
+    gains_RK = scores_RK - scores_RK[:, :1]
+    gain_K = gains_RK.mean(axis=0)
+    shown_K = gain_K > errors * gains_RK.std(axis=0, ddof=1) / math.sqrt(repeats)
+    return int(np.where(shown_K, gain_K, 0).argmax())

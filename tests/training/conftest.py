@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.training.tiny import write_run, write_store
+from training.datasets.opening import reopen
 from training.exporting.export import export
-from training.run_dir.contents import Trained
-from training.sources import reopen
+from training.runs.contents import Trained
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.networks.d3gzsl import Student, Teacher
-from model.networks.generator import location
 from tests.training.tiny import config, task
 from training.generators import new_method
 from training.generators.base import Method, RealBatch, Terms
@@ -20,6 +18,8 @@ from training.generators.cegzsl import CeGzsl
 from training.generators.diffusion import Diffusion
 from training.generators.tfvaegan import TfVaegan
 from training.generators.wgan import Wgan
+from training.networks.d3gzsl import Student, Teacher
+from training.networks.generator import location
 from training.task import Task
 
 D, S = 6, 4

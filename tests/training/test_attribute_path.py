@@ -12,27 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model.networks.attribute_path import AttributePath
-from model.networks.denoiser import DiffusionSampler
-from model.networks.generator import location
 from tests.training.tiny import config, task
-from training import attribute_path
-from training.attribute_path import LINEAR, STRETCHES, WIDTHS, choose_stretch, fit_path, kernel
-from training.generators.tfvaegan import TfVaegan
-from training.generators.wgan import Wgan
-from training.hidden_classes import HiddenClasses
-from training.metrics import seen_unseen_curve
-from training.spread import (
+from training.generators import ridge_prior as attribute_path
+from training.generators.ridge_prior import (
     FLOOR,
+    HIDDEN_SHARE,
+    LINEAR,
+    STRETCHES,
+    WIDTHS,
+    HiddenClasses,
+    choose_stretch,
     class_means,
+    fit_path,
+    kernel,
     residuals,
     within_class_directions,
     within_class_factor,
     within_class_spread,
 )
-from training.start import HIDDEN_SHARE
+from training.generators.tfvaegan import TfVaegan
+from training.generators.wgan import Wgan
+from training.method.trainer import Trainer
+from training.metrics import seen_unseen_curve
+from training.networks.denoiser import DiffusionSampler
+from training.networks.generator import AttributePath, location
 from training.task import Task
-from training.trainer import Trainer
 
 Float64 = NDArray[np.float64]
 Candidate = TypeVar("Candidate")

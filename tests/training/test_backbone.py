@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
 from tests.training.photos import save_random_resnet101, write_backbone
-from training.features import backbone_export, resnet
+from training.features import backbone_export
+from training.features import backbone_export as resnet
 from training.features.backbone import load_backbone
 from training.features.backbone_export import export_backbone
 

@@ -16,11 +16,11 @@ from model.errors import DataError
 from tests.training.matfiles import NAMES, SEEN, UNSEEN, cells, contents, write
 from tests.training.tiny import config
 from training.datasets.benchmark import is_benchmark, load_benchmark, unique_ids
-from training.datasets.known_benchmarks import KNOWN, recognise
+from training.datasets.benchmark_rules import KNOWN, recognise
+from training.datasets.opening import open_data, reopen
 from training.evaluation import evaluate_run
-from training.fit import fit
-from training.run_dir.contents import Trained
-from training.sources import open_data, reopen
+from training.runs.contents import Trained
+from training.runs.fit import fit
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 Change = Callable[[dict[str, Any], dict[str, Any]], None]

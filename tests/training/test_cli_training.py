@@ -13,7 +13,8 @@ import torch
 from model.errors import DataError
 from tests.training.photos import write_backbone, write_data
 from training import cli
-from training.features import own_data, resnet
+from training.features import backbone_export as resnet
+from training.features import own_photos as own_data
 from training.features.backbone import Backbone, load_backbone
 from training.features.store import FeatureStore
 

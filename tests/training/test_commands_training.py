@@ -16,12 +16,12 @@ from model.bundle import Bundle
 from tests.training.photos import write_backbone
 from tests.training.tiny import SETTINGS, write_images
 from training import cli
+from training.datasets.opening import reopen
 from training.evaluation import evaluate_run
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_data import read_own_data
-from training.run_dir.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
-from training.sources import reopen
+from training.features.own_photos import read_own_data
+from training.runs.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
 
 TINY = [word for setting in SETTINGS for word in ("--set", setting)]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.training.tiny import METHODS, config, task
-from training.trainer import Trainer
+from training.method.trainer import Trainer
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model.errors import DataError
 from training.config import D3Config, GeneratorConfig, SelectionConfig, TeacherConfig, TrainConfig
-from training.overrides import configured
+from training.recipes import configured
 
 OTHER = TrainConfig(
     seed=7,

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.networks import contrastive as networks
-from model.networks.contrastive import Comparator, Projector
-from training.contrastive import class_contrastive, supervised_contrastive
+from training.losses.contrastive import class_contrastive, supervised_contrastive
+from training.networks import contrastive as networks
+from training.networks.contrastive import Comparator, Projector
 
 D, A, H = 6, 4, 7  # embedding, attributes, hidden
 Loss = Callable[[], Tensor]

@@ -17,9 +17,9 @@ from model.errors import DataError
 from model.preprocess import PreprocessSpec
 from tests.training.tiny import COLOURS
 from training.datasets.dataset import from_store
+from training.datasets.opening import open_data, reopen
 from training.features.store import FeatureStore, ImageRecord
-from training.run_dir.contents import Trained
-from training.sources import open_data, reopen
+from training.runs.contents import Trained
 
 
 def store_of(paths_by_class: list[list[str]], kinds: list[str]) -> FeatureStore:

@@ -15,7 +15,7 @@ from model.errors import DataError
 from tests.training.file_server import FileServer, serving
 from training import download as module
 from training.download import download, transfer
-from training.features import resnet
+from training.features import backbone_export as resnet
 
 CONTENT = bytes(range(256)) * 9000  # more than one chunk
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

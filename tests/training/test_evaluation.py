@@ -15,10 +15,10 @@ from model.calibration import Calibration
 from model.errors import DataError
 from training import evaluation
 from training.datasets.dataset import Dataset
+from training.datasets.opening import open_data, reopen
 from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, protocol, run_key
 from training.metrics import harmonic_mean
-from training.run_dir.contents import Trained
-from training.sources import open_data, reopen
+from training.runs.contents import Trained
 
 
 @pytest.fixture(scope="module")

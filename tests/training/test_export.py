@@ -30,13 +30,13 @@ from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
 from tests.training.tiny import COLOURS, write_run
 from training.datasets.dataset import Dataset
+from training.datasets.opening import open_data, reopen
 from training.evaluation import fit_chosen_heads
-from training.exporting import onnx_graphs
+from training.exporting import graphs
 from training.exporting.export import export
 from training.features.store import FeatureStore
 from training.metrics import evaluate
-from training.run_dir.contents import Trained
-from training.sources import open_data, reopen
+from training.runs.contents import Trained
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_without_test_rows_there_is_validation_only(store_dir: Path, tmp_path: P
 
 
 def test_an_image_alone_and_in_a_batch_of_32(bundle: Bundle, engine: OnnxEngine, store_dir: Path) -> None:
-    session = onnx_graphs.open_session(bundle.trunk.read_bytes())
+    session = graphs.open_session(bundle.trunk.read_bytes())
     images = inputs(store_dir, bundle)[:32]
     seen = np.array([entry.kind == "seen" for entry in bundle.manifest.classes])
 
@@ -301,13 +301,13 @@ def test_a_graph_beyond_tolerance_fails_the_export(
     """And what was there before stays."""
     shutil.copytree(exported, tmp_path / "bundle")
     before = (tmp_path / "bundle" / "manifest.json").read_bytes()
-    check = onnx_graphs.check_parity
+    check = graphs.check_parity
 
     def perturbed(what: str, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         off = np.float32(2e-4) * np.abs(expected).max() if what.startswith(graph) else np.float32(0)
         check(what, actual + off, expected)
 
-    monkeypatch.setattr(onnx_graphs, "check_parity", perturbed)
+    monkeypatch.setattr(graphs, "check_parity", perturbed)
     with pytest.raises(BundleError, match=rf"{graph}\.onnx embedding differs from torch by"):
         export(data, trained, tmp_path / "bundle", overwrite=True)
     assert names(tmp_path) == ["bundle"]

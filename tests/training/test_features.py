@@ -23,7 +23,7 @@ from training.features.backbone import Backbone, load_backbone
 from training.features.decoding import decoded_batches, image_file
 from training.features.extraction import Extraction, extract, partial_folder
 from training.features.journal import FeatureJournal
-from training.features.own_data import read_own_data
+from training.features.own_photos import read_own_data
 from training.features.store import FeatureStore
 
 REPOSITORY = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ import os, signal, sys
 from pathlib import Path
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_data import read_own_data
+from training.features.own_photos import read_own_data
 
 def progress(done, total):
     if done >= int(sys.argv[4]):

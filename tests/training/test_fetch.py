@@ -17,11 +17,12 @@ from model.errors import DataError
 from tests.training.file_server import FileServer, serving
 from tests.training.matfiles import SEEN, UNSEEN, contents, write
 from training import cli
-from training.datasets import archive, known_benchmarks
+from training.datasets import benchmark_rules as known_benchmarks
+from training.datasets import fetch as archive
 from training.datasets import fetch as module
 from training.datasets.benchmark import load_benchmark
+from training.datasets.benchmark_rules import Benchmark
 from training.datasets.fetch import cache_folder, fetch, known_name
-from training.datasets.known_benchmarks import Benchmark
 
 TINY = Benchmark(
     name="AWA1",

@@ -14,9 +14,11 @@ import torch
 
 from tests.training import tiny
 from training.datasets.dataset import Dataset
+from training.datasets.opening import reopen
 from training.evaluation import evaluate_run, run_key
-from training.evenly import evenly
-from training.heads import synthesise
+from training.experiment import write_results
+from training.features.scaler import evenly
+from training.method.heads import synthesise
 from training.metrics import seen_unseen_curve
 from training.reporting.figures import (
     BINS,
@@ -28,9 +30,7 @@ from training.reporting.figures import (
     synthetic_rows,
     trade_off,
 )
-from training.results import write_results
-from training.run_dir.contents import Trained
-from training.sources import reopen
+from training.runs.contents import Trained
 
 
 @pytest.fixture(scope="module")

@@ -20,24 +20,22 @@ from model.bundle import Bundle
 from model.errors import DataError, MissingDependencyError
 from tests.training.tiny import config, dataset, same, write_run
 from training import console
-from training.commands.evaluate import table as results_table
+from training.commands.results import table as results_table
 from training.config import TrainConfig
+from training.console import Bars, Step
 from training.datasets.dataset import Dataset
+from training.datasets.opening import reopen
 from training.evaluation import evaluate_run
+from training.experiment import SUMMARY, Order, parse_seeds, run, run_seeds, table
 from training.exporting.export import export
-from training.fit import FitOptions, fit
-from training.interruption import Interrupted, Interruption
-from training.measurement import STUDENT
-from training.progress import Bars, Step
-from training.run_dir.board import BOARD
-from training.run_dir.checkpoints import LOG
-from training.run_dir.contents import CONFIG, METRICS, Trained, read_json
-from training.runs import Order, run
-from training.scaler import Scaler
-from training.seeds import SUMMARY, parse_seeds, run_seeds, table
-from training.selection import make_task
-from training.sources import reopen
-from training.trainer import train as train_networks
+from training.features.scaler import Scaler
+from training.method.trainer import train as train_networks
+from training.runs.checkpoints import LOG, Interrupted, Interruption
+from training.runs.contents import CONFIG, METRICS, Trained, read_json
+from training.runs.fit import FitOptions, fit
+from training.runs.log import BOARD
+from training.selection.fold_scores import STUDENT
+from training.selection.selection import make_task
 
 CPU = torch.device("cpu")
 

@@ -12,13 +12,13 @@ from tests.training.tiny import config, task
 from training.config import TrainConfig
 from training.datasets.dataset import from_store
 from training.features.extraction import extract
-from training.gradients import INERT, gradient_shares
-from training.scaler import Scaler
-from training.selection import make_task
-from training.student import StudentBatch, student_terms
+from training.features.scaler import Scaler
+from training.method.student import StudentBatch, student_terms
+from training.method.teacher import TeacherOutputs
+from training.method.trainer import Networks, train
+from training.runs.measuring import INERT, gradient_shares
+from training.selection.selection import make_task
 from training.task import Task
-from training.teacher import TeacherOutputs
-from training.trainer import Networks, train
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ANIMALS, MOBILENET = SHARED / "animals", SHARED / "backbones" / "mobilenet_v1_224.onnx"
@@ -62,7 +62,7 @@ def test_every_term_pulls_on_real_photos(tmp_path: Path) -> None:
     if not (ANIMALS.is_dir() and MOBILENET.is_file()):
         pytest.skip(f"needs {ANIMALS} and {MOBILENET}")
     from training.features.backbone import load_backbone
-    from training.features.own_data import read_own_data
+    from training.features.own_photos import read_own_data
 
     store = extract(read_own_data(ANIMALS), load_backbone(MOBILENET), tmp_path / "features").store
     data = from_store(store, test_fraction=0.3, split_seed=0)

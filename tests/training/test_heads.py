@@ -15,9 +15,18 @@ from model.lda import LdaHead
 from model.noise import class_noise
 from model.softmax import SoftmaxHead
 from tests.training.tiny import METHODS, config, task
-from training.heads import HeadChoice, HeadFit, HeadRows, embed, fit_head, fit_heads, synthesise, synthesise_features
+from training.method.heads import (
+    HeadChoice,
+    HeadFit,
+    HeadRows,
+    embed,
+    fit_head,
+    fit_heads,
+    synthesise,
+    synthesise_features,
+)
+from training.method.trainer import Networks, train
 from training.task import Task
-from training.trainer import Networks, train
 
 LDA = HeadChoice(kind="lda", strength=0.4)
 NAMES = ["a", "b", "c", "d", "x", "y"]
@@ -166,7 +175,7 @@ def test_heads_of_both_forms_come_in_the_order_asked_for(networks: Networks, sma
 def test_a_bank_takes_the_first_synthetic_rows_that_it_has_room_for(
     networks: Networks, small: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.heads.rows_per_class", lambda _classes, _dimension: 4)
+    monkeypatch.setattr("training.method.heads.rows_per_class", lambda _classes, _dimension: 4)
     rows = HeadRows.of(networks, small)
     assert [rows.most(samples) for samples in (3, 4, 7)] == [3, 4, 4]
     some = {i: synthesise(networks, small.attributes[i], "k", name, 7) for i, name in ((4, "x"), (5, "y"))}

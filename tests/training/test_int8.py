@@ -28,20 +28,19 @@ from tests.training.photos import write_backbone
 from tests.training.tiny import write_run
 from training import cli
 from training.datasets.dataset import Dataset
+from training.datasets.opening import reopen
 from training.evaluation import fit_chosen_heads
 from training.exporting.export import export
-from training.exporting.int8 import even_rows, quantise
+from training.exporting.int8 import RunImages, even_rows, quantise
 from training.exporting.int8_export import Int8Export, _validation_rows
-from training.exporting.run_images import RunImages
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_data import read_own_data
-from training.folds import folds
-from training.heads import embed, fit_head
+from training.features.own_photos import read_own_data
+from training.method.heads import embed, fit_head
 from training.metrics import evaluate
-from training.run_dir.contents import Trained
-from training.selection import make_task
-from training.sources import reopen
+from training.runs.contents import Trained
+from training.selection.folds import folds
+from training.selection.selection import make_task
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ANY_LOSS = 100.0

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training import losses, pairs, plane
-from training.losses import Form
-from training.pairs import EPSILON
+from training.losses import d3gzsl as losses
+from training.losses import d3gzsl as pairs
+from training.losses import d3gzsl as plane
+from training.losses.d3gzsl import EPSILON, Form
 
 FORMS: tuple[Form, ...] = ("corrected", "faithful")
 SIZES = [(1, 1, 2), (2, 3, 2), (5, 4, 3), (9, 2, 7)]  # rows, dimensions, classes

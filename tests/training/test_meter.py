@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from training.meter import LIMIT, Meter
+from training.device import LIMIT, Meter
 
 
 def meter(*steps: dict[str, float]) -> Meter:

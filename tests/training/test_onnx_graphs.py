@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from model.errors import BundleError, DataError
-from model.networks.d3gzsl import Embedding, Teacher
-from model.networks.generator import Generator
 from tests.training.photos import write_backbone
 from tests.training.tiny import config
-from training.exporting import onnx_graphs
-from training.exporting.onnx_graphs import (
+from training.exporting import graphs
+from training.exporting.graphs import (
     Synthesizer,
     TrunkTail,
     check_parity,
-    open_session,
     synthesizer_graph,
     trunk_graph,
 )
 from training.features.backbone import card_path, load_backbone
+from training.features.scaler import SCALINGS, Scaler
 from training.generators import new_sampler
-from training.scaler import SCALINGS, Scaler
+from training.networks.d3gzsl import Embedding, Teacher
+from training.networks.generator import Generator
+from training.onnx_files import open_session
 
 S, D, Z, A, K = 8, 5, 4, 3, 2  # as in the module's legend
 
@@ -99,7 +99,7 @@ def test_trunk_is_the_same_every_time(backbone: Path, tail: TrunkTail) -> None:
 
 
 def test_graphs_hold_nothing_of_this_machine(backbone: Path, tail: TrunkTail, synthesizer: Synthesizer) -> None:
-    here = str(Path(onnx_graphs.__file__).parents[1]).encode()
+    here = str(Path(graphs.__file__).parents[1]).encode()
     for graph in (
         trunk_graph(backbone, tail, feature_dim=D, side=S),
         synthesizer_graph(synthesizer, noise_dim=K, attribute_dim=A),
@@ -229,7 +229,7 @@ def scaled_initializer(graph: bytes, factor: float) -> onnx.ModelProto:
 def test_graph_that_differs_from_torch_is_refused(
     backbone: Path, tail: TrunkTail, synthesizer: Synthesizer, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = onnx_graphs.to_onnx
+    export = graphs.to_onnx
     factor = 1 + 1e-2
 
     def perturbed(module: torch.nn.Module, *rest: object) -> onnx.ModelProto:
@@ -240,7 +240,7 @@ def test_graph_that_differs_from_torch_is_refused(
             return trunk_graph(backbone, tail, feature_dim=D, side=S)
         return synthesizer_graph(synthesizer, noise_dim=K, attribute_dim=A)
 
-    monkeypatch.setattr(onnx_graphs, "to_onnx", perturbed)
+    monkeypatch.setattr(graphs, "to_onnx", perturbed)
     with pytest.raises(
         BundleError, match=rf"{which}\.onnx \w+ differs from torch by .* of the largest value .* allowed"
     ):
@@ -252,10 +252,8 @@ def test_graph_that_differs_from_torch_is_refused(
 def test_joined_backbone_that_gives_other_features_is_refused(
     backbone: Path, tail: TrunkTail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = onnx_graphs.load_graph
-    monkeypatch.setattr(
-        onnx_graphs, "load_graph", lambda path: scaled_initializer(load(path).SerializeToString(), 1.01)
-    )
+    load = graphs.load_graph
+    monkeypatch.setattr(graphs, "load_graph", lambda path: scaled_initializer(load(path).SerializeToString(), 1.01))
     with pytest.raises(BundleError, match=r"trunk\.onnx features differs"):
         trunk_graph(backbone, tail, feature_dim=D, side=S)
 

@@ -6,7 +6,7 @@ import pytest
 
 from model.errors import DataError
 from tests.training.photos import CLASSES, write_data, write_photo, write_table
-from training.features.own_data import read_own_data
+from training.features.own_photos import read_own_data
 
 
 @pytest.fixture

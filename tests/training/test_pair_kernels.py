@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.networks import contrastive
-from model.networks.generator import SLOPE
+from training.networks import contrastive
+from training.networks.generator import SLOPE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

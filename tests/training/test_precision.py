@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tests.training.tiny import METHODS, config, same, state, task
-from training import losses
+from training.device import allow_tf32, at_least_float32, autocast, full_precision
 from training.generators.base import Terms
 from training.generators.wgan import Wgan
-from training.precision import allow_tf32, at_least_float32, autocast, full_precision
+from training.losses import d3gzsl as losses
+from training.method.trainer import Networks, Trainer, train
 from training.task import Task
-from training.trainer import Networks, Trainer, train
 
 CPU = torch.device("cpu")
 

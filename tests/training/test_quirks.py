@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.tiny import config, task
-from training import pairs
-from training.losses import Form, classification, embedding_distillation, label_distillation, ood_distillation
+from training.losses import d3gzsl as pairs
+from training.losses.d3gzsl import Form, classification, embedding_distillation, label_distillation, ood_distillation
+from training.method.trainer import DivergedError, Trainer, schedule
 from training.task import Task
-from training.trainer import DivergedError, Trainer, schedule
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

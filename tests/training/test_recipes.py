@@ -20,9 +20,8 @@ from tests.training.tiny import SETTINGS
 from training import cli
 from training.commands.options import settled
 from training.config import TrainConfig
-from training.overrides import configured
-from training.recipe import known_recipes, load_recipe, merged
-from training.run_dir.contents import CONFIG, REPORT, Trained, read_json
+from training.recipes import configured, known_recipes, load_recipe, merged
+from training.runs.contents import CONFIG, REPORT, Trained, read_json
 from training.toml_text import toml_text
 
 METHODS = ("wgan", "cegzsl", "tfvaegan", "diffusion")

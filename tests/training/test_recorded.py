@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.bundle import Bundle
 from tests.training.tiny import COLOURS, METHODS, SETTINGS, config, state, task, write_store
 from training.config import Compile
-from training.run_dir.contents import METRICS, read_json
+from training.method.trainer import DivergedError, Trainer, records
+from training.runs.contents import METRICS, read_json
 from training.task import Task
-from training.trainer import DivergedError, Trainer, records
 
 ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -22,7 +22,7 @@ from training.reporting.svg_bars import Bar, bar_chart
 from training.reporting.svg_heat import heat_map
 from training.reporting.svg_lines import Line, line_chart
 from training.reporting.svg_plane import Mark, cloud_chart, curve_chart
-from training.run_dir.contents import SCHEMA
+from training.runs.contents import SCHEMA
 
 HOSTILE = '<b>zebra</b> & "co" \'<script>alert(1)</script>'
 SCORES = {

@@ -20,14 +20,13 @@ import torch
 from model.errors import DataError
 from tests.training.tiny import SETTINGS, config, dataset, same
 from training.config import TrainConfig
+from training.console import OnStep
 from training.datasets.dataset import Dataset
-from training.fit import FitOptions, fit
-from training.interruption import Interrupted, Interruption, interruptible
-from training.progress import OnStep
-from training.run_dir import checkpoints
-from training.run_dir.checkpoints import LOG, PROGRESS, STATE
-from training.run_dir.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
-from training.trainer import DivergedError, Trainer
+from training.method.trainer import DivergedError, Trainer
+from training.runs import checkpoints
+from training.runs.checkpoints import LOG, PROGRESS, STATE, Interrupted, Interruption, interruptible
+from training.runs.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
+from training.runs.fit import FitOptions, fit
 
 REPOSITORY = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -308,7 +307,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 NURSERY = """
 import os, sys
 import torch._dynamo, torch._inductor  # what optimisers import when they are first used takes seconds
-import training.exporting.export, training.runs, training.seeds, training.sources
+import training.exporting.export, training.experiment, training.experiment, training.datasets.opening
 from model import threads
 from training import cli
 

@@ -19,8 +19,8 @@ import torch
 from model.bundle import sha256_of
 from model.errors import DataError
 from tests.training.tiny import METHODS, config, same, write_run
-from training.fit import without_d3
-from training.run_dir.contents import CHECKPOINT, CONFIG, LOG, Trained, read_json, write_json
+from training.runs.contents import CHECKPOINT, CONFIG, LOG, Trained, read_json, write_json
+from training.runs.fit import without_d3
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_round_trip(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_what_fit_returns_is_what_is_read(store_dir: Path, tmp_path: Path) -> None:
-    from training.fit import fit
-    from training.sources import open_data
+    from training.datasets.opening import open_data
+    from training.runs.fit import fit
 
     data, described = open_data(store_dir, test_fraction=0.25, split_seed=0)
     settings = config("generator.attribute_path=none", "d3.embedding_init=normal", "d3.embedding_dim=5")

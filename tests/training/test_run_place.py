@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
-from training.run_dir.checkpoints import PROGRESS, STATE
-from training.run_dir.contents import CONFIG
-from training.run_dir.place import is_finished, is_unfinished, run_place
+from training.runs.checkpoints import PROGRESS, STATE
+from training.runs.contents import CONFIG
+from training.runs.directory import is_finished, is_unfinished, run_place
 
 
 def write(folder: Path, name: str, *, finished: bool = True) -> None:

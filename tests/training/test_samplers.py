@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.networks.denoiser import FREQUENCIES, Denoiser, DiffusionSampler
-from model.networks.feedback import Encoder, FeedbackGenerator, SemanticDecoder
-from model.networks.generator import Generator, location
-from model.networks.sampler import Sampler
 from tests.training.tiny import METHODS, config
 from training.generators import new_sampler
+from training.networks.denoiser import FREQUENCIES, Denoiser, DiffusionSampler
+from training.networks.generator import Encoder, FeedbackGenerator, Generator, Sampler, SemanticDecoder, location
 
 B, D, A, K, H = 5, 7, 4, 3, 6  # as in the modules' legends
 

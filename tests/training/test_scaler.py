@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from training.scaler import SCALINGS, NormalScaler, RangeScaler, Scaler, Scaling
+from training.features.scaler import SCALINGS, NormalScaler, RangeScaler, Scaler, Scaling
 
 
 def test_training_rows_become_0_to_1() -> None:
@@ -96,7 +96,7 @@ def test_values_that_hardly_differ_are_one() -> None:
 def test_of_many_rows_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(3).gamma(2, 1, (4000, 2)).astype(np.float32)
     whole = NormalScaler.of(rows).apply(rows)
-    monkeypatch.setattr("training.scaler._FITTED_ROWS", 1000)
+    monkeypatch.setattr("training.features.scaler._FITTED_ROWS", 1000)
     np.testing.assert_allclose(NormalScaler.of(rows).apply(rows), whole, atol=0.05)
 
 

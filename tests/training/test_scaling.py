@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from model.lda import LdaHead, class_means
 from tests.training.tiny import config, dataset
 from training.datasets.dataset import Dataset
-from training.fit import fit
-from training.folds import folds
-from training.run_dir.contents import Trained
-from training.scaler import Scaler
-from training.scaling import RIDGE, SHRINKAGE, choose_scaling, ridge, score
-from training.selection import select
+from training.features.scaler import Scaler
+from training.runs.contents import Trained
+from training.runs.fit import fit
+from training.selection.folds import folds
+from training.selection.scaling import RIDGE, SHRINKAGE, choose_scaling, ridge, score
+from training.selection.selection import select
 
 CPU = torch.device("cpu")
 
@@ -114,8 +114,8 @@ def test_a_rare_class_keeps_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         met.append(set(fold.classes[labels].tolist()))
         return class_means(rows, labels)
 
-    monkeypatch.setattr("training.scaling.class_means", means)
-    monkeypatch.setattr("training.scaling.MOST_ROWS", 10)
+    monkeypatch.setattr("training.selection.scaling.class_means", means)
+    monkeypatch.setattr("training.selection.scaling.MOST_ROWS", 10)
     score(data, fold, "range")
     assert met == [set(data.labels[fold.train].tolist())]
 

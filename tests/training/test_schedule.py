@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from tests.training.tiny import METHODS, config, same, task
+from training.method.trainer import Trainer, schedule
 from training.task import Task
-from training.trainer import Trainer, schedule
 
 ROLES = ("critic", "generator", "embedding", "student", "confidence")
 

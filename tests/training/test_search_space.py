@@ -10,8 +10,7 @@ import pytest
 
 from model.errors import DataError
 from training.config import TrainConfig
-from training.overrides import configured
-from training.recipe import known_recipes, load_recipe, merged
+from training.recipes import configured, known_recipes, load_recipe, merged
 from training.search.space import Choices, Interval, default_space, nested, read_space, start
 
 

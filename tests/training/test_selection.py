@@ -22,14 +22,22 @@ from model.head import HeadKind
 from tests.training.tiny import config, dataset
 from training.config import SelectionConfig, TrainConfig
 from training.datasets.dataset import Dataset
-from training.folds import fold_count, folds, used_folds
-from training.heads import HeadChoice
-from training.measurement import STUDENT, Measurement, candidates
+from training.features.scaler import Scaler
+from training.method.heads import HeadChoice
 from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
-from training.scaler import Scaler
-from training.scored import NEARLY_BEST, Scored, best_penalty, curve_of, scaled
-from training.selected import Selected
-from training.selection import (
+from training.selection.fold_scores import (
+    NEARLY_BEST,
+    STUDENT,
+    Measurement,
+    Scored,
+    best_penalty,
+    candidates,
+    curve_of,
+    scaled,
+)
+from training.selection.folds import fold_count, folds, used_folds
+from training.selection.result import Selected
+from training.selection.selection import (
     UNSEEN_SCALES,
     Candidate,
     FoldEpoch,
@@ -241,7 +249,9 @@ def test_the_first_fold_decides_how_long_the_others_train(data: Dataset, monkeyp
     """Its second length is the best, and two without a better one follow; other folds may fall as they like."""
     settings = config("selection.evaluations=9", "selection.folds=3", "selection.patience=2", epochs=64)
     coming = iter([0.2, 0.4, 0.1, 0.3, *(8 * [0.3, 0.2])])
-    monkeypatch.setattr("training.selection.best_scores", lambda _: {"lda": {"U": 0.0, "S": 0.0, "H": next(coming)}})
+    monkeypatch.setattr(
+        "training.selection.selection.best_scores", lambda _: {"lda": {"U": 0.0, "S": 0.0, "H": next(coming)}}
+    )
     told: list[FoldEpoch] = []
     selected = select(data, settings, CPU, on_epoch=told.append)
     assert [(at.fold, at.epoch) for at in told] == [(fold, epoch) for fold in range(3) for epoch in range(1, 9)]
@@ -542,7 +552,7 @@ def test_forms_that_are_measured(heads: tuple[HeadKind, ...], classes: int, kind
 
 def test_heads_have_to_take_the_classes_of_all_folds(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """`softmax` could be measured in folds of 6 classes, and not be solved for all 8 in the end."""
-    monkeypatch.setattr("training.measurement.MAX_SOFTMAX_CLASSES", 7)
+    monkeypatch.setattr("training.selection.fold_scores.MAX_SOFTMAX_CLASSES", 7)
     monkeypatch.setattr("model.head.MAX_SOFTMAX_CLASSES", 7)
     both = config('selection.heads=["lda", "softmax"]', epochs=1)
     assert set(select(data, both, CPU).heads) == {"lda"}

@@ -22,15 +22,15 @@ from service.inference.engine import OnnxEngine
 from service.service import Service
 from service.settings import Settings
 from tests.training.tiny import write_run
-from training.commands.evaluate import table
+from training.commands.results import table
 from training.datasets.dataset import Dataset
+from training.datasets.opening import reopen
 from training.evaluation import evaluate_run, fit_chosen_heads, run_key
+from training.experiment import write_results
 from training.exporting.export import export
 from training.features.store import FeatureStore
 from training.reporting.report import report
-from training.results import write_results
-from training.run_dir.contents import Trained
-from training.sources import reopen
+from training.runs.contents import Trained
 
 BOTH = ('selection.heads=["lda", "softmax"]', "selection.penalty=[0.1, 0.01]", "selection.samples=9")
 NEW = {"id": "plum", "name": "Plum", "attributes": [45, 10, 35]}

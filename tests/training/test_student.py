@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.networks.d3gzsl import Student, Teacher
 from tests.training.tiny import config, task
-from training.pairs import EPSILON
-from training.student import StudentBatch, student_terms
+from training.losses.d3gzsl import EPSILON
+from training.method.student import StudentBatch, student_terms
+from training.method.teacher import TeacherOutputs, fit_teacher
+from training.method.trainer import Trainer, new_student
+from training.networks.d3gzsl import Student, Teacher
 from training.task import Task
-from training.teacher import TeacherOutputs, fit_teacher
-from training.trainer import Trainer, new_student
 
 D, C, SEEN = 5, 6, [1, 2, 4, 5]  # seen classes need not come first
 BATCHES = {  # labels of the synthetic and of the real rows

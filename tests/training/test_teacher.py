@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.networks.d3gzsl import Teacher
 from tests.training.tiny import config, same, task
-from training import fit
+from training.method.teacher import TeacherOutputs, fit_teacher
+from training.method.trainer import Networks, train
+from training.networks.d3gzsl import Teacher
+from training.runs import fit
 from training.task import Task
-from training.teacher import TeacherOutputs, fit_teacher
-from training.trainer import Networks, train
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.training.tiny import METHODS, config, same, state, task
 from training.config import ContrastiveConfig, DiffusionConfig, GeneratorConfig, VaeConfig
-from training.fit import without_d3
-from training.gradients import gradient_shares
+from training.method.trainer import Networks, Trainer, train
+from training.runs.fit import without_d3
+from training.runs.measuring import gradient_shares
 from training.task import Task
-from training.trainer import Networks, Trainer, train
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ import torch
 
 from model.errors import DataError
 from tests.training.tiny import METHODS, config, task
-from training import trainer as module
 from training.config import TrainConfig
+from training.method import trainer as module
+from training.method.trainer import DivergedError, Trainer
 from training.task import Task
-from training.trainer import DivergedError, Trainer
 
 
 @pytest.fixture(scope="module")

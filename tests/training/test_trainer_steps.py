@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.tiny import METHODS, config, state, task
-from training import trainer
 from training.generators import wgan
-from training.student import StudentBatch
+from training.method import trainer
+from training.method.student import StudentBatch
+from training.method.trainer import Trainer, average_into, scale_gradient, train
 from training.task import Task
-from training.trainer import Trainer, average_into, scale_gradient, train
 
 
 @pytest.fixture(scope="module")

@@ -25,20 +25,20 @@ from tests.service.postgres import postgres_server
 from tests.training.tiny import SETTINGS, config, dataset
 from training import cli
 from training.config import TrainConfig
+from training.console import Step
 from training.datasets.dataset import Dataset
-from training.heads import HeadChoice, HeadFitError
-from training.interruption import Interrupted
-from training.progress import Step
-from training.recipe import Recipe, load_recipe
-from training.run_dir.contents import CONFIG, read_json
-from training.scaler import Scaling
+from training.features.scaler import Scaling
+from training.method.heads import HeadChoice, HeadFitError
+from training.method.trainer import DivergedError
+from training.recipes import Recipe, load_recipe
+from training.runs.checkpoints import Interrupted
+from training.runs.contents import CONFIG, read_json
 from training.search import tune as module
 from training.search.space import Choices, Interval
 from training.search.study import DONE, count, storage_url
 from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
-from training.selected import ChosenHead, Selected
-from training.selection import FoldEpoch, OnFoldEpoch, select
-from training.trainer import DivergedError
+from training.selection.result import ChosenHead, Selected
+from training.selection.selection import FoldEpoch, OnFoldEpoch, select
 
 SPACE = {"learning_rate": Interval(low=1e-4, high=1e-2, log=True), "generator.hidden": Choices(choices=(8, 16))}
 FAST = ("epochs=1", "selection.evaluations=1", "teacher.epochs=1", "generator.critic_steps=1")

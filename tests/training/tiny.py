@@ -17,16 +17,16 @@ from model.vocabulary import Vocabulary
 from tests.training.photos import write_backbone, write_table
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset
+from training.datasets.opening import open_data
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_data import read_own_data
-from training.fit import fit
-from training.overrides import configured
-from training.scaler import Scaler
-from training.selection import make_task
-from training.sources import open_data
+from training.features.own_photos import read_own_data
+from training.features.scaler import Scaler
+from training.method.trainer import Networks
+from training.recipes import configured
+from training.runs.fit import fit
+from training.selection.selection import make_task
 from training.task import Task
-from training.trainer import Networks
 
 SETTINGS = (
     'scaling="range"',

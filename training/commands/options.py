@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.recipe import Recipe
+    from training.recipes import Recipe
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory made by `d3gzsl-train fit`.")]
 Data = Annotated[
@@ -47,8 +47,7 @@ def settled(recipe: str | None, generator: str | None, settings: list[str]) -> t
     Raises:
         DataError: there is no such recipe, or a setting is not valid.
     """
-    from training.overrides import configured
-    from training.recipe import load_recipe
+    from training.recipes import configured, load_recipe
 
     found = None if recipe is None else load_recipe(recipe)
     given = [] if generator is None else [f"generator.method={generator}"]

@@ -18,9 +18,18 @@ from numpy.typing import NDArray
 from model.classes import ClassEntry, slug
 from model.errors import DataError
 from model.vocabulary import Vocabulary
-from training.datasets.benchmark_rules import OLD, USED, Rows, check_classes, check_columns, check_known, check_rows
+from training.datasets.benchmark_rules import (
+    OLD,
+    USED,
+    Benchmark,
+    Rows,
+    check_classes,
+    check_columns,
+    check_known,
+    check_rows,
+    recognise,
+)
 from training.datasets.dataset import Dataset
-from training.datasets.known_benchmarks import Benchmark, recognise
 from training.datasets.matfile import MatFile, first
 
 FEATURES = "res101.mat"

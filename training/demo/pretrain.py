@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from model.errors import DataError
-from model.networks.slim_resnet import HeadOutputs, SlimResNet, TwoHeadNet
 from model.preprocess import PreprocessSpec
 from training.demo.dataset import Drawings, render_inputs
+from training.demo.slim_resnet import HeadOutputs, SlimResNet, TwoHeadNet
 from training.demo.world import ATTRIBUTES, COLOURS, SEEN
 
 SPEC = PreprocessSpec(size=64, resize=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -15,14 +15,16 @@ from model.bundle import check_writable, sha256_bytes, sha256_of, write_bundle
 from model.errors import DataError
 from model.head import Float32, HeadSpec
 from model.manifest import Example, bundle_id
-from model.softmax import TOLERANCE, SoftmaxHead
+from model.softmax import TOLERANCE as SOFTMAX_TOLERANCE
+from model.softmax import SoftmaxHead
 from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
 from training.evaluation import evaluate_run, run_task, testable
+from training.exporting.graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
 from training.exporting.int8_export import Int8Export
-from training.exporting.onnx_graphs import Synthesizer, TrunkTail, open_session, synthesizer_graph, trunk_graph
-from training.heads import HeadChoice, HeadFit, HeadRows
-from training.run_dir.contents import Trained
+from training.method.heads import HeadChoice, HeadFit, HeadRows
+from training.onnx_files import open_session
+from training.runs.contents import Trained
 
 
 def export(
@@ -143,7 +145,7 @@ def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:
         scale = choice.unseen_scale
         return HeadSpec(kind="lda", samples=samples, shrinkage=choice.strength, unseen_scale=scale, **shared)
     penalty = rows.penalty(choice.strength)
-    return HeadSpec(kind="softmax", samples=rows.most(samples), penalty=penalty, tolerance=TOLERANCE, **shared)
+    return HeadSpec(kind="softmax", samples=rows.most(samples), penalty=penalty, tolerance=SOFTMAX_TOLERANCE, **shared)
 
 
 def _lda(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, _order: NDArray[np.int64]) -> HeadFit:

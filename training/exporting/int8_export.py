@@ -18,14 +18,14 @@ from model.errors import DataError
 from model.head import Float32, logits
 from training.datasets.dataset import BackboneSource, Dataset
 from training.evaluation import testable
-from training.exporting.int8 import even_rows, quantise
-from training.exporting.onnx_graphs import TrunkTail, open_session, trunk_graph
-from training.exporting.run_images import RunImages
-from training.folds import folds
-from training.heads import fit_head
+from training.exporting.graphs import TrunkTail, trunk_graph
+from training.exporting.int8 import RunImages, even_rows, quantise
+from training.method.heads import fit_head
 from training.metrics import GzslScores, evaluate
-from training.run_dir.contents import Trained
-from training.selection import make_task
+from training.onnx_files import open_session
+from training.runs.contents import Trained
+from training.selection.folds import folds
+from training.selection.selection import make_task
 
 LIMIT = 0.5
 CALIBRATION_IMAGES = 128

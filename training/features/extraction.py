@@ -18,9 +18,8 @@ from model.errors import DataError, Problem
 from model.threads import available_cpus
 from training.features.backbone import Backbone, card_path
 from training.features.decoding import decoded_batches, image_file
-from training.features.journal import FeatureJournal
-from training.features.known_rows import KnownRows
-from training.features.own_data import OwnData, shown
+from training.features.journal import FeatureJournal, KnownRows
+from training.features.own_photos import OwnData, shown
 from training.features.store import (
     BACKBONE,
     BACKBONE_CARD,

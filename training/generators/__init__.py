@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from model.networks.d3gzsl import Student, Teacher
-from model.networks.sampler import Sampler
 from training.config import TrainConfig
 from training.generators import diffusion, tfvaegan, wgan
 from training.generators.base import Method
 from training.generators.cegzsl import CeGzsl
+from training.networks.d3gzsl import Student, Teacher
+from training.networks.generator import Sampler
 from training.task import Task
 
 METHODS: dict[str, Callable[[Task, Teacher, Student, TrainConfig], Method]] = {

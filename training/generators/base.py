@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.networks.d3gzsl import Student, Teacher
-from model.networks.sampler import Sampler
 from training.config import TrainConfig
+from training.networks.d3gzsl import Student, Teacher
+from training.networks.generator import Sampler
 
 Terms = dict[str, Tensor]
 """Weighted terms by name; what is minimised is their sum."""

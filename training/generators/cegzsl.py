@@ -14,13 +14,13 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from model.networks.contrastive import Comparator, Projector
-from model.networks.d3gzsl import Student, Teacher
 from training.config import TrainConfig
-from training.contrastive import class_contrastive, supervised_contrastive
+from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms, frozen
 from training.generators.wgan import Wgan, critic_terms, generator_terms
-from training.precision import at_least_float32, full_precision
+from training.losses.contrastive import class_contrastive, supervised_contrastive
+from training.networks.contrastive import Comparator, Projector
+from training.networks.d3gzsl import Student, Teacher
 from training.task import Task
 
 

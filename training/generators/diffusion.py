@@ -8,14 +8,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from model.networks.d3gzsl import Student, Teacher
-from model.networks.denoiser import DiffusionSampler
-from training.attribute_path import fit_path
 from training.config import TrainConfig
+from training.device import at_least_float32, full_precision
 from training.generators.base import Method, RealBatch, Terms
-from training.precision import at_least_float32, full_precision
-from training.spread import within_class_components, within_class_spread
-from training.start import HIDDEN_SHARE
+from training.generators.ridge_prior import HIDDEN_SHARE, fit_path, within_class_components, within_class_spread
+from training.networks.d3gzsl import Student, Teacher
+from training.networks.denoiser import DiffusionSampler
 from training.task import Task
 
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.networks.d3gzsl import Student, Teacher
-from model.networks.feedback import Encoder, FeedbackGenerator
 from training.config import TrainConfig
+from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms
+from training.generators.ridge_prior import within_class_spread
 from training.generators.wgan import Wgan, critic_terms, generator_terms
-from training.losses import gaussian_kl
-from training.precision import at_least_float32, full_precision
-from training.spread import within_class_spread
+from training.losses.d3gzsl import gaussian_kl
+from training.networks.d3gzsl import Student, Teacher
+from training.networks.generator import Encoder, FeedbackGenerator
 from training.task import Task
 
 

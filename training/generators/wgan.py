@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from model.networks.d3gzsl import Student, Teacher
-from model.networks.generator import Critic, Generator
-from training import losses
 from training.config import TrainConfig
+from training.device import at_least_float32, full_precision
 from training.generators.base import Method, RealBatch, Terms, frozen
-from training.precision import at_least_float32, full_precision
-from training.start import start_from_gaussians
+from training.generators.ridge_prior import start_from_gaussians
+from training.losses import d3gzsl as losses
+from training.networks.d3gzsl import Student, Teacher
+from training.networks.generator import Critic, Generator
 from training.task import Task
 
 

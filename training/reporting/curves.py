@@ -7,11 +7,11 @@ from itertools import groupby
 from typing import Any
 
 from training.console import plural
-from training.gradients import INERT
-from training.measurement import STUDENT
 from training.reporting.page import charts, definitions, paragraph, section, table
 from training.reporting.svg import number
 from training.reporting.svg_lines import Line, line_chart
+from training.runs.measuring import INERT
+from training.selection.fold_scores import STUDENT
 
 TERMS = {  # of the log: what it is, and the setting that holds its weight
     "cls": ("L_cls, classification", "classification"),

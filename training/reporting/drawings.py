@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.measurement import STUDENT
 from training.reporting.page import charts, paragraph, section, table
 from training.reporting.svg_heat import heat_map, heat_scale
 from training.reporting.svg_lines import Line
 from training.reporting.svg_plane import Mark, cloud_chart, cloud_legend, curve_chart
+from training.selection.fold_scores import STUDENT
 
 SEEN_COLUMN = "a seen class"
 LISTED = 12  # confusions in the table

@@ -15,10 +15,10 @@ from scipy.linalg import eigh
 
 from training.datasets.dataset import Dataset
 from training.evaluation import TestRows, run_key
-from training.evenly import evenly
-from training.heads import HeadFit, embed, synthesise_features
+from training.features.scaler import evenly
+from training.method.heads import HeadFit, embed, synthesise_features
 from training.metrics import harmonic_mean, harmonic_means, per_class_accuracy, seen_unseen_curve
-from training.run_dir.contents import Trained
+from training.runs.contents import Trained
 
 CURVE_POINTS = 400
 BINS = 40

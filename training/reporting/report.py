@@ -13,7 +13,7 @@ from training.reporting.classes import per_class
 from training.reporting.curves import gradients, losses, progress, validation
 from training.reporting.drawings import confusion, plane, trade_off
 from training.reporting.page import beside, definitions, page, paragraph, section, table
-from training.run_dir.contents import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
+from training.runs.contents import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
 HEADS = {"lda": "lda on E_s", "softmax": "softmax on E_s", "student": "C_s (the paper's student)"}

@@ -13,7 +13,7 @@ from optuna import Trial
 
 from model.errors import DataError, Problem
 from training.config import TrainConfig
-from training.recipe import merged
+from training.recipes import merged
 
 _FIXED = ("seed", "selection")  # decide how H is measured, so they cannot be searched for a better one
 _INTERVAL, _CHOICE = {"low", "high", "log"}, {"choices"}

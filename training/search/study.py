@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from model.errors import DataError, MissingDependencyError
-from training.run_dir.begin import differences
+from training.runs.directory import differences
 
 HEARTBEAT, GRACE = 60, 180  # seconds; a trial whose process was killed is given up after the second
 BUSY = 60  # seconds to wait for another writer of a SQLite file

@@ -17,18 +17,18 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from model.errors import DataError
 from training.config import TrainConfig
+from training.console import OnStep, Step
 from training.datasets.dataset import Dataset
-from training.folds import fold_count
-from training.heads import HeadFitError
-from training.interruption import Interruption
-from training.progress import OnStep, Step
-from training.recipe import Recipe, merged
-from training.scaler import Scaling
-from training.scaling import choose_scaling
+from training.features.scaler import Scaling
+from training.method.heads import HeadFitError
+from training.method.trainer import DivergedError
+from training.recipes import Recipe, merged
+from training.runs.checkpoints import Interruption
 from training.search.space import Space, nested, space_json, start
 from training.search.study import DONE, ask_for, count, open_study
-from training.selection import FoldEpoch, select
-from training.trainer import DivergedError
+from training.selection.folds import fold_count
+from training.selection.scaling import choose_scaling
+from training.selection.selection import FoldEpoch, select
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,1 +1,0 @@
-"""The torch networks. Only `training` imports them; a service has their ONNX exports instead."""

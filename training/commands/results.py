@@ -1,0 +1,138 @@
+"""`d3gzsl-train evaluate`, `report`, `export` and `demo`: what a run, or the demo, gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import TaskID
+
+from training import console
+from training.commands.options import AsJson, Data, Device, Overwrite, RunDir
+
+
+def evaluate(run_dir: RunDir, data: Data = None, device: Device = "auto", as_json: AsJson = False) -> None:
+    """Measure U, S, H, T1, AUSUC, calibration and the AUROC of novelty.
+
+    Writes metrics.json, curves.json and report.html into RUN_DIR.
+    """
+    from training.datasets.opening import reopen
+    from training.experiment import write_results
+    from training.reporting.report import write_report
+    from training.runs.contents import Trained
+    from training.runs.fit import choose_device
+
+    target = choose_device(device)
+    trained = Trained.load(run_dir)
+    trained.networks.to(target)
+    metrics = write_results(run_dir, reopen(trained, moved_to=data), trained)
+    write_report(run_dir)
+    console.result(metrics, table(metrics), as_json=as_json)
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The results as lines for people, the protocol below the numbers."""
+    from training.reporting.report import titles
+
+    columns = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
+    lines = ["".join(["head".ljust(28), *(c.rjust(8) for c in columns.values())])]
+    for key, title in titles(metrics).items():
+        lines.append("".join([title.ljust(28), *(f"{metrics[key][c]:8.3f}" for c in columns)]))
+    protocol = metrics["protocol"]
+    rows, split = protocol["rows"], protocol["split"]
+    lines += [
+        f"novelty: AUROC {metrics['novelty']['auroc']:.3f} for unseen against seen test images",
+        f"protocol: {protocol['selection']}; test images used for selection: "
+        f"{'YES' if protocol['test_used_for_selection'] else 'no'}",
+        f"  {protocol['metric']}",
+        f"  {rows['trainval']} training rows, {rows['test_seen']} test rows of {protocol['classes']['seen']} seen and "
+        f"{rows['test_unseen']} of {protocol['classes']['unseen']} unseen classes; seed {protocol['seed']}",
+        f"  split: {split.get('rule', split)}",
+    ]
+    return "\n".join(lines)
+
+
+def report(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Write RUN_DIR/report.html: results with their protocol, what validation chose, losses, accuracy per class.
+
+    One file without scripts or anything from elsewhere. `fit` and `evaluate` write it too.
+    """
+    from training.reporting.report import write_report
+
+    out = write_report(run_dir)
+    console.result({"out": str(out)}, str(out), as_json=as_json)
+
+
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder the bundle is written to.")],
+    data: Data = None,
+    head: Annotated[
+        str | None, typer.Option(metavar="lda|softmax", help="Form of the head; else the one validation chose.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise the backbone, calibrated on images of the training.")
+    ] = False,
+    int8_limit: Annotated[float, typer.Option(help="Points of H that int8 may lose, 0 to 100.")] = 0.5,
+    calibration_images: Annotated[int, typer.Option(help="Training images that int8 is calibrated on.")] = 128,
+    images: Annotated[
+        Path | None, typer.Option(metavar="IMAGES_DIR", help="Where the training's data folder is, if it was moved.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the bundle that `d3gzsl serve --bundle` takes; every ONNX graph is held against torch first."""
+    from training.datasets.opening import reopen
+    from training.exporting.export import export as run
+    from training.runs.contents import Trained
+
+    trained = Trained.load(run_dir)
+    dataset = reopen(trained, moved_to=data)
+    if int8:
+        from training.exporting.int8 import RunImages
+        from training.exporting.int8_export import Int8Export
+
+        source = RunImages.of(trained, features=data, root=images)
+        with console.progress_bar(quiet=as_json) as bar:
+            steps: dict[str, TaskID] = {}
+
+            def show(step: str, done: int, total: int) -> None:
+                if step not in steps:
+                    steps[step] = bar.add_task(step, total=total)
+                bar.update(steps[step], completed=done)
+
+            plan = Int8Export(images=source, limit=int8_limit, calibration_images=calibration_images, on_images=show)
+            written = run(dataset, trained, out, head=head, int8=plan, overwrite=overwrite)
+    else:
+        written = run(dataset, trained, out, head=head, overwrite=overwrite)
+    sentence = f"{out}: bundle {written['bundle_id']}; next: d3gzsl serve --bundle {out}"
+    if int8:
+        found = written["metrics"]["int8"]
+        sentence += (
+            f"\nH on {found['images']} {found['measured_on']}: {100 * found['int8']['H']:.2f} in int8, "
+            f"{100 * found['fp32']['H']:.2f} in float32"
+        )
+    console.result({"out": str(out), **written}, sentence, as_json=as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder the bundle is written to.")],
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build the demo bundle from nothing: draw images, train a slim ResNet-101, train D3GZSL, export. Under an hour."""
+    from training.demo.build import DemoConfig, build_demo
+
+    with console.progress_bar(quiet=as_json) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        built = build_demo(out, DemoConfig(), overwrite=overwrite, progress=progress)
+    served = built["metrics"][built["metrics"]["served"]]
+    sentence = f"{out}: bundle {built['bundle_id']}; U {served['U']:.3f}, S {served['S']:.3f}, H {served['H']:.3f}"
+    console.result({"out": str(out), **built}, sentence, as_json=as_json)

@@ -1,0 +1,1 @@
+"""Loss functions: those of D3GZSL and of contrastive generators."""

@@ -1,0 +1,71 @@
+"""The student's losses on one batch.
+
+B: real rows, M: synthetic unseen rows, D: scaled features, C: classes of this training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.config import D3Config
+from training.device import at_least_float32, full_precision
+from training.losses import d3gzsl as losses
+from training.method.teacher import TeacherOutputs
+from training.networks.d3gzsl import Student, Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentBatch:
+    """Rows that the student losses see: synthetic unseen, and real seen with the teacher's view of them.
+
+    Attributes:
+        synthetic: [M, D].
+        synthetic_labels: [M].
+        real: [B, D].
+        real_labels: [B].
+        teacher: outputs of the real rows.
+    """
+
+    synthetic: Tensor
+    synthetic_labels: Tensor
+    real: Tensor
+    real_labels: Tensor
+    teacher: TeacherOutputs
+
+
+def student_terms(
+    student: Student, teacher: Teacher, batch: StudentBatch, seen_index: Tensor, config: D3Config
+) -> dict[str, Tensor]:
+    """The unweighted D3GZSL terms of one batch; a term with weight 0 is not computed."""
+    weights = config.weights()
+    if not any(weights.values()):
+        return {}
+    z, logits = student(torch.cat([batch.synthetic, batch.real]))
+    labels = torch.cat([batch.synthetic_labels, batch.real_labels])
+    count = len(batch.synthetic)
+    terms: dict[str, Tensor] = {}
+    with full_precision(logits.device):
+        z, logits = at_least_float32(z), at_least_float32(logits)
+        if weights["cls"]:
+            terms["cls"] = losses.classification(logits, labels, config.cls_form)
+        if weights["kl"]:
+            terms["kl"] = losses.label_distillation(logits[count:, seen_index], batch.teacher.log_probs, config.kl_form)
+        if weights["be"]:
+            terms["be"] = losses.embedding_distillation(
+                batch.teacher.embeddings, z[count:], batch.real_labels, config.be_form
+            )
+        if weights["od"]:
+            # The confidence divides by the spread of the real rows' scores, which may be less than bfloat16 resolves.
+            scores = teacher.score(at_least_float32(batch.synthetic))
+            domain = torch.arange(len(labels), device=labels.device) < count
+            terms["od"] = losses.ood_distillation(
+                logits,
+                student.ood_head,
+                student.confidence(torch.cat([scores, batch.teacher.scores])),
+                labels if config.ood_target == "class" else domain,
+                config.od_form,
+            )
+    return terms

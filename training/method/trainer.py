@@ -1,0 +1,378 @@
+"""Training of D3GZSL on a base generator: reads top to bottom.
+
+N: real rows, B: batch, M: synthetic unseen rows, D: scaled features, A: attributes, C: classes of this training.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import DataError
+from training.config import Compile, TrainConfig
+from training.device import LIMIT, Meter, Recorded, allow_tf32, autocast
+from training.generators import new_method
+from training.generators.base import RealBatch, Terms
+from training.method.student import StudentBatch, student_terms
+from training.method.teacher import TeacherOutputs, fit_teacher
+from training.networks.d3gzsl import Student, Teacher
+from training.networks.generator import Sampler
+from training.task import Task
+
+MIN_SPREAD = 1e-3  # of the teacher's scores, below which the confidence starts no steeper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """What a training gives."""
+
+    generator: Sampler
+    teacher: Teacher
+    student: Student
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Names and modules, for checkpoints."""
+        yield from (("generator", self.generator), ("teacher", self.teacher), ("student", self.student))
+
+    def to(self, device: torch.device) -> Networks:
+        """The same networks, moved."""
+        for _, module in self.modules():
+            module.to(device)
+        return self
+
+
+class Trainer:
+    """A training that can be stopped after any epoch and continued bit for bit on a CPU.
+
+    The generator that it gives is the moving average over its training: a GAN's weights circle around what they would
+    converge to, and so does what they synthesise.
+
+    Args:
+        task: data on the device to train on.
+        config: hyper-parameters.
+        state: of :meth:`state`, to continue; without it the teacher is pre-trained and a training begins.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, state: dict[str, Any] | None = None) -> None:
+        torch.manual_seed(config.seed)
+        allow_tf32(config.precision)
+        self._task, self._config, self._device = task, config, task.features.device
+        self.epoch = 0
+        teacher = new_teacher(task, config, state)
+        self._teacher_outputs = TeacherOutputs.of(teacher, task.features)
+        student = new_student(task, self._teacher_outputs.scores, config)
+        self._method = new_method(task, teacher, student, config)
+        averaged = copy.deepcopy(self._method.sampler).requires_grad_(False)
+        self.networks = Networks(generator=averaged, teacher=teacher, student=student)
+        self._optimisers = self._new_optimisers()
+        compiled = torch.compile if config.compile == "on" else _as_it_is
+        self._critic_loss = compiled(self._method.critic_loss)
+        self._generator_loss = compiled(self._method.generator_loss)
+        self._student_loss = compiled(self._student_losses)
+        self._random = torch.Generator(self._device).manual_seed(config.seed)
+        self._critic_steps: Callable[[], None] = self._take_critic_steps
+        self._generator_step: Callable[[], None] = self._take_generator_step
+        if records(config.compile, self._device):
+            self._critic_steps = Recorded(self._critic_steps, self._random)
+            self._generator_step = Recorded(self._generator_step, self._random)
+        self._meter = Meter(self._device)
+        self._synthetic_labels = task.unseen_index.repeat_interleave(config.d3.synthetic_per_class)
+        self._synthetic_attributes = task.attributes[self._synthetic_labels]
+        self._teacher_labels, self._seen_index = task.teacher_labels, task.seen_index
+        self.steps = config.steps or math.ceil(len(task.features) / self._size)
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def _size(self) -> int:
+        return min(self._config.batch_size, len(self._task.features))
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for one epoch; returns mean losses.
+
+        Per outer step, as published: `critic_steps` times the critic's loss plus the student losses with the generator
+        frozen, then once the generator's loss plus the student losses on fresh synthetic rows.
+
+        Raises:
+            DataError: a loss is not finite or beyond all bounds; names the first such step and loss.
+        """
+        self._set_learning_rates()
+        self._meter.reset()
+        for step in range(self.steps):
+            self._critic_steps()
+            if self.epoch * self.steps + step >= self._config.generator.warm_up:
+                self._generator_step()
+        self._refuse_divergence()
+        self.epoch += 1
+        return self._meter.means()
+
+    def _take_critic_steps(self) -> None:
+        critic, _, student = self._optimisers
+        self._meter.begin_step()
+        for _ in range(self._method.critic_steps):
+            self._batch = self._draw()
+            real, teacher = self._batch
+            with autocast(self._device, self._config.precision):
+                terms = self._critic_loss(real, self._random)
+                with torch.no_grad():
+                    synthetic = self._synthesise()
+                student_loss, unweighted = self._student_loss(real, teacher, synthetic)
+            self._step(terms, student_loss, [*critic, student])
+            self._meter.add(terms)
+            self._meter.add(unweighted)
+
+    def _take_generator_step(self) -> None:
+        """On the batch of the last critic step."""
+        _, generator, student = self._optimisers
+        real, teacher = self._batch
+        with autocast(self._device, self._config.precision):
+            terms = self._generator_loss(real, self._random)
+            synthetic = scale_gradient(self._synthesise(), self._config.d3.generator_share)
+            student_loss, unweighted = self._student_loss(real, teacher, synthetic)
+        self._step(terms, student_loss, [*generator, student])
+        self._meter.add(terms)
+        self._meter.add(unweighted)
+        average_into(self.networks.generator, self._method.sampler, self._config.generator.averaging)
+
+    def release(self) -> None:
+        """Give back what only further epochs need: gradients, moments and recorded steps; the networks stay.
+
+        On a GPU recorded steps hold as much memory as the step they record, until nothing refers to them.
+        """
+        for optimiser in self._all_optimisers():
+            optimiser.zero_grad()
+            optimiser.state.clear()
+        self._critic_steps, self._generator_step = self._take_critic_steps, self._take_generator_step
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how the training goes on: tensors and plain values only, not copied."""
+        return {
+            "epoch": self.epoch,
+            "device": self._device.type,
+            "modules": {name: module.state_dict() for name, module in self._modules()},
+            "optimisers": [optimiser.state_dict() for optimiser in self._all_optimisers()],
+            "random": self._random.get_state(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if (begun_on := state["device"]) != self._device.type:
+            raise DataError(
+                f"--device: expected {begun_on}, where the training was begun and its random numbers are, got "
+                f"{self._device.type}; --overwrite begins anew"
+            )
+        self.epoch = int(state["epoch"])
+        for name, module in self._modules():
+            module.load_state_dict(state["modules"][name])
+        for optimiser, saved in zip(self._all_optimisers(), state["optimisers"], strict=True):
+            rates = [group["lr"] for group in optimiser.param_groups]
+            optimiser.load_state_dict(saved)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                if isinstance(rate, Tensor):
+                    group["lr"] = rate.fill_(float(group["lr"]))
+        self._random.set_state(state["random"].cpu())
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from self.networks.modules()
+        yield "method", self._method
+
+    def _all_optimisers(self) -> Iterator[torch.optim.Optimizer]:
+        critic, generator, student = self._optimisers
+        yield from (*critic, *generator, student)
+
+    def _new_optimisers(
+        self,
+    ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.Optimizer], torch.optim.Optimizer]:
+        """Adam for the critic's side and for the generator's, each absent where it trains nothing, and the student."""
+        config, student = self._config, self.networks.student
+        named = dict(student.named_parameters())
+        confidence = [named.pop("w" if "w" in named else "log_w"), named.pop("b")]
+        embedding = [named.pop(name) for name in list(named) if name.startswith("embedding.")]
+
+        def adam(*groups: tuple[str, list[nn.Parameter], float]) -> torch.optim.Optimizer:
+            return torch.optim.Adam(
+                [
+                    {"params": parameters, "lr": self._rate(factor), "role": role, "factor": factor}
+                    for role, parameters, factor in groups
+                ],
+                betas=(config.adam_beta1, 0.999),
+                fused=True,
+                capturable=self._device.type == "cuda",
+            )
+
+        sides = (
+            ("critic", list(self._method.critic_side()), 1.0),
+            ("generator", list(self._method.generator_side()), config.generator.learning_rate_factor),
+        )
+        critic, generator = ([adam((role, side, factor))] if side else [] for role, side, factor in sides)
+        of_student = adam(
+            ("embedding", embedding, config.d3.embedding_lr_factor),
+            ("student", list(named.values()), 1.0),
+            ("confidence", confidence, 1.0),
+        )
+        return critic, generator, of_student
+
+    def _set_learning_rates(self) -> None:
+        for optimiser in self._all_optimisers():
+            for group in optimiser.param_groups:
+                scheduled = schedule(self._config, group["role"], self.epoch)
+                rate = self._config.learning_rate * group["factor"] * scheduled
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def _rate(self, factor: float) -> float | Tensor:
+        """A learning rate: on a GPU a tensor, which a recorded step reads anew."""
+        rate = self._config.learning_rate * factor
+        return torch.tensor(rate, device=self._device) if self._device.type == "cuda" else rate
+
+    def _draw(self) -> tuple[RealBatch, TeacherOutputs]:
+        """Random real rows with the teacher's view of them."""
+        task = self._task
+        rows = torch.randint(len(task.features), (self._size,), generator=self._random, device=self._device)
+        labels = task.labels[rows]
+        real = RealBatch(
+            features=task.features[rows],
+            attributes=task.attributes[labels],
+            labels=labels,
+            teacher_labels=self._teacher_labels[rows],
+        )
+        return real, self._teacher_outputs.take(rows)
+
+    def _synthesise(self) -> Tensor:
+        noise = self._method.noise(len(self._synthetic_labels), self._random)
+        features: Tensor = self._method.sampler(noise, self._synthetic_attributes)
+        return features
+
+    def _student_losses(self, real: RealBatch, teacher: TeacherOutputs, synthetic: Tensor) -> tuple[Tensor, Terms]:
+        """Weighted sum of the student losses, and each of them without its weight."""
+        batch = StudentBatch(
+            synthetic=synthetic,
+            synthetic_labels=self._synthetic_labels,
+            real=real.features,
+            real_labels=real.labels,
+            teacher=teacher,
+        )
+        weights = self._config.d3.weights()
+        terms = student_terms(self.networks.student, self.networks.teacher, batch, self._seen_index, self._config.d3)
+        total = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=self._device))
+        return total, terms
+
+    @staticmethod
+    def _step(terms: Terms, student_loss: Tensor, optimisers: list[torch.optim.Optimizer]) -> None:
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        loss = sum(terms.values(), student_loss)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimiser in optimisers:
+                optimiser.step()
+
+    def _refuse_divergence(self) -> None:
+        if (found := self._meter.first_bad()) is not None:
+            step, names = found
+            raise DivergedError(
+                f"the training diverged in epoch {self.epoch + 1}, outer step {step + 1} of {self.steps}: "
+                f"{' and '.join(names)} not finite or beyond {LIMIT:g}; use a lower learning_rate"
+            )
+
+
+class DivergedError(DataError):
+    """A loss stopped being a number, or left all bounds."""
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    *,
+    epochs: int,
+    on_epoch: Callable[[int, Networks, dict[str, float]], None] = lambda *_: None,
+) -> Networks:
+    """Pre-train the teacher, then train generator, critic and student together.
+
+    Args:
+        task: data on the device to train on.
+        config: hyper-parameters.
+        epochs: how long; `config.epochs` is the longest that selection considers.
+        on_epoch: called after each epoch with its number from 1, the networks and mean losses.
+
+    Raises:
+        DivergedError: the training diverged.
+    """
+    trainer = Trainer(task, config)
+    while trainer.epoch < epochs:
+        losses = trainer.run_epoch()
+        on_epoch(trainer.epoch, trainer.networks, losses)
+    trainer.release()
+    return trainer.networks
+
+
+def new_teacher(task: Task, config: TrainConfig, state: dict[str, Any] | None) -> Teacher:
+    """The teacher of a task, pre-trained; with the state of a training, that training's teacher."""
+    if state is None:
+        return fit_teacher(task.features, task.teacher_labels, len(task.seen_index), config)
+    dimension = task.features.shape[1]
+    teacher = Teacher(
+        feature_dim=dimension,
+        dim=config.d3.embedding_size(dimension),
+        seen_classes=len(task.seen_index),
+        init=config.d3.embedding_init,
+    ).to(task.features.device)
+    teacher.load_state_dict(state["modules"]["teacher"])
+    return teacher.requires_grad_(False).eval()
+
+
+def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
+    """A fresh student; its confidence starts at w = 1/std(e), b = -median(e) of the teacher's scores on real rows.
+
+    With the published L_od it starts at w = 1, b = 0, as published, which is at most a half, and w may turn negative.
+    """
+    dimension = task.features.shape[1]
+    published = config.d3.free_w
+    return Student(
+        feature_dim=dimension,
+        dim=config.d3.embedding_size(dimension),
+        classes=len(task.seen),
+        init=config.d3.embedding_init,
+        confidence_w=1.0 if published else 1 / max(float(scores_N.std()), MIN_SPREAD),
+        confidence_b=0.0 if published else -float(scores_N.median()),
+        free_w=published,
+    ).to(task.features.device)
+
+
+def records(setting: Compile, device: torch.device) -> bool:
+    """Whether steps are recorded as CUDA graphs: on a GPU, whose small kernels take longer to launch than to run."""
+    return device.type == "cuda" and setting != "off"
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def schedule(config: TrainConfig, role: str, epoch: int) -> float:
+    """Factor on the learning rate of critic, generator, embedding, student or confidence in an epoch, from 0."""
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    if config.schedule == "published":
+        growth = {"critic": 1.09, "generator": 1.09, "embedding": 0.98, "student": 0.98, "confidence": 0.99}
+        return float(growth[role] ** (epoch // 20))
+    return 1.0
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """The same values, their gradient multiplied by a factor."""
+    return x * factor + (x * (1 - factor)).detach()
+
+
+@torch.no_grad()
+def average_into(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Exponential moving average of parameters: average = decay * average + (1 - decay) * module."""
+    kept: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = list(module.parameters())
+    torch._foreach_lerp_(kept, new, 1 - decay)

@@ -1,0 +1,1 @@
+"""The torch networks: teacher and student, generators, critics, denoiser."""
