@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from model.errors import DataError
+
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
@@ -140,3 +142,22 @@ class Meter:
             return None
         first = min(step for step, _ in found)
         return first, [name for step, name in found if step == first]
+
+
+def records(setting: str, device: torch.device) -> bool:
+    """Whether steps are recorded as CUDA graphs: on a GPU, whose small kernels take longer to launch than to run."""
+    return device.type == "cuda" and setting != "off"
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes a GPU where there is one.
+
+    Raises:
+        DataError: `cuda` without a GPU, or another name.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise DataError(f"--device: expected auto, cpu or cuda, got {name!r}")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise DataError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

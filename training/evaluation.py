@@ -14,13 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from model.calibration import Calibration, novelty, softmax
-from model.errors import DataError
 from model.head import Float32, HeadKind
-from training.datasets.dataset import Dataset
+from training.datasets.dataset import Dataset, make_task
 from training.method.heads import HeadFit, embed, fit_heads
 from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
 from training.runs.contents import Trained
-from training.selection.selection import make_task
 from training.task import Task
 
 
@@ -72,26 +70,6 @@ def run_task(dataset: Dataset, trained: Trained) -> Task:
     return make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), trained.scaler, device)
 
 
-def testable(dataset: Dataset) -> bool:
-    """Whether there are test rows of seen and of unseen classes."""
-    kinds = dataset.seen[dataset.labels[dataset.test]]
-    return bool(kinds.any() and not kinds.all())
-
-
-def require_testable(dataset: Dataset) -> None:
-    """Refuse a data set without test rows of both kinds.
-
-    Raises:
-        DataError: there are no test rows of seen or of unseen classes.
-    """
-    if not testable(dataset):
-        kinds = dataset.seen[dataset.labels[dataset.test]]
-        raise DataError(
-            f"evaluation needs test images of seen and of unseen classes, got {int(kinds.sum())} and "
-            f"{int((~kinds).sum())}; keep a test fraction above 0 and give unseen classes images"
-        )
-
-
 def evaluate_run(
     dataset: Dataset,
     trained: Trained,
@@ -111,7 +89,7 @@ def evaluate_run(
     Raises:
         DataError: there are no test rows of seen or of unseen classes.
     """
-    require_testable(dataset)
+    dataset.require_testable()
     rows = rows or TestRows.of(dataset, trained)
     heads = heads or fit_chosen_heads(dataset, trained, key=run_key(trained))
     selected = trained.selected

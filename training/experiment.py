@@ -15,7 +15,7 @@ from model.errors import DataError
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset
-from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, require_testable, run_key, testable
+from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, run_key
 from training.reporting.figures import figures
 from training.reporting.report import write_report
 from training.runs.contents import CONFIG, CURVES, METRICS, REPORT, Trained, read_json, write_json
@@ -32,7 +32,7 @@ def write_results(run_dir: Path, dataset: Dataset, trained: Trained) -> dict[str
     Raises:
         DataError: there are no test rows of seen or of unseen classes.
     """
-    require_testable(dataset)
+    dataset.require_testable()
     rows = TestRows.of(dataset, trained)
     heads = fit_chosen_heads(dataset, trained, key=run_key(trained))
     metrics = evaluate_run(dataset, trained, heads=heads, rows=rows)
@@ -93,7 +93,7 @@ def run(order: Order, config: TrainConfig, out: Path, *, progress: OnStep = lamb
                 options=order.options,
             )
         metrics = None
-        if testable(dataset):
+        if dataset.testable:
             metrics = (
                 read_json(folder / METRICS) if (folder / METRICS).exists() else write_results(folder, dataset, trained)
             )
@@ -150,7 +150,7 @@ def run_seeds(
     summary: dict[str, Any] = {}
     for seed in seeds:
         name = f"seed-{seed}"
-        order.options.asked.raise_if_asked(f"{len(rows)} of {len(seeds)} seeds have finished")
+        order.options.interruption.raise_if_asked(f"{len(rows)} of {len(seeds)} seeds have finished")
         finished = run(order, dataclasses.replace(config, seed=seed), out / name, progress=progress(seed))
         rows.append(row(finished, name))
         summary = {"schema": SCHEMA, "seeds": list(seeds), "rows": rows, "summary": summarise(rows)}

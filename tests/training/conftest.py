@@ -37,5 +37,5 @@ def run_dir(store_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `run_dir`; not to be changed."""
     trained, out = Trained.load(run_dir), tmp_path_factory.mktemp("bundle") / "bundle"
-    export(reopen(trained), trained, out)
+    export(reopen(trained.data), trained, out)
     return out

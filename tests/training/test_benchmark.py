@@ -496,19 +496,19 @@ def test_a_run_on_a_benchmark_finds_its_data_again(tmp_path: Path) -> None:
     trained = Trained.load(out)
     # The other attributes appear later: the run stays with those it was trained on.
     write(folder, *contents(classes=8, attributes=6), file="sent_splits.mat")
-    again = reopen(trained)
+    again = reopen(trained.data)
     assert again.split["file"] == "att_splits.mat"
     results = evaluate_run(again, trained)
     assert results["protocol"]["rows"] == {"trainval": 36, "test_seen": 12, "test_unseen": 16}
     moved = folder.rename(tmp_path / "moved")
-    np.testing.assert_array_equal(reopen(trained, moved_to=moved).test, made.test)
+    np.testing.assert_array_equal(reopen(trained.data, moved_to=moved).test, made.test)
     with pytest.raises(DataError, match="no such folder"):
-        reopen(trained)
+        reopen(trained.data)
     features, splits = contents(classes=8)
     features["features"][0, 0] += 1
     write(moved, features, splits)
     with pytest.raises(DataError, match="the data have changed since the run"):
-        reopen(trained, moved_to=moved)
+        reopen(trained.data, moved_to=moved)
     lost = dataclasses.replace(trained, data={"kind": "benchmark", "data_hash": "x"})
     with pytest.raises(DataError, match="data lacks path, splits"):
         reopen(lost)

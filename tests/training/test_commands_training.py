@@ -181,7 +181,7 @@ def test_data_that_were_moved(run: Command, store_dir: Path, run_dir: Path, tmp_
     status, printed, _ = run("evaluate", out, "--data", moved, "--device", "cpu", "--json")
     assert status == 0
     trained = Trained.load(out)
-    assert json.loads(printed) == evaluate_run(reopen(trained, moved_to=moved), trained)
+    assert json.loads(printed) == evaluate_run(reopen(trained.data, moved_to=moved), trained)
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -142,20 +142,20 @@ def test_data_that_is_none(tmp_path: Path) -> None:
 
 def test_reopen_finds_the_data_and_refuses_changed_ones(run_dir: Path, store_dir: Path, tmp_path: Path) -> None:
     trained = Trained.load(run_dir)
-    again = reopen(trained)
+    again = reopen(trained.data)
     first, _ = open_data(store_dir, test_fraction=0.25, split_seed=0)
     np.testing.assert_array_equal(again.test, first.test)
     np.testing.assert_array_equal(again.features, first.features)
     moved = tmp_path / "moved"
     shutil.copytree(store_dir, moved)
-    np.testing.assert_array_equal(reopen(trained, moved_to=moved).test, first.test)
+    np.testing.assert_array_equal(reopen(trained.data, moved_to=moved).test, first.test)
     other = dataclasses.replace(trained, data={**trained.data, "data_hash": "0" * 64})
     with pytest.raises(DataError) as error:
         reopen(other)
     expected = f"expected data hash {'0' * 64}, got {FeatureStore.load(store_dir).data_hash}"
     assert str(error.value) == f"{store_dir}: the data have changed since the run: {expected}"
     with pytest.raises(DataError, match="no such folder"):
-        reopen(trained, moved_to=tmp_path / "gone")
+        reopen(trained.data, moved_to=tmp_path / "gone")
     lost = dataclasses.replace(trained, data={"kind": "demo", "data_hash": "x"})
     with pytest.raises(DataError, match="data lacks path, test_fraction, split_seed"):
         reopen(lost)

@@ -46,7 +46,7 @@ def trained(run_dir: Path) -> Trained:
 
 @pytest.fixture(scope="module")
 def data(trained: Trained) -> Dataset:
-    return reopen(trained)
+    return reopen(trained.data)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_metrics_are_those_of_the_bundles_own_rows(
 def test_without_test_rows_there_is_validation_only(store_dir: Path, tmp_path: Path) -> None:
     run = write_run(store_dir, tmp_path / "run", test_fraction=0.0)
     trained = Trained.load(run)
-    export(reopen(trained), trained, tmp_path / "bundle")
+    export(reopen(trained.data), trained, tmp_path / "bundle")
     metrics = Bundle.load(tmp_path / "bundle").manifest.metrics
     assert set(metrics) == {"validation"}
     assert "candidates" not in metrics["validation"]
@@ -323,7 +323,7 @@ def test_another_backbone_than_that_of_the_features(
     shutil.copytree(store_dir, tmp_path / "store")
     file = tmp_path / "store" / "backbone.onnx"
     file.write_bytes(file.read_bytes() + b"\x0a\x00")
-    moved = reopen(trained, moved_to=tmp_path / "store")
+    moved = reopen(trained.data, moved_to=tmp_path / "store")
     with pytest.raises(
         DataError, match=r"backbone\.onnx: expected the backbone that made the features, sha256 \w+, got"
     ):

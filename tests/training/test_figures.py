@@ -40,7 +40,7 @@ def trained(run_dir: Path) -> Trained:
 
 @pytest.fixture(scope="module")
 def data(trained: Trained) -> Dataset:
-    return reopen(trained)
+    return reopen(trained.data)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from training import console
 from training.commands.results import table as results_table
 from training.config import TrainConfig
 from training.console import Bars, Step
-from training.datasets.dataset import Dataset
+from training.datasets.dataset import Dataset, make_task
 from training.datasets.opening import reopen
 from training.evaluation import evaluate_run
 from training.experiment import SUMMARY, Order, parse_seeds, run, run_seeds, table
@@ -35,7 +35,6 @@ from training.runs.contents import CONFIG, METRICS, Trained, read_json
 from training.runs.fit import FitOptions, fit
 from training.runs.log import BOARD
 from training.selection.fold_scores import STUDENT
-from training.selection.selection import make_task
 
 CPU = torch.device("cpu")
 
@@ -145,7 +144,7 @@ def test_test_best_needs_test_rows(data: Dataset, tmp_path: Path) -> None:
 def test_results_and_bundles_say_that_test_images_were_used(store_dir: Path, tmp_path: Path) -> None:
     out = write_run(store_dir, tmp_path / "run", "selection.protocol=test-best")
     trained = Trained.load(out)
-    data = reopen(trained)
+    data = reopen(trained.data)
     results = evaluate_run(data, trained)
     assert results["protocol"]["name"] == "test-best"
     assert results["protocol"]["test_used_for_selection"] is True
@@ -185,7 +184,7 @@ def test_a_resumed_run_is_told_from_where_it_goes_on(data: Dataset, tmp_path: Pa
         asked.signal = 2 if step.done == 6 else None
 
     with pytest.raises(Interrupted):
-        train(data, tmp_path, config(*SOME), progress=after_six, asked=asked)
+        train(data, tmp_path, config(*SOME), progress=after_six, interruption=asked)
     train(data, tmp_path, config(*SOME), progress=steps.append)
     assert [s.done for s in steps if s.stage == "selection"] == [6, 7, 8]
 
@@ -274,7 +273,9 @@ def test_finished_seeds_are_kept_when_resumed(data: Dataset, tmp_path: Path) -> 
         return tell
 
     with pytest.raises(Interrupted):
-        run_seeds(order(data, asked=asked), config(*SOME), [0, 1], tmp_path / "runs", progress=stop_in_the_second)
+        run_seeds(
+            order(data, interruption=asked), config(*SOME), [0, 1], tmp_path / "runs", progress=stop_in_the_second
+        )
     assert [row["seed"] for row in read_json(tmp_path / "runs" / SUMMARY)["rows"]] == [0]
     kept = (tmp_path / "runs" / "seed-0" / CONFIG).stat().st_mtime_ns
     with pytest.raises(DataError, match="seed-0: exists already"):
@@ -338,7 +339,7 @@ def test_tensorboard_holds_the_log(data: Dataset, tmp_path: Path) -> None:
         asked.signal = 2 if step.done == 6 else None
 
     with pytest.raises(Interrupted):
-        train(data, tmp_path, config(*SOME), progress=after_six, asked=asked, tensorboard=True)
+        train(data, tmp_path, config(*SOME), progress=after_six, interruption=asked, tensorboard=True)
     train(data, tmp_path, config(*SOME), tensorboard=True)
     assert {path.name for path in (tmp_path / BOARD).iterdir()} == {"fold-1", "fold-2", "final"}
     for name in ("fold-1", "fold-2", "final"):

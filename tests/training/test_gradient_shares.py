@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.tiny import config, task
+from tests.training.tiny import Noting, config, task
 from training.config import TrainConfig
-from training.datasets.dataset import from_store
+from training.datasets.dataset import from_store, make_task
 from training.features.extraction import extract
 from training.features.scaler import Scaler
 from training.method.student import StudentBatch, student_terms
 from training.method.teacher import TeacherOutputs
 from training.method.trainer import Networks, train
 from training.runs.measuring import INERT, gradient_shares
-from training.selection.selection import make_task
 from training.task import Task
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -48,7 +47,7 @@ def test_every_term_pulls(small: Task) -> None:
         realistic,
         settings,
         epochs=6,
-        on_epoch=lambda _e, n, _l: measured.append(gradient_shares(n, realistic, settings)),
+        measuring=Noting(lambda _e, n, _l: measured.append(gradient_shares(n, realistic, settings))),
     )
     for shares in measured:
         assert set(shares) == {"cls", "kl", "be", "od"}
@@ -71,7 +70,10 @@ def test_every_term_pulls_on_real_photos(tmp_path: Path) -> None:
     settings, measured = TrainConfig(), []
     torch.set_num_threads(2)
     train(
-        animals, settings, epochs=6, on_epoch=lambda _e, n, _l: measured.append(gradient_shares(n, animals, settings))
+        animals,
+        settings,
+        epochs=6,
+        measuring=Noting(lambda _e, n, _l: measured.append(gradient_shares(n, animals, settings))),
     )
     for shares in measured:
         assert min(shares.values()) >= INERT, measured

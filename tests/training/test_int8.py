@@ -27,7 +27,7 @@ from service.inference.engine import OnnxEngine
 from tests.training.photos import write_backbone
 from tests.training.tiny import write_run
 from training import cli
-from training.datasets.dataset import Dataset
+from training.datasets.dataset import Dataset, make_task
 from training.datasets.opening import reopen
 from training.evaluation import fit_chosen_heads
 from training.exporting.export import export
@@ -40,7 +40,6 @@ from training.method.heads import embed, fit_head
 from training.metrics import evaluate
 from training.runs.contents import Trained
 from training.selection.folds import folds
-from training.selection.selection import make_task
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ANY_LOSS = 100.0
@@ -53,7 +52,7 @@ def trained(run_dir: Path) -> Trained:
 
 @pytest.fixture(scope="module")
 def data(trained: Trained) -> Dataset:
-    return reopen(trained)
+    return reopen(trained.data)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +198,7 @@ def test_exporting_again_gives_the_same_bundle(bundle: Bundle, trained: Trained,
 def test_without_test_images_it_is_measured_on_a_validation_fold(store_dir: Path, tmp_path: Path) -> None:
     trained = Trained.load(write_run(store_dir, tmp_path / "run", test_fraction=0.0))
     plan = Int8Export(images=RunImages.of(trained), limit=ANY_LOSS, calibration_images=20)
-    noted = export(reopen(trained), trained, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
+    noted = export(reopen(trained.data), trained, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
     assert noted["measured_on"].startswith("training images of one validation fold")
     assert 0 < noted["images"] < 48
     assert noted["calibration_images"] == 20
@@ -209,7 +208,7 @@ def test_without_test_images_it_is_measured_on_a_validation_fold(store_dir: Path
 def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(store_dir: Path, tmp_path: Path) -> None:
     """The trunk subtracts the served centre and the head of the fold another one."""
     trained = Trained.load(write_run(store_dir, tmp_path / "run", test_fraction=0.0))
-    data = reopen(trained)
+    data = reopen(trained.data)
     centre = fit_chosen_heads(data, trained, key="")[trained.selected.kind].centre
     rows = _validation_rows(data, trained, centre)
     fold = next(folds(data, trained.config.selection, trained.config.seed))
@@ -341,10 +340,10 @@ def test_mobilenet_on_photos_of_animals(tmp_path: Path) -> None:
     run = write_run(store.store.path, tmp_path / "run", "selection.folds=4", test_fraction=0.3)
     trained = Trained.load(run)
     plan = Int8Export(images=RunImages.of(trained), limit=5, calibration_images=64)
-    noted = export(reopen(trained), trained, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
+    noted = export(reopen(trained.data), trained, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
     assert noted["fp32"]["H"] > 0.3
     assert noted["lost_points_of_H"] <= 5
-    exact = export(reopen(trained), trained, tmp_path / "fp32")
+    exact = export(reopen(trained.data), trained, tmp_path / "fp32")
     assert exact["bundle_id"] != Bundle.load(tmp_path / "bundle").manifest.bundle_id
     sizes = [(tmp_path / name / "trunk.onnx").stat().st_size for name in ("bundle", "fp32")]
     assert sizes[0] < 0.75 * sizes[1]  # the tail stays in float32

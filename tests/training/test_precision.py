@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.tiny import METHODS, config, same, state, task
+from tests.training.tiny import METHODS, Noting, config, same, state, task
 from training.device import allow_tf32, at_least_float32, autocast, full_precision
 from training.generators.base import Terms
 from training.generators.wgan import Wgan
@@ -159,7 +159,9 @@ def test_training_in_bfloat16(small: Task, method: str) -> None:
     def run(precision: str) -> tuple[Networks, dict[str, float]]:
         logged: list[dict[str, float]] = []
         settings = config(f"generator.method={method}", f"precision={precision}", "generator.averaging=0")
-        return train(small, settings, epochs=2, on_epoch=lambda _e, _n, found: logged.append(found)), logged[-1]
+        return train(small, settings, epochs=2, measuring=Noting(lambda _e, _n, found: logged.append(found))), logged[
+            -1
+        ]
 
     (rounded, found), (exact, expected) = run("bf16"), run("fp32")
     assert found == pytest.approx(expected, rel=0.1, abs=0.02)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tests.training.tiny import config, task
 from training.losses import d3gzsl as pairs
 from training.losses.d3gzsl import Form, classification, embedding_distillation, label_distillation, ood_distillation
-from training.method.trainer import DivergedError, Trainer, schedule
+from training.method.optimisers import schedule
+from training.method.trainer import DivergedError, Trainer
 from training.task import Task
 
 

@@ -98,7 +98,9 @@ def train_in_parts(data: Dataset, out: Path, settings: TrainConfig, *, fewer_tha
     for stops in range(fewer_than):
         asked = Interruption()
         with suppress(Interrupted):
-            parts = train(data, out, settings, asked=asked, progress=lambda step, asked=asked: stop(asked, step.done))
+            parts = train(
+                data, out, settings, interruption=asked, progress=lambda step, asked=asked: stop(asked, step.done)
+            )
             return parts, stops
     raise AssertionError(f"stopped {fewer_than} times")
 
@@ -202,7 +204,9 @@ def begun(data: Dataset, tmp_path: Path) -> Path:
     """A run that was stopped after three epochs."""
     asked = Interruption()
     with pytest.raises(Interrupted):
-        train(data, tmp_path / "run", config(*SOME), asked=asked, progress=lambda step: stop(asked, step.done == 3))
+        train(
+            data, tmp_path / "run", config(*SOME), interruption=asked, progress=lambda step: stop(asked, step.done == 3)
+        )
     return tmp_path / "run"
 
 

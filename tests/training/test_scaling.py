@@ -19,7 +19,7 @@ from training.runs.contents import Trained
 from training.runs.fit import fit
 from training.selection.folds import folds
 from training.selection.scaling import RIDGE, SHRINKAGE, choose_scaling, ridge, score
-from training.selection.selection import select
+from training.selection.validation import select
 
 CPU = torch.device("cpu")
 

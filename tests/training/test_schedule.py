@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 
 from tests.training.tiny import METHODS, config, same, task
-from training.method.trainer import Trainer, schedule
+from training.method.optimisers import schedule
+from training.method.trainer import Trainer
 from training.task import Task
 
 ROLES = ("critic", "generator", "embedding", "student", "confidence")
@@ -19,7 +20,7 @@ def small() -> Task:
 
 
 def rates(trainer: Trainer) -> dict[str, float]:
-    groups = [group for optimiser in trainer._all_optimisers() for group in optimiser.param_groups]
+    groups = [group for optimiser in trainer._optimisers for group in optimiser.param_groups]
     found = {group["role"]: group["lr"] for group in groups}
     assert len(found) == len(groups)
     return found

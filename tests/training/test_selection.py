@@ -21,10 +21,20 @@ from model.errors import DataError, TooManyClassesError
 from model.head import HeadKind
 from tests.training.tiny import config, dataset
 from training.config import SelectionConfig, TrainConfig
-from training.datasets.dataset import Dataset
+from training.datasets.dataset import Dataset, make_task
 from training.features.scaler import Scaler
 from training.method.heads import HeadChoice
 from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
+from training.selection.choice import (
+    UNSEEN_SCALES,
+    Candidate,
+    best_scores,
+    calibrate,
+    choose,
+    choose_scale,
+    measured_epochs,
+    of_best_head,
+)
 from training.selection.fold_scores import (
     NEARLY_BEST,
     STUDENT,
@@ -37,20 +47,7 @@ from training.selection.fold_scores import (
 )
 from training.selection.folds import fold_count, folds, used_folds
 from training.selection.result import Selected
-from training.selection.selection import (
-    UNSEEN_SCALES,
-    Candidate,
-    FoldEpoch,
-    best_scores,
-    calibrate,
-    choose,
-    choose_scale,
-    exhausted,
-    make_task,
-    measured_epochs,
-    of_best_head,
-    select,
-)
+from training.selection.validation import FoldEpoch, exhausted, select
 
 CPU = torch.device("cpu")
 
@@ -250,7 +247,7 @@ def test_the_first_fold_decides_how_long_the_others_train(data: Dataset, monkeyp
     settings = config("selection.evaluations=9", "selection.folds=3", "selection.patience=2", epochs=64)
     coming = iter([0.2, 0.4, 0.1, 0.3, *(8 * [0.3, 0.2])])
     monkeypatch.setattr(
-        "training.selection.selection.best_scores", lambda _: {"lda": {"U": 0.0, "S": 0.0, "H": next(coming)}}
+        "training.selection.validation.best_scores", lambda _: {"lda": {"U": 0.0, "S": 0.0, "H": next(coming)}}
     )
     told: list[FoldEpoch] = []
     selected = select(data, settings, CPU, on_epoch=told.append)

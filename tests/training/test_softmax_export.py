@@ -48,7 +48,7 @@ def trained(run: Path) -> Trained:
 
 @pytest.fixture(scope="module")
 def data(trained: Trained) -> Dataset:
-    return reopen(trained)
+    return reopen(trained.data)
 
 
 @pytest.fixture(scope="module")

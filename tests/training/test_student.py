@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from tests.training.tiny import config, task
 from training.losses.d3gzsl import EPSILON
-from training.method.student import StudentBatch, student_terms
+from training.method.student import StudentBatch, new_student, student_terms
 from training.method.teacher import TeacherOutputs, fit_teacher
-from training.method.trainer import Trainer, new_student
+from training.method.trainer import Trainer
 from training.networks.d3gzsl import Student, Teacher
 from training.task import Task
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.tiny import METHODS, config, same, state, task
+from tests.training.tiny import METHODS, Noting, config, same, state, task
 from training.config import ContrastiveConfig, DiffusionConfig, GeneratorConfig, VaeConfig
 from training.method.trainer import Networks, Trainer, train
 from training.runs.fit import without_d3
@@ -65,7 +65,7 @@ def test_a_shorter_training_is_the_beginning_of_a_longer_one(
     """Selection measures every length in one training, and then trains anew for the chosen length."""
     on_the_way: dict[int, dict[str, torch.Tensor]] = {}
     settings = config("generator.averaging=0", f"generator.method={method}")
-    networks = train(small, settings, epochs=4, on_epoch=lambda e, n, _: on_the_way.update({e: state(n)}))
+    networks = train(small, settings, epochs=4, measuring=Noting(lambda e, n, _: on_the_way.update({e: state(n)})))
     assert list(on_the_way) == [1, 2, 3, 4]
     short = state(bases[method].networks)
     assert all(torch.equal(on_the_way[2][key], value) for key, value in short.items())
@@ -77,7 +77,10 @@ def test_measuring_gradients_does_not_disturb_training(small: Task, base: Networ
     settings = config("generator.averaging=0")
     shares: list[dict[str, float]] = []
     measured = train(
-        small, settings, epochs=2, on_epoch=lambda _e, n, _l: shares.append(gradient_shares(n, small, settings))
+        small,
+        settings,
+        epochs=2,
+        measuring=Noting(lambda _e, n, _l: shares.append(gradient_shares(n, small, settings))),
     )
     assert [sorted(s) for s in shares] == [["be", "cls", "kl", "od"]] * 2
     assert same(measured, base)

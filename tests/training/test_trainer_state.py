@@ -179,9 +179,7 @@ def test_step_and_loss_are_named_and_what_was_saved_goes_on(
 def test_what_only_training_needs_is_given_back(small: Task, method: str) -> None:
     trainer = running(small, method, 1)
     kept = copy.deepcopy(through_a_file(trainer.state())["modules"])
-    moments = [
-        weakref.ref(tensor) for o in trainer._all_optimisers() for s in o.state.values() for tensor in s.values()
-    ]
+    moments = [weakref.ref(tensor) for o in trainer._optimisers for s in o.state.values() for tensor in s.values()]
     assert moments
     trainer.release()
     assert not any(moment() for moment in moments)

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.training.tiny import METHODS, config, state, task
+from tests.training.tiny import METHODS, Noting, config, state, task
 from training.generators import wgan
 from training.method import trainer
+from training.method.optimisers import average_into
 from training.method.student import StudentBatch
-from training.method.trainer import Trainer, average_into, scale_gradient, train
+from training.method.trainer import Trainer, scale_gradient, train
 from training.task import Task
 
 
@@ -60,7 +61,7 @@ def test_schedule(optimisers: list[Counting], rows: int, outer: int, method: str
     teacher_steps = (rows * 5 // min(16, rows * 5)) * 2
     losses: list[dict[str, float]] = []
     settings = config(f"generator.method={method}", "generator.critic_steps=3", "d3.embedding_lr_factor=0.1")
-    train(work, settings, epochs=2, on_epoch=lambda _e, _n, found: losses.append(found))
+    train(work, settings, epochs=2, measuring=Noting(lambda _e, _n, found: losses.append(found)))
     teacher, *critic, generator, student = optimisers
     assert teacher.steps == teacher_steps  # the last, smaller batch is dropped
     assert [one.steps for one in critic] == ([] if method == "diffusion" else [2 * outer * 3])
@@ -219,7 +220,7 @@ def test_losses_are_means_over_their_steps(small: Task, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(wgan, "critic_terms", noted)
     logged: list[dict[str, float]] = []
-    train(small, config(), epochs=1, on_epoch=lambda _e, _n, found: logged.append(found))
+    train(small, config(), epochs=1, measuring=Noting(lambda _e, _n, found: logged.append(found)))
     assert (len(terms), len(distances)) == (9, 6)
     assert logged[0]["kl"] == pytest.approx(np.mean(terms), rel=1e-4)
     assert logged[0]["wasserstein"] == pytest.approx(np.mean(distances), rel=1e-4)

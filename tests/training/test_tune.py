@@ -38,7 +38,7 @@ from training.search.space import Choices, Interval
 from training.search.study import DONE, count, storage_url
 from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
 from training.selection.result import ChosenHead, Selected
-from training.selection.selection import FoldEpoch, OnFoldEpoch, select
+from training.selection.validation import FoldEpoch, OnFoldEpoch, select
 
 SPACE = {"learning_rate": Interval(low=1e-4, high=1e-2, log=True), "generator.hidden": Choices(choices=(8, 16))}
 FAST = ("epochs=1", "selection.evaluations=1", "teacher.epochs=1", "generator.critic_steps=1")

@@ -5,6 +5,7 @@ N: rows, D: features, A: attributes, C: classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ from model.classes import ClassEntry
 from model.vocabulary import Vocabulary
 from tests.training.photos import write_backbone, write_table
 from training.config import TrainConfig
-from training.datasets.dataset import Dataset
+from training.datasets.dataset import Dataset, make_task
 from training.datasets.opening import open_data
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
 from training.features.own_photos import read_own_data
 from training.features.scaler import Scaler
-from training.method.trainer import Networks
+from training.method.trainer import Measuring, Networks
 from training.recipes import configured
 from training.runs.fit import fit
-from training.selection.selection import make_task
 from training.task import Task
 
 SETTINGS = (
@@ -160,3 +160,10 @@ def write_run(store: Path, out: Path, *settings: str, test_fraction: float = 0.2
     out.mkdir()
     fit(data, config(*settings), out, data=described, device=torch.device("cpu"))
     return out
+
+
+class Noting(Measuring):
+    """Calls a function after every epoch, with its number from 1, the networks and mean losses."""
+
+    def __init__(self, note: Callable[[int, Networks, dict[str, float]], object]) -> None:
+        self.measure = note  # type: ignore[method-assign, assignment]

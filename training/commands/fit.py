@@ -80,8 +80,8 @@ def tune(
     from model.threads import available_cpus
     from training.console import Bars
     from training.datasets.opening import open_data
+    from training.device import choose_device
     from training.runs.checkpoints import Interrupted, interruptible
-    from training.runs.fit import choose_device
     from training.search.space import default_space, read_space
     from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, write_recipe
     from training.search.tune import tune as run
@@ -96,8 +96,8 @@ def tune(
     for note in dataset.split.get("notes", ()):
         console.warn(note)
     stopped: Interrupted | None = None
-    with interruptible() as asked, Bars(console.progress_bar(quiet=as_json)) as bars:
-        search = Search(dataset=dataset, base=base, space=searched, device=target, recipe=chosen, asked=asked)
+    with interruptible() as interruption, Bars(console.progress_bar(quiet=as_json)) as bars:
+        search = Search(dataset=dataset, base=base, space=searched, device=target, recipe=chosen, asked=interruption)
         opened = search.open(study, storage, prune=prune)
         try:
             run(search, opened, trials=trials, timeout=timeout, on_step=bars.of(""))
@@ -192,9 +192,10 @@ def fit(
     from model.threads import available_cpus
     from training.console import Bars
     from training.datasets.opening import open_data
+    from training.device import choose_device
     from training.experiment import Order, parse_seeds, run, run_seeds, table
     from training.runs.checkpoints import Interrupted, interruptible
-    from training.runs.fit import FitOptions, choose_device, without_d3
+    from training.runs.fit import FitOptions, without_d3
 
     if seeds is not None and seed is not None:
         raise DataError("--seed is for one run and --seeds for several: give one of them")
@@ -215,12 +216,12 @@ def fit(
             "papers that do so, and say nothing about new images"
         )
     try:
-        with interruptible() as asked, Bars(console.progress_bar(quiet=as_json)) as bars:
+        with interruptible() as interruption, Bars(console.progress_bar(quiet=as_json)) as bars:
             options = FitOptions(
                 checkpoint_seconds=checkpoint_seconds,
                 monitor=monitor,
                 tensorboard=tensorboard,
-                asked=asked,
+                interruption=interruption,
                 recipe=None if chosen is None else chosen.to_json(),
             )
             order = Order(

@@ -18,15 +18,15 @@ def evaluate(run_dir: RunDir, data: Data = None, device: Device = "auto", as_jso
     Writes metrics.json, curves.json and report.html into RUN_DIR.
     """
     from training.datasets.opening import reopen
+    from training.device import choose_device
     from training.experiment import write_results
     from training.reporting.report import write_report
     from training.runs.contents import Trained
-    from training.runs.fit import choose_device
 
     target = choose_device(device)
     trained = Trained.load(run_dir)
     trained.networks.to(target)
-    metrics = write_results(run_dir, reopen(trained, moved_to=data), trained)
+    metrics = write_results(run_dir, reopen(trained.data, moved_to=data), trained)
     write_report(run_dir)
     console.result(metrics, table(metrics), as_json=as_json)
 
@@ -88,7 +88,7 @@ def export(
     from training.runs.contents import Trained
 
     trained = Trained.load(run_dir)
-    dataset = reopen(trained, moved_to=data)
+    dataset = reopen(trained.data, moved_to=data)
     if int8:
         from training.exporting.int8 import RunImages
         from training.exporting.int8_export import Int8Export

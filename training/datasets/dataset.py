@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from model.classes import ClassEntry
@@ -19,7 +20,9 @@ from model.errors import DataError, Problem
 from model.manifest import Backbone
 from model.preprocess import PreprocessSpec
 from model.vocabulary import Vocabulary
+from training.features.scaler import Scaler
 from training.features.store import FeatureStore
+from training.task import Task
 
 MIN_TRAINING_ROWS = 4
 
@@ -68,6 +71,40 @@ class Dataset:
     def attributes(self) -> NDArray[np.float32]:
         """Normalised attributes, float32 [C, A]."""
         return self.vocabulary.normalise([c.attributes for c in self.classes])
+
+    @property
+    def testable(self) -> bool:
+        """Whether there are test rows of seen and of unseen classes."""
+        kinds = self.seen[self.labels[self.test]]
+        return bool(kinds.any() and not kinds.all())
+
+    def require_testable(self) -> None:
+        """Refuse a data set without test rows of both kinds.
+
+        Raises:
+            DataError: there are no test rows of seen or of unseen classes.
+        """
+        if not self.testable:
+            kinds = self.seen[self.labels[self.test]]
+            raise DataError(
+                f"evaluation needs test images of seen and of unseen classes, got {int(kinds.sum())} and "
+                f"{int((~kinds).sum())}; keep a test fraction above 0 and give unseen classes images"
+            )
+
+
+def make_task(
+    dataset: Dataset, rows: NDArray[np.int64], classes: NDArray[np.int64], scaler: Scaler, device: torch.device
+) -> Task:
+    """The training task of some rows and classes of a data set; class indices become positions in `classes`."""
+    labels = np.searchsorted(classes, dataset.labels[rows])
+    seen = np.zeros(len(classes), dtype=bool)
+    seen[labels] = True
+    return Task(
+        features=torch.from_numpy(scaler.apply(dataset.features[rows])).to(device),
+        labels=torch.from_numpy(labels).to(device),
+        attributes=torch.from_numpy(dataset.attributes[classes]).to(device),
+        seen=torch.from_numpy(seen).to(device),
+    )
 
 
 def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) -> Dataset:

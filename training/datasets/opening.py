@@ -10,7 +10,6 @@ from model.errors import DataError
 from training.datasets.benchmark import FEATURES, SPLITS, is_benchmark, load_benchmark
 from training.datasets.dataset import Dataset, from_store
 from training.features.store import FeatureStore, is_store
-from training.runs.contents import Trained
 
 
 def open_data(
@@ -50,17 +49,16 @@ def open_data(
     return dataset, described
 
 
-def reopen(trained: Trained, *, moved_to: Path | None = None) -> Dataset:
+def reopen(described: Mapping[str, Any], *, moved_to: Path | None = None) -> Dataset:
     """The data set that a run was trained on.
 
     Args:
-        trained: the run.
+        described: what :func:`open_data` gave, as the run keeps it in `Trained.data`.
         moved_to: where the data are now, if they were moved.
 
     Raises:
         DataError: the data are gone or have changed since.
     """
-    described: Mapping[str, Any] = trained.data
     of_benchmark = described.get("kind") == "benchmark"
     needed = ("path", "splits") if of_benchmark else ("path", "test_fraction", "split_seed")
     lacking = [name for name in (*needed, "data_hash") if name not in described]

@@ -19,7 +19,7 @@ from model.softmax import TOLERANCE as SOFTMAX_TOLERANCE
 from model.softmax import SoftmaxHead
 from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
-from training.evaluation import evaluate_run, run_task, testable
+from training.evaluation import evaluate_run, run_task
 from training.exporting.graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
 from training.exporting.int8_export import Int8Export
 from training.method.heads import HeadChoice, HeadFit, HeadRows
@@ -173,7 +173,7 @@ def _softmax(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, o
 
 def _metrics(dataset: Dataset, trained: Trained, fitted: HeadFit) -> dict[str, Any]:
     """The run's results, those of the served head measured with the very rows that the bundle holds."""
-    if not testable(dataset):
+    if not dataset.testable:
         return {"validation": {k: v for k, v in trained.selected.validation.items() if k != "candidates"}}
     return evaluate_run(dataset, trained, heads={fitted.head.kind: fitted})
 

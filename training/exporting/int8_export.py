@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from model.errors import DataError
 from model.head import Float32, logits
-from training.datasets.dataset import BackboneSource, Dataset
-from training.evaluation import testable
+from training.datasets.dataset import BackboneSource, Dataset, make_task
 from training.exporting.graphs import TrunkTail, trunk_graph
 from training.exporting.int8 import RunImages, even_rows, quantise
 from training.method.heads import fit_head
@@ -25,7 +24,6 @@ from training.metrics import GzslScores, evaluate
 from training.onnx_files import open_session
 from training.runs.contents import Trained
 from training.selection.folds import folds
-from training.selection.selection import make_task
 
 LIMIT = 0.5
 CALIBRATION_IMAGES = 128
@@ -111,7 +109,7 @@ class Int8Export:
         Raises:
             DataError: more than `limit` points of H are lost; names both.
         """
-        rows = _test_rows(dataset, weight, bias) if testable(dataset) else _validation_rows(dataset, trained, centre)
+        rows = _test_rows(dataset, weight, bias) if dataset.testable else _validation_rows(dataset, trained, centre)
         scores = self._measure(rows, trained, trunks)
         lost = 100 * (scores["fp32"].H - scores["int8"].H)
         if lost > self.limit:

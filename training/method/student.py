@@ -1,6 +1,6 @@
-"""The student's losses on one batch.
+"""The student: how it starts, and its losses on one batch.
 
-B: real rows, M: synthetic unseen rows, D: scaled features, C: classes of this training.
+N: real rows, B: those of a batch, M: synthetic unseen rows, D: scaled features, C: classes of this training.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.config import D3Config
+from training.config import D3Config, TrainConfig
 from training.device import at_least_float32, full_precision
 from training.losses import d3gzsl as losses
 from training.method.teacher import TeacherOutputs
 from training.networks.d3gzsl import Student, Teacher
+from training.task import Task
+
+MIN_SPREAD = 1e-3  # of the teacher's scores, below which the confidence starts no steeper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +72,21 @@ def student_terms(
                 config.od_form,
             )
     return terms
+
+
+def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
+    """A fresh student; its confidence starts at w = 1/std(e), b = -median(e) of the teacher's scores on real rows.
+
+    With the published L_od it starts at w = 1, b = 0, as published, which is at most a half, and w may turn negative.
+    """
+    dimension = task.features.shape[1]
+    published = config.d3.free_w
+    return Student(
+        feature_dim=dimension,
+        dim=config.d3.embedding_size(dimension),
+        classes=len(task.seen),
+        init=config.d3.embedding_init,
+        confidence_w=1.0 if published else 1 / max(float(scores_N.std()), MIN_SPREAD),
+        confidence_b=0.0 if published else -float(scores_N.median()),
+        free_w=published,
+    ).to(task.features.device)

@@ -6,6 +6,7 @@ N: rows, D: scaled features, Z: embedding, S: seen classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from training.config import TrainConfig
 from training.networks.d3gzsl import Teacher
+from training.task import Task
 
 
 def fit_teacher(features_ND: Tensor, labels_N: Tensor, seen_classes: int, config: TrainConfig) -> Teacher:
@@ -80,3 +82,18 @@ class TeacherOutputs:
         return TeacherOutputs(
             embeddings=self.embeddings[rows_B], log_probs=self.log_probs[rows_B], scores=self.scores[rows_B]
         )
+
+
+def new_teacher(task: Task, config: TrainConfig, state: dict[str, Any] | None) -> Teacher:
+    """The teacher of a task, pre-trained; with the state of a training, that training's teacher."""
+    if state is None:
+        return fit_teacher(task.features, task.teacher_labels, len(task.seen_index), config)
+    dimension = task.features.shape[1]
+    teacher = Teacher(
+        feature_dim=dimension,
+        dim=config.d3.embedding_size(dimension),
+        seen_classes=len(task.seen_index),
+        init=config.d3.embedding_init,
+    ).to(task.features.device)
+    teacher.load_state_dict(state["modules"]["teacher"])
+    return teacher.requires_grad_(False).eval()

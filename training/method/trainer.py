@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import DataError
-from training.config import Compile, TrainConfig
-from training.device import LIMIT, Meter, Recorded, allow_tf32, autocast
+from training.config import TrainConfig
+from training.device import LIMIT, Meter, Recorded, allow_tf32, autocast, records
 from training.generators import new_method
 from training.generators.base import RealBatch, Terms
-from training.method.student import StudentBatch, student_terms
-from training.method.teacher import TeacherOutputs, fit_teacher
+from training.method.optimisers import Optimisers, average_into
+from training.method.student import StudentBatch, new_student, student_terms
+from training.method.teacher import TeacherOutputs, new_teacher
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Sampler
 from training.task import Task
-
-MIN_SPREAD = 1e-3  # of the teacher's scores, below which the confidence starts no steeper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class Trainer:
         self._method = new_method(task, teacher, student, config)
         averaged = copy.deepcopy(self._method.sampler).requires_grad_(False)
         self.networks = Networks(generator=averaged, teacher=teacher, student=student)
-        self._optimisers = self._new_optimisers()
+        self._optimisers = Optimisers.of(self._method, student, config, self._device)
         compiled = torch.compile if config.compile == "on" else _as_it_is
         self._critic_loss = compiled(self._method.critic_loss)
         self._generator_loss = compiled(self._method.generator_loss)
@@ -102,7 +101,7 @@ class Trainer:
         Raises:
             DataError: a loss is not finite or beyond all bounds; names the first such step and loss.
         """
-        self._set_learning_rates()
+        self._optimisers.set_learning_rates(self._config, self.epoch)
         self._meter.reset()
         for step in range(self.steps):
             self._critic_steps()
@@ -113,7 +112,6 @@ class Trainer:
         return self._meter.means()
 
     def _take_critic_steps(self) -> None:
-        critic, _, student = self._optimisers
         self._meter.begin_step()
         for _ in range(self._method.critic_steps):
             self._batch = self._draw()
@@ -123,19 +121,18 @@ class Trainer:
                 with torch.no_grad():
                     synthetic = self._synthesise()
                 student_loss, unweighted = self._student_loss(real, teacher, synthetic)
-            self._step(terms, student_loss, [*critic, student])
+            self._step(terms, student_loss, [*self._optimisers.critic, self._optimisers.student])
             self._meter.add(terms)
             self._meter.add(unweighted)
 
     def _take_generator_step(self) -> None:
         """On the batch of the last critic step."""
-        _, generator, student = self._optimisers
         real, teacher = self._batch
         with autocast(self._device, self._config.precision):
             terms = self._generator_loss(real, self._random)
             synthetic = scale_gradient(self._synthesise(), self._config.d3.generator_share)
             student_loss, unweighted = self._student_loss(real, teacher, synthetic)
-        self._step(terms, student_loss, [*generator, student])
+        self._step(terms, student_loss, [*self._optimisers.generator, self._optimisers.student])
         self._meter.add(terms)
         self._meter.add(unweighted)
         average_into(self.networks.generator, self._method.sampler, self._config.generator.averaging)
@@ -145,7 +142,7 @@ class Trainer:
 
         On a GPU recorded steps hold as much memory as the step they record, until nothing refers to them.
         """
-        for optimiser in self._all_optimisers():
+        for optimiser in self._optimisers:
             optimiser.zero_grad()
             optimiser.state.clear()
         self._critic_steps, self._generator_step = self._take_critic_steps, self._take_generator_step
@@ -156,7 +153,7 @@ class Trainer:
             "epoch": self.epoch,
             "device": self._device.type,
             "modules": {name: module.state_dict() for name, module in self._modules()},
-            "optimisers": [optimiser.state_dict() for optimiser in self._all_optimisers()],
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             "random": self._random.get_state(),
         }
 
@@ -169,68 +166,12 @@ class Trainer:
         self.epoch = int(state["epoch"])
         for name, module in self._modules():
             module.load_state_dict(state["modules"][name])
-        for optimiser, saved in zip(self._all_optimisers(), state["optimisers"], strict=True):
-            rates = [group["lr"] for group in optimiser.param_groups]
-            optimiser.load_state_dict(saved)
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                if isinstance(rate, Tensor):
-                    group["lr"] = rate.fill_(float(group["lr"]))
+        self._optimisers.load(state["optimisers"])
         self._random.set_state(state["random"].cpu())
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         yield from self.networks.modules()
         yield "method", self._method
-
-    def _all_optimisers(self) -> Iterator[torch.optim.Optimizer]:
-        critic, generator, student = self._optimisers
-        yield from (*critic, *generator, student)
-
-    def _new_optimisers(
-        self,
-    ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.Optimizer], torch.optim.Optimizer]:
-        """Adam for the critic's side and for the generator's, each absent where it trains nothing, and the student."""
-        config, student = self._config, self.networks.student
-        named = dict(student.named_parameters())
-        confidence = [named.pop("w" if "w" in named else "log_w"), named.pop("b")]
-        embedding = [named.pop(name) for name in list(named) if name.startswith("embedding.")]
-
-        def adam(*groups: tuple[str, list[nn.Parameter], float]) -> torch.optim.Optimizer:
-            return torch.optim.Adam(
-                [
-                    {"params": parameters, "lr": self._rate(factor), "role": role, "factor": factor}
-                    for role, parameters, factor in groups
-                ],
-                betas=(config.adam_beta1, 0.999),
-                fused=True,
-                capturable=self._device.type == "cuda",
-            )
-
-        sides = (
-            ("critic", list(self._method.critic_side()), 1.0),
-            ("generator", list(self._method.generator_side()), config.generator.learning_rate_factor),
-        )
-        critic, generator = ([adam((role, side, factor))] if side else [] for role, side, factor in sides)
-        of_student = adam(
-            ("embedding", embedding, config.d3.embedding_lr_factor),
-            ("student", list(named.values()), 1.0),
-            ("confidence", confidence, 1.0),
-        )
-        return critic, generator, of_student
-
-    def _set_learning_rates(self) -> None:
-        for optimiser in self._all_optimisers():
-            for group in optimiser.param_groups:
-                scheduled = schedule(self._config, group["role"], self.epoch)
-                rate = self._config.learning_rate * group["factor"] * scheduled
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
-
-    def _rate(self, factor: float) -> float | Tensor:
-        """A learning rate: on a GPU a tensor, which a recorded step reads anew."""
-        rate = self._config.learning_rate * factor
-        return torch.tensor(rate, device=self._device) if self._device.type == "cuda" else rate
 
     def _draw(self) -> tuple[RealBatch, TeacherOutputs]:
         """Random real rows with the teacher's view of them."""
@@ -287,92 +228,71 @@ class DivergedError(DataError):
     """A loss stopped being a number, or left all bounds."""
 
 
+class Measuring:
+    """What is measured after every epoch of a training; this one measures nothing and lets it go on to its end."""
+
+    def measure(self, epoch: int, networks: Networks, losses: dict[str, float]) -> None:
+        """Look at the networks after an epoch, counted from 1, with its mean losses."""
+
+    def enough(self) -> bool:
+        """Whether to stop early; asked before every epoch."""
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """What must outlive a kill with the training: tensors and plain values."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+
+
+class Checkpoint:
+    """Where the state of one training is kept, to go on after a kill; this one keeps nothing."""
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The states of trainer and measuring when the training was left, if it was begun before."""
+        return None
+
+    def save(self, trainer: Trainer, measuring: Measuring) -> None:
+        """Keep both states after an epoch."""
+
+
 def train(
     task: Task,
     config: TrainConfig,
     *,
     epochs: int,
-    on_epoch: Callable[[int, Networks, dict[str, float]], None] = lambda *_: None,
+    measuring: Measuring | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Networks:
-    """Pre-train the teacher, then train generator, critic and student together.
+    """Pre-train the teacher, then train generator, critic and student together: the one training loop.
 
     Args:
         task: data on the device to train on.
         config: hyper-parameters.
-        epochs: how long; `config.epochs` is the longest that selection considers.
-        on_epoch: called after each epoch with its number from 1, the networks and mean losses.
+        epochs: how long at most; `config.epochs` is the longest that selection considers.
+        measuring: what is measured after each epoch, and whether that is enough.
+        checkpoint: where the training is continued from, and kept.
 
     Raises:
         DivergedError: the training diverged.
     """
-    trainer = Trainer(task, config)
-    while trainer.epoch < epochs:
+    measuring, checkpoint = measuring or Measuring(), checkpoint or Checkpoint()
+    trainer_state, measuring_state = checkpoint.load() or (None, {})
+    trainer = Trainer(task, config, trainer_state)
+    measuring.restore(measuring_state)
+    while trainer.epoch < epochs and not measuring.enough():
         losses = trainer.run_epoch()
-        on_epoch(trainer.epoch, trainer.networks, losses)
+        measuring.measure(trainer.epoch, trainer.networks, losses)
+        checkpoint.save(trainer, measuring)
     trainer.release()
     return trainer.networks
-
-
-def new_teacher(task: Task, config: TrainConfig, state: dict[str, Any] | None) -> Teacher:
-    """The teacher of a task, pre-trained; with the state of a training, that training's teacher."""
-    if state is None:
-        return fit_teacher(task.features, task.teacher_labels, len(task.seen_index), config)
-    dimension = task.features.shape[1]
-    teacher = Teacher(
-        feature_dim=dimension,
-        dim=config.d3.embedding_size(dimension),
-        seen_classes=len(task.seen_index),
-        init=config.d3.embedding_init,
-    ).to(task.features.device)
-    teacher.load_state_dict(state["modules"]["teacher"])
-    return teacher.requires_grad_(False).eval()
-
-
-def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
-    """A fresh student; its confidence starts at w = 1/std(e), b = -median(e) of the teacher's scores on real rows.
-
-    With the published L_od it starts at w = 1, b = 0, as published, which is at most a half, and w may turn negative.
-    """
-    dimension = task.features.shape[1]
-    published = config.d3.free_w
-    return Student(
-        feature_dim=dimension,
-        dim=config.d3.embedding_size(dimension),
-        classes=len(task.seen),
-        init=config.d3.embedding_init,
-        confidence_w=1.0 if published else 1 / max(float(scores_N.std()), MIN_SPREAD),
-        confidence_b=0.0 if published else -float(scores_N.median()),
-        free_w=published,
-    ).to(task.features.device)
-
-
-def records(setting: Compile, device: torch.device) -> bool:
-    """Whether steps are recorded as CUDA graphs: on a GPU, whose small kernels take longer to launch than to run."""
-    return device.type == "cuda" and setting != "off"
 
 
 def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def schedule(config: TrainConfig, role: str, epoch: int) -> float:
-    """Factor on the learning rate of critic, generator, embedding, student or confidence in an epoch, from 0."""
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-    if config.schedule == "published":
-        growth = {"critic": 1.09, "generator": 1.09, "embedding": 0.98, "student": 0.98, "confidence": 0.99}
-        return float(growth[role] ** (epoch // 20))
-    return 1.0
-
-
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """The same values, their gradient multiplied by a factor."""
     return x * factor + (x * (1 - factor)).detach()
-
-
-@torch.no_grad()
-def average_into(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters: average = decay * average + (1 - decay) * module."""
-    kept: list[Tensor] = list(average.parameters())
-    new: list[Tensor] = list(module.parameters())
-    torch._foreach_lerp_(kept, new, 1 - decay)

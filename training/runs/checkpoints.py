@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from model.errors import DataError
-from training.config import TrainConfig
 from training.files import renamed
-from training.method.trainer import DivergedError, Networks, Trainer
+from training.method.trainer import Measuring, Trainer
 from training.runs.log import RunLog
-from training.selection.fold_scores import Measurement
-from training.task import Task
+from training.selection.fold_scores import Measurement, Stage
+
+PROGRESS, STATE, LOG = "progress", "state.pt", "log.jsonl"
 
 
 class Interrupted(Exception):  # noqa: N818  # no error: what was asked for
@@ -61,202 +61,155 @@ def interruptible() -> Iterator[Interruption]:
 
     A signal that is ignored, as Ctrl-C is in a job in the background, stays so.
     """
-    asked = Interruption()
+    interruption = Interruption()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        asked.signal = number
+        interruption.signal = number
         for each, handler in before.items():
             signal.signal(each, handler)
 
     for number in before:
         signal.signal(number, ask)
     try:
-        yield asked
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-PROGRESS, STATE, LOG = "progress", "state.pt", "log.jsonl"
-
-OnEpoch = Callable[[int, Networks, dict[str, float]], None]
-
-
-class Unkept:
-    """Trains one stage after the other and keeps nothing; for a selection outside a run directory."""
-
-    def finished(self, stage: int) -> bool:
-        """Whether a stage is over and need not be repeated."""
-        del stage
-        return False
-
-    def measured(self, stage: int) -> dict[int, Measurement]:
-        """What a stage has measured so far, by epoch."""
-        del stage
-        return {}
-
-    def keep(self, stage: int, epoch: int, measurement: Measurement) -> None:
-        """Keep what a stage measured at an epoch."""
-
-    def finish(self, stage: int) -> None:
-        """Note that a stage is over."""
-
-    def train(
-        self,
-        stage: int,
-        task: Task,
-        config: TrainConfig,
-        *,
-        epochs: int,
-        on_epoch: OnEpoch,
-        enough: Callable[[], bool] = lambda: False,
-        carried: dict[str, Any] | None = None,
-    ) -> Networks:
-        """Train for some epochs, from where the stage was left.
-
-        Args:
-            stage: number of the stage.
-            task: data on the device to train on.
-            config: hyper-parameters.
-            epochs: how long at most.
-            on_epoch: called after each epoch with its number from 1, the networks and mean losses.
-            enough: whether to end earlier; asked before each epoch.
-            carried: tensors and plain values that go on besides the training; filled with what a checkpoint holds.
-
-        Raises:
-            DivergedError: the training diverged.
-        """
-        trainer = Trainer(task, config, self._state(stage, {} if carried is None else carried))
-        while trainer.epoch < epochs and not enough():
-            losses = trainer.run_epoch()
-            on_epoch(trainer.epoch, trainer.networks, losses)
-            self._after_epoch(stage, trainer, carried or {})
-        trainer.release()
-        return trainer.networks
-
-    def _state(self, stage: int, carried: dict[str, Any]) -> dict[str, Any] | None:
-        del stage, carried
-        return None
-
-    def _after_epoch(self, stage: int, trainer: Trainer, carried: dict[str, Any]) -> None:
-        """Called after each epoch."""
-
-
-class Checkpoints(Unkept):
-    """Keeps what a run needs to go on after a kill.
+class Checkpoints:
+    """Keeps what a run needs to go on after a kill, stage by stage.
 
     Args:
         run_dir: existing folder; what is in its `progress/` is continued, and its log cut to that.
         stages: what each stage is, for people.
         every_seconds: how often the state of a training is kept at most; 0 keeps it after every epoch.
-        asked: whether to save and stop.
+        interruption: whether to save and stop.
 
     Raises:
         DataError: the state is damaged; names its file.
     """
 
-    def __init__(self, run_dir: Path, stages: Sequence[str], *, every_seconds: float, asked: Interruption) -> None:
-        self._folder, self._stages, self._every, self._asked = run_dir / PROGRESS, stages, every_seconds, asked
-        self._folder.mkdir(exist_ok=True)
-        self._newest: dict[str, Any] = {"stage": 0, "trainer": None, "carried": {}, "log_bytes": 0, "seconds": 0.0}
+    def __init__(
+        self, run_dir: Path, stages: Sequence[str], *, every_seconds: float, interruption: Interruption
+    ) -> None:
+        self.folder, self.stages = run_dir / PROGRESS, stages
+        self._every, self._interruption = every_seconds, interruption
+        self.folder.mkdir(exist_ok=True)
+        self.newest: dict[str, Any] = {"stage": 0, "trainer": None, "carried": {}, "log_bytes": 0, "seconds": 0.0}
         if self.file.exists():
-            self._newest = _read(self.file)
-        self.log = RunLog(run_dir / LOG, kept_bytes=self._newest["log_bytes"], seconds=self._newest["seconds"])
+            self.newest = _read(self.file)
+        self.log = RunLog(run_dir / LOG, kept_bytes=self.newest["log_bytes"], seconds=self.newest["seconds"])
         self._saved_at = time.monotonic()
 
     @property
     def file(self) -> Path:
         """The newest state."""
-        return self._folder / STATE
+        return self.folder / STATE
 
     def where(self) -> str:
         """What the newest state is of, for people."""
         if not self.file.exists():
             return "there is no checkpoint yet"
         stage, epoch = self.place
-        at = f"after epoch {epoch} of {self._stages[stage]}" if epoch else f"before {self._stages[stage]}"
+        at = f"after epoch {epoch} of {self.stages[stage]}" if epoch else f"before {self.stages[stage]}"
         return f"the last good checkpoint, {at}, is {self.file}"
 
     @property
     def place(self) -> tuple[int, int]:
         """The stage of the newest state, and how many of its epochs are done."""
-        trainer = self._newest["trainer"]
-        return int(self._newest["stage"]), int(trainer["epoch"]) if trainer else 0
+        trainer = self.newest["trainer"]
+        return int(self.newest["stage"]), int(trainer["epoch"]) if trainer else 0
 
-    def finished(self, stage: int) -> bool:
-        """Whether a stage is over and need not be repeated."""
-        return self.place[0] > stage
+    def stage(self, number: int) -> KeptStage:
+        """The place of one stage's training and measurements."""
+        return KeptStage(self, number)
 
-    def measured(self, stage: int) -> dict[int, Measurement]:
-        """What a stage has measured, up to the newest state, by epoch.
-
-        Raises:
-            DataError: a file is damaged; names it.
-        """
-        found = {int(file.stem.rpartition("-")[2]): file for file in self._folder.glob(f"{_stem(stage)}-*.npz")}
-        if not self.finished(stage):
-            done = self.place[1] if self.place[0] == stage else 0
-            found = {epoch: file for epoch, file in found.items() if epoch <= done}
-        return {epoch: _read_measurement(found[epoch]) for epoch in sorted(found)}
-
-    def keep(self, stage: int, epoch: int, measurement: Measurement) -> None:
-        """Keep what a stage measured at an epoch, as `stage-<n>-epoch-<m>.npz`."""
-        with renamed(self._folder / f"{_stem(stage)}-{epoch}.npz") as beside:
-            beside.write_bytes(measurement.to_bytes())
+    def save_if_due(self, stage: int, trainer: Trainer, measuring: Measuring) -> None:
+        """Keep the state of a training, where the last one is old enough or somebody asked to stop."""
+        asked = self._interruption.signal is not None
+        if asked or time.monotonic() - self._saved_at >= self._every:
+            self.save(stage, trainer.state(), measuring.state())
+        self._interruption.raise_if_asked(self.where())
 
     def finish(self, stage: int) -> None:
         """Note that a stage is over."""
-        if not self.finished(stage):
-            self._save(stage + 1, None, {})
-            self._asked.raise_if_asked(self.where())
+        self.save(stage + 1, None, {})
+        self._interruption.raise_if_asked(self.where())
 
-    def train(
-        self,
-        stage: int,
-        task: Task,
-        config: TrainConfig,
-        *,
-        epochs: int,
-        on_epoch: OnEpoch,
-        enough: Callable[[], bool] = lambda: False,
-        carried: dict[str, Any] | None = None,
-    ) -> Networks:
-        """As of the base class; a divergence says where the last good checkpoint is."""
-        try:
-            return super().train(stage, task, config, epochs=epochs, on_epoch=on_epoch, enough=enough, carried=carried)
-        except DivergedError as error:
-            raise DivergedError(f"{self._stages[stage]}: {error.message}; {self.where()}") from None
-
-    def _state(self, stage: int, carried: dict[str, Any]) -> dict[str, Any] | None:
-        if self._newest["stage"] != stage or self._newest["trainer"] is None:
-            return None
-        carried.update(self._newest["carried"])
-        state: dict[str, Any] = self._newest["trainer"]
-        return state
-
-    def _after_epoch(self, stage: int, trainer: Trainer, carried: dict[str, Any]) -> None:
-        asked = self._asked.signal is not None
-        if asked or time.monotonic() - self._saved_at >= self._every:
-            self._save(stage, trainer.state(), carried)
-        self._asked.raise_if_asked(self.where())
-
-    def _save(self, stage: int, state: dict[str, Any] | None, carried: dict[str, Any]) -> None:
+    def save(self, stage: int, trainer: dict[str, Any] | None, carried: dict[str, Any]) -> None:
+        """Write the newest state at once."""
         newest = {
             "stage": stage,
-            "trainer": state,
+            "trainer": trainer,
             "carried": carried,
             "log_bytes": self.log.sync(),
             "seconds": self.log.seconds,
         }
         with renamed(self.file) as beside:
             torch.save(newest, beside)
-        self._newest, self._saved_at = newest, time.monotonic()
+        self.newest, self._saved_at = newest, time.monotonic()
 
 
-def _stem(stage: int) -> str:
-    return f"stage-{stage}-epoch"
+class KeptStage(Stage):
+    """One stage of a run directory.
+
+    Args:
+        checkpoints: of the run.
+        number: of the stage, from 0.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, number: int) -> None:
+        self._checkpoints, self.number = checkpoints, number
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage is over and need not be repeated."""
+        return self._checkpoints.place[0] > self.number
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs of its training are done, 0 where the run is at another stage."""
+        stage, epoch = self._checkpoints.place
+        return epoch if stage == self.number else 0
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The states of trainer and measuring, where the run was left in this stage's training."""
+        newest = self._checkpoints.newest
+        if newest["stage"] != self.number or newest["trainer"] is None:
+            return None
+        return newest["trainer"], newest["carried"]
+
+    def save(self, trainer: Trainer, measuring: Measuring) -> None:
+        """Keep both states, where it is time to."""
+        self._checkpoints.save_if_due(self.number, trainer, measuring)
+
+    def measured(self) -> dict[int, Measurement]:
+        """What the stage has measured, up to the newest state, by epoch.
+
+        Raises:
+            DataError: a file is damaged; names it.
+        """
+        files = self._checkpoints.folder.glob(f"{self._stem}-*.npz")
+        found = {int(file.stem.rpartition("-")[2]): file for file in files}
+        kept = [epoch for epoch in sorted(found) if self.finished or epoch <= self.epoch]
+        return {epoch: _read_measurement(found[epoch]) for epoch in kept}
+
+    def keep(self, epoch: int, measurement: Measurement) -> None:
+        """Keep what was measured after an epoch, as `stage-<n>-epoch-<m>.npz`."""
+        with renamed(self._checkpoints.folder / f"{self._stem}-{epoch}.npz") as beside:
+            beside.write_bytes(measurement.to_bytes())
+
+    def finish(self) -> None:
+        """Note that the stage is over."""
+        if not self.finished:
+            self._checkpoints.finish(self.number)
+
+    @property
+    def _stem(self) -> str:
+        return f"stage-{self.number}-epoch"
 
 
 def _read(file: Path) -> dict[str, Any]:

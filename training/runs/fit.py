@@ -14,23 +14,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.errors import DataError
 from training.config import TrainConfig
 from training.console import OnStep
-from training.datasets.dataset import Dataset
-from training.evaluation import require_testable, testable
+from training.datasets.dataset import Dataset, make_task
 from training.features.scaler import Scaler, Scaling
 from training.method.teacher import fit_teacher
+from training.method.trainer import DivergedError, Networks, train
 from training.runs.checkpoints import LOG, PROGRESS, Checkpoints, Interruption
 from training.runs.contents import Trained
 from training.runs.directory import begin
-from training.runs.log import Board
-from training.runs.measuring import FinalEpochs, FoldEpochs, Monitor
+from training.runs.log import Board, RunLog
+from training.runs.measuring import FinalMeasuring, FoldLog, Monitor
 from training.selection.folds import fold_count
 from training.selection.result import Selected
 from training.selection.scaling import choose_scaling
-from training.selection.selection import make_task, select
-from training.selection.test_best import STAGE, train_test_best
+from training.selection.test_best import train_test_best
+from training.selection.validation import select
 from training.task import Task
 
 
@@ -42,29 +41,15 @@ class FitOptions:
         checkpoint_seconds: how often the state is kept at most; 0 keeps it after every epoch.
         monitor: measure the final training on the test rows while it goes, where there are any.
         tensorboard: write TensorBoard's events.
-        asked: whether to save and stop.
+        interruption: whether to save and stop.
         recipe: the recipe the settings began with, noted in `config.json`.
     """
 
     checkpoint_seconds: float = 60.0
     monitor: bool = True
     tensorboard: bool = False
-    asked: Interruption = field(default_factory=Interruption)
+    interruption: Interruption = field(default_factory=Interruption)
     recipe: Mapping[str, Any] | None = None
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` takes a GPU where there is one.
-
-    Raises:
-        DataError: `cuda` without a GPU, or another name.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise DataError(f"--device: expected auto, cpu or cuda, got {name!r}")
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise DataError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def fit(
@@ -97,33 +82,19 @@ def fit(
     options = options or FitOptions()
     described = {**data, "data_hash": dataset.data_hash, "split": dataset.split}
     record = begin(run_dir, config, described, options.recipe)
-    stages = _stages(config)
-    kept = Checkpoints(run_dir, stages, every_seconds=options.checkpoint_seconds, asked=options.asked)
-    with closing(kept.log), ExitStack() as opened:
+    checkpoints = Checkpoints(
+        run_dir, _stages(config), every_seconds=options.checkpoint_seconds, interruption=options.interruption
+    )
+    with closing(checkpoints.log), ExitStack() as opened:
         if options.tensorboard:
             board = opened.enter_context(closing(Board(run_dir, run_dir / LOG)))
-            kept.log.on_line.append(board.add)
-        if config.selection.protocol == "test-best":
-            require_testable(dataset)
-            scaling, _ = choose_scaling(dataset, config)
-            scaler, task = whole(dataset, scaling, device)
-            final = FinalEpochs(task, config, kept, progress)
-            final.begin(STAGE, config.epochs)
-            selected, networks = train_test_best(dataset, task, scaler, config, kept, on_epoch=final.note)
-            selected = dataclasses.replace(selected, scaling=scaling)
-            _log_selected(kept, selected)
-        else:
-            selected = select(dataset, config, device, on_epoch=FoldEpochs(config, kept, progress), kept=kept)
-            scaler, task = whole(dataset, selected.scaling, device)
-            final = FinalEpochs(task, config, kept, progress)
-            choice = len(stages) - 2
-            if not kept.finished(choice):
-                _log_selected(kept, selected)
-                kept.finish(choice)
-            final.begin(choice + 1, selected.epochs)
-            if options.monitor and testable(dataset):
-                final.monitor = Monitor(dataset, task, scaler, selected, config)
-            networks = kept.train(choice + 1, task, config, epochs=selected.epochs, on_epoch=final.note)
+            checkpoints.log.on_line.append(board.add)
+        protocol = _on_test if config.selection.protocol == "test-best" else _on_validation
+        try:
+            selected, scaler, task, networks = protocol(dataset, config, checkpoints, device, progress, options)
+        except DivergedError as error:
+            stage = checkpoints.stages[checkpoints.place[0]]
+            raise DivergedError(f"{stage}: {error.message}; {checkpoints.where()}") from None
         reference = held_out_scores(task, config)
     trained = Trained(
         config=config,
@@ -140,6 +111,58 @@ def fit(
     return trained
 
 
+_Fitted = tuple[Selected, Scaler, Task, Networks]
+
+
+def _on_validation(
+    dataset: Dataset,
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    device: torch.device,
+    progress: OnStep,
+    options: FitOptions,
+) -> _Fitted:
+    """Select on pseudo-unseen classes, then train on all of trainval."""
+    on_epoch = FoldLog(config, checkpoints, progress)
+    selected = select(dataset, config, device, on_epoch=on_epoch, stages=checkpoints.stage)
+    scaler, task = whole(dataset, selected.scaling, device)
+    choice = checkpoints.stage(fold_count(config.selection))
+    if not choice.finished:
+        _log_selected(checkpoints.log, selected)
+        choice.finish()
+    final = checkpoints.stage(choice.number + 1)
+    measuring = FinalMeasuring(
+        task,
+        config,
+        epochs=selected.epochs,
+        stage=final,
+        log=checkpoints.log,
+        progress=progress,
+        monitor=Monitor(dataset, task, scaler, selected, config) if options.monitor and dataset.testable else None,
+    )
+    return selected, scaler, task, train(task, config, epochs=selected.epochs, measuring=measuring, checkpoint=final)
+
+
+def _on_test(
+    dataset: Dataset,
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    device: torch.device,
+    progress: OnStep,
+    _options: FitOptions,
+) -> _Fitted:
+    """Train on all of trainval and select on the test rows, as papers do it."""
+    dataset.require_testable()
+    scaling, _ = choose_scaling(dataset, config)
+    scaler, task = whole(dataset, scaling, device)
+    stage = checkpoints.stage(0)
+    final = FinalMeasuring(task, config, epochs=config.epochs, stage=stage, log=checkpoints.log, progress=progress)
+    selected, networks = train_test_best(dataset, task, scaler, config, stage, on_epoch=final.note)
+    selected = dataclasses.replace(selected, scaling=scaling)
+    _log_selected(checkpoints.log, selected)
+    return selected, scaler, task, networks
+
+
 def whole(dataset: Dataset, scaling: Scaling, device: torch.device) -> tuple[Scaler, Task]:
     """The scaler and the task of all trainval rows."""
     scaler = Scaler.fit(dataset.features[dataset.trainval], scaling)
@@ -153,10 +176,8 @@ def _stages(config: TrainConfig) -> list[str]:
     return [*(f"fold {fold + 1} of {count}" for fold in range(count)), "the selection", "the final training"]
 
 
-def _log_selected(kept: Checkpoints, selected: Selected) -> None:
-    kept.log.write(
-        stage="selected", epochs=selected.epochs, head=selected.served.choice.name, H=selected.validation["H"]
-    )
+def _log_selected(log: RunLog, selected: Selected) -> None:
+    log.write(stage="selected", epochs=selected.epochs, head=selected.served.choice.name, H=selected.validation["H"])
 
 
 def held_out_scores(task: Task, config: TrainConfig) -> NDArray[np.float32]:

@@ -16,13 +16,15 @@ from training.features.scaler import Scaler
 from training.method.heads import fit_head
 from training.method.student import StudentBatch, student_terms
 from training.method.teacher import TeacherOutputs
-from training.method.trainer import Networks
+from training.method.trainer import Measuring, Networks
 from training.metrics import evaluate
-from training.runs.checkpoints import Checkpoints
+from training.runs.checkpoints import Checkpoints, KeptStage
+from training.runs.log import RunLog
+from training.selection.choice import Scores, measured_epochs, of_best_head
 from training.selection.fold_scores import STUDENT, HeldOut
 from training.selection.folds import fold_count
 from training.selection.result import Selected
-from training.selection.selection import FoldEpoch, Scores, measured_epochs, of_best_head
+from training.selection.validation import FoldEpoch
 from training.task import Task
 
 INERT = 0.01  # a term whose gradient is below this share of L_cls's does nothing
@@ -94,20 +96,26 @@ class Monitor:
         return {name: {score: found[score] for score in ("U", "S", "H")} for name, found in results.items()}
 
 
-class FoldEpochs:
-    """Logs and tells the epochs of the selection's folds."""
+class FoldLog:
+    """Logs and tells the epochs of the selection's folds.
 
-    def __init__(self, config: TrainConfig, kept: Checkpoints, progress: OnStep) -> None:
+    Args:
+        config: hyper-parameters.
+        checkpoints: of the run.
+        progress: told how far the selection is.
+    """
+
+    def __init__(self, config: TrainConfig, checkpoints: Checkpoints, progress: OnStep) -> None:
         self._epochs, self._folds = config.epochs, fold_count(config.selection)
-        self._kept, self._progress = kept, progress
-        stage, epoch = kept.place
+        self._log, self._progress = checkpoints.log, progress
+        stage, epoch = checkpoints.place
         if stage < self._folds:
             self._tell(stage, epoch, None)
 
     def __call__(self, at: FoldEpoch) -> None:
         """Note an epoch of a fold, with its pseudo-U, S and H where it was measured."""
         measured = {} if at.scores is None else {"validation": at.scores}
-        self._kept.log.write(stage="selection", fold=at.fold, epoch=at.epoch, losses=at.losses, **measured)
+        self._log.write(stage="selection", fold=at.fold, epoch=at.epoch, losses=at.losses, **measured)
         self._epochs = at.epochs
         self._tell(at.fold, at.epoch, at.scores)
 
@@ -122,41 +130,50 @@ class FoldEpochs:
         self._progress(step)
 
 
-class FinalEpochs:
-    """Logs, measures and tells the epochs of the final training.
+class FinalMeasuring(Measuring):
+    """Measures, logs and tells the epochs of the final training.
 
-    Attributes:
+    Args:
+        task: of the final training.
+        config: hyper-parameters.
+        epochs: of the final training.
+        stage: of the run, which begins or goes on.
+        log: of the run.
+        progress: told how far the training is.
         monitor: measures the test rows, where they may be looked at.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, kept: Checkpoints, progress: OnStep) -> None:
-        self._task, self._config, self._kept, self._progress = task, config, kept, progress
-        self._measured, self._epochs = measured_epochs(config), 0
-        self.monitor: Monitor | None = None
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        *,
+        epochs: int,
+        stage: KeptStage,
+        log: RunLog,
+        progress: OnStep,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self._task, self._config, self._epochs, self._monitor = task, config, epochs, monitor
+        self._log, self._progress, self._lengths = log, progress, measured_epochs(config)
+        self._tell(stage.epoch, None)
 
-    def begin(self, stage: int, epochs: int) -> None:
-        """Say that the training, which is this stage of the run, begins or goes on."""
-        self._epochs = epochs
-        at, epoch = self._kept.place
-        self._tell(epoch if at == stage else 0, None)
+    def measure(self, epoch: int, networks: Networks, losses: Mapping[str, float]) -> None:
+        """Note an epoch, with U, S and H on the test rows where the monitor measures them."""
+        scores = self._monitor.measure(networks) if self._monitor and epoch in self._lengths else None
+        self.note(epoch, networks, losses, scores)
 
     def note(
-        self,
-        epoch: int,
-        networks: Networks,
-        losses: Mapping[str, float],
-        scores: Mapping[str, Scores] | None = None,
+        self, epoch: int, networks: Networks, losses: Mapping[str, float], scores: Mapping[str, Scores] | None
     ) -> None:
-        """Note an epoch, with U, S and H of the heads on the test rows where they were measured already."""
+        """Note an epoch, with U, S and H of the heads on the test rows where they were measured."""
         line: dict[str, Any] = {"stage": "final", "epoch": epoch, "losses": losses}
-        if epoch in self._measured or epoch == 1:
+        if epoch in self._lengths or epoch == 1:
             shares = gradient_shares(networks, self._task, self._config)
             line |= {"gradient_shares": shares} if shares else {}
-        if epoch in self._measured and self.monitor is not None:
-            scores = self.monitor.measure(networks)
         if scores is not None:
             line["test"] = scores
-        self._kept.log.write(**line)
+        self._log.write(**line)
         self._tell(epoch, scores)
 
     def _tell(self, epoch: int, scores: Mapping[str, Scores] | None) -> None:

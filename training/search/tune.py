@@ -28,7 +28,7 @@ from training.search.space import Space, nested, space_json, start
 from training.search.study import DONE, ask_for, count, open_study
 from training.selection.folds import fold_count
 from training.selection.scaling import choose_scaling
-from training.selection.selection import FoldEpoch, select
+from training.selection.validation import FoldEpoch, select
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,7 +18,7 @@ from training.config import SelectionConfig, TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler
 from training.method.heads import HeadChoice, fit_heads
-from training.method.trainer import Networks
+from training.method.trainer import Checkpoint, Networks
 from training.metrics import SeenUnseenCurve, auroc, harmonic_means, seen_unseen_curve
 from training.task import Task
 
@@ -190,3 +190,22 @@ def candidates(config: SelectionConfig, *, classes: int) -> list[HeadChoice]:
     if "softmax" in config.heads and classes <= MAX_SOFTMAX_CLASSES:
         found += [HeadChoice(kind="softmax", strength=penalty) for penalty in config.penalty]
     return found
+
+
+class Stage(Checkpoint):
+    """One training of a selection: where its state and what it measured are kept; this one keeps nothing."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier part of the run has trained it to its end."""
+        return False
+
+    def measured(self) -> dict[int, Measurement]:
+        """What an earlier part of the run measured, by epoch."""
+        return {}
+
+    def keep(self, epoch: int, measurement: Measurement) -> None:
+        """Keep what was measured after an epoch."""
+
+    def finish(self) -> None:
+        """Note that the training is over."""

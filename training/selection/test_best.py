@@ -10,20 +10,17 @@ import numpy as np
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler
-from training.method.trainer import Networks
-from training.runs.checkpoints import Unkept
-from training.selection.fold_scores import HeldOut, candidates
+from training.method.trainer import Measuring, Networks, train
+from training.selection.choice import Scores, best_scores, choose, measured_epochs, of_best_head
+from training.selection.fold_scores import HeldOut, Measurement, Stage, candidates
 from training.selection.result import Selected
-from training.selection.selection import Scores, best_scores, choose, measured_epochs, of_best_head
 from training.task import Task
-
-STAGE = 0
 
 OnEpoch = Callable[[int, Networks, Mapping[str, float], dict[str, Scores] | None], None]
 
 
 def train_test_best(
-    dataset: Dataset, task: Task, scaler: Scaler, config: TrainConfig, kept: Unkept, *, on_epoch: OnEpoch
+    dataset: Dataset, task: Task, scaler: Scaler, config: TrainConfig, stage: Stage, *, on_epoch: OnEpoch
 ) -> tuple[Selected, Networks]:
     """Train on trainval, measure on the test rows, and take the networks of the best epoch.
 
@@ -32,7 +29,7 @@ def train_test_best(
         task: all of its trainval rows.
         scaler: fitted on them.
         config: hyper-parameters.
-        kept: what an earlier part of the run has done already.
+        stage: where the training is kept.
         on_epoch: called with the epoch (from 1), the networks, mean losses and, where the epoch was measured, the
             best test U, S and H of each head there.
 
@@ -40,28 +37,54 @@ def train_test_best(
         DataError: no head that may be chosen takes so many classes.
     """
     candidates(config.selection, classes=len(dataset.classes))  # refuses before anything is trained
-    lengths = measured_epochs(config)
     held = HeldOut.of(dataset, dataset.test, np.arange(len(dataset.classes)), scaler, task.features.device)
-    measured = kept.measured(STAGE)
-    best: dict[str, Any] = {}
-
-    def measure(epoch: int, networks: Networks, losses: Mapping[str, float]) -> None:
-        scores = None
-        if epoch in lengths:
-            measured[epoch] = held.measure(networks, task, config, key=config.digest())
-            kept.keep(STAGE, epoch, measured[epoch])
-            scores = best_scores(measured[epoch])
-            found = of_best_head(scores, config.selection.heads)
-            lda = "lda" in config.selection.heads and found is scores["lda"]
-            # A tie goes to `lda`, then to fewer epochs, as in `choose`.
-            if (found["H"], lda) > (best.get("H", -1.0), best.get("lda", False)):
-                best.update(H=found["H"], lda=lda, weights=_weights(networks))
-        on_epoch(epoch, networks, losses, scores)
-
-    networks = kept.train(STAGE, task, config, epochs=config.epochs, on_epoch=measure, carried=best)
+    measuring = TestMeasuring(held, task, config, stage, on_epoch)
+    networks = train(task, config, epochs=config.epochs, measuring=measuring, checkpoint=stage)
     for name, module in networks.modules():
-        module.load_state_dict(best["weights"][name])
-    return choose([measured], config), networks
+        module.load_state_dict(measuring.best["weights"][name])
+    return choose([measuring.measured], config), networks
+
+
+class TestMeasuring(Measuring):
+    """Measures the test rows at some epochs, and remembers the networks of the best one.
+
+    Args:
+        held: the test rows.
+        task: what is trained on.
+        config: hyper-parameters.
+        stage: keeps what is measured.
+        on_epoch: told every epoch.
+    """
+
+    __test__ = False  # not a pytest class
+
+    def __init__(self, held: HeldOut, task: Task, config: TrainConfig, stage: Stage, on_epoch: OnEpoch) -> None:
+        self._held, self._task, self._config, self._stage, self._on_epoch = held, task, config, stage, on_epoch
+        self._lengths = measured_epochs(config)
+        self.measured: dict[int, Measurement] = stage.measured()
+        self.best: dict[str, Any] = {}
+
+    def measure(self, epoch: int, networks: Networks, losses: Mapping[str, float]) -> None:
+        """Measure where papers would, and tell; a tie goes to `lda`, then to fewer epochs, as in `choose`."""
+        scores = None
+        if epoch in self._lengths:
+            found = self._held.measure(networks, self._task, self._config, key=self._config.digest())
+            self.measured[epoch] = found
+            self._stage.keep(epoch, found)
+            scores = best_scores(found)
+            best = of_best_head(scores, self._config.selection.heads)
+            lda = "lda" in self._config.selection.heads and best is scores["lda"]
+            if (best["H"], lda) > (self.best.get("H", -1.0), self.best.get("lda", False)):
+                self.best = {"H": best["H"], "lda": lda, "weights": _weights(networks)}
+        self._on_epoch(epoch, networks, losses, scores)
+
+    def state(self) -> dict[str, Any]:
+        """The best networks so far and their H."""
+        return self.best
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with the best networks of an earlier part of the run."""
+        self.best = state
 
 
 def _weights(networks: Networks) -> dict[str, dict[str, Any]]:

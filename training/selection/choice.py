@@ -1,48 +1,34 @@
-"""Model selection without test data: pseudo-unseen classes and held-out rows, both taken from trainval.
+"""What validation chooses: head, strength, scale of described classes' scores, seen penalty and temperature.
 
-Training length, head, its strength, seen penalty and temperature are those with the best mean pseudo-H over the
-folds; then everything is trained again on all of trainval.
-
-N: held-out rows, C: classes of a fold, D: scaled features.
+N: held-out rows, C: classes of a fold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from model.calibration import Calibration
 from model.head import HeadKind
 from training.config import Protocol, TrainConfig
-from training.datasets.dataset import Dataset
-from training.features.scaler import Scaler, Scaling
 from training.method.heads import HeadChoice
-from training.method.trainer import Networks
 from training.metrics import most_gain, seen_unseen_curve
-from training.runs.checkpoints import Unkept
 from training.selection.fold_scores import (
     NEARLY_BEST,
     STUDENT,
-    HeldOut,
     Measurement,
     Scored,
     best_penalty,
-    candidates,
     curve_of,
     fold_scores,
     scaled,
 )
-from training.selection.folds import used_folds
 from training.selection.result import KINDS, ChosenHead, Selected
-from training.selection.scaling import choose_scaling
-from training.task import Task
 
 UNSEEN_SCALES = (1.0, 1.25, 1.5)
 """Candidates for the scale of described classes' scores, none first."""
@@ -57,142 +43,6 @@ Candidate = tuple[int, str]
 
 Scores = dict[str, float]
 """U, S and H."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldEpoch:
-    """An epoch of a fold.
-
-    Attributes:
-        fold: from 0.
-        epoch: from 1.
-        epochs: that the fold trains at most.
-        over: whether it is the fold's last.
-        losses: means over the epoch.
-        scores: where the epoch was measured, the fold's pseudo-U, S and H of the best head with its best penalty.
-    """
-
-    fold: int
-    epoch: int
-    epochs: int
-    over: bool
-    losses: Mapping[str, float]
-    scores: Scores | None
-
-
-OnFoldEpoch = Callable[[FoldEpoch], None]
-
-
-def make_task(
-    dataset: Dataset, rows: NDArray[np.int64], classes: NDArray[np.int64], scaler: Scaler, device: torch.device
-) -> Task:
-    """The training task of some rows and classes of a data set; class indices become positions in `classes`."""
-    labels = np.searchsorted(classes, dataset.labels[rows])
-    seen = np.zeros(len(classes), dtype=bool)
-    seen[labels] = True
-    return Task(
-        features=torch.from_numpy(scaler.apply(dataset.features[rows])).to(device),
-        labels=torch.from_numpy(labels).to(device),
-        attributes=torch.from_numpy(dataset.attributes[classes]).to(device),
-        seen=torch.from_numpy(seen).to(device),
-    )
-
-
-def select(
-    dataset: Dataset,
-    config: TrainConfig,
-    device: torch.device,
-    *,
-    on_epoch: OnFoldEpoch = lambda *_: None,
-    kept: Unkept | None = None,
-    scaling: Scaling | None = None,
-) -> Selected:
-    """Choose scaling, length, head and calibration on pseudo-unseen validation.
-
-    Args:
-        dataset: only its trainval rows are read.
-        config: hyper-parameters.
-        device: where to train.
-        on_epoch: called after each epoch of a fold.
-        kept: what an earlier part of the run has done already, fold by fold; without it nothing is kept.
-        scaling: of the features, where it is chosen already.
-
-    Raises:
-        DataError: the classes cannot be dealt into such folds, or no head that may be chosen takes so many.
-    """
-    candidates(config.selection, classes=len(dataset.classes))  # refuses before anything is trained
-    kept, epochs = kept or Unkept(), config.epochs
-    scaling, of_scaling = (scaling, {}) if scaling else choose_scaling(dataset, config)
-    measurements: list[Mapping[int, Measurement]] = []
-    for number, fold in enumerate(used_folds(dataset, config.selection, config.seed)):
-        measured = kept.measured(number)
-        if not kept.finished(number):
-            scaler = Scaler.fit(dataset.features[fold.train], scaling)
-            training = _FoldTraining(
-                number=number,
-                epochs=epochs,
-                task=make_task(dataset, fold.train, fold.classes, scaler, device),
-                held=HeldOut.of(dataset, fold.held, fold.classes, scaler, device),
-                measured=measured,
-                config=config,
-                kept=kept,
-                on_epoch=on_epoch,
-            )
-            training.run()
-        epochs = max(measured)  # of the first fold; no other trains longer
-        measurements.append(measured)
-    selected = choose(measurements, config)
-    return replace(selected, scaling=scaling, validation={**selected.validation, "scaling": of_scaling})
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _FoldTraining:
-    """Trains a fold and measures its held-out rows on the way, for :func:`select`."""
-
-    number: int
-    epochs: int
-    task: Task
-    held: HeldOut
-    measured: dict[int, Measurement]
-    config: TrainConfig
-    kept: Unkept
-    on_epoch: OnFoldEpoch
-
-    def run(self) -> None:
-        """Fill `measured`, from where an earlier part of the run ended."""
-        heads, patience = self.config.selection.heads, self.config.selection.patience
-        lengths = measured_epochs(self.config)
-        best = {epoch: of_best_head(best_scores(found), heads)["H"] for epoch, found in self.measured.items()}
-
-        def enough() -> bool:
-            return self.number == 0 and exhausted(best, patience)
-
-        def measure(epoch: int, networks: Networks, losses: Mapping[str, float]) -> None:
-            scores = None
-            if epoch in lengths:
-                found = self.held.measure(networks, self.task, self.config, key="")
-                self.measured[epoch] = found
-                self.kept.keep(self.number, epoch, found)
-                scores = of_best_head(best_scores(found), heads)
-                best[epoch] = scores["H"]
-            over = epoch == self.epochs or enough()
-            self.on_epoch(
-                FoldEpoch(fold=self.number, epoch=epoch, epochs=self.epochs, over=over, losses=losses, scores=scores)
-            )
-
-        self.kept.train(self.number, self.task, self.config, epochs=self.epochs, on_epoch=measure, enough=enough)
-        self.kept.finish(self.number)
-
-
-def exhausted(best: Mapping[int, float], patience: int) -> bool:
-    """Whether the last `patience` of some lengths are all longer than the one with the best H.
-
-    Args:
-        best: H by length; of equal ones the shortest counts.
-        patience: 0 is without end.
-    """
-    lengths = sorted(best)
-    return bool(patience) and bool(lengths) and lengths.index(max(lengths, key=best.__getitem__)) < len(best) - patience
 
 
 def measured_epochs(config: TrainConfig) -> set[int]:
