@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from model.errors import DataError, Problem
 from model.head import HeadKind
-from training.device import Precision
-from training.losses.d3gzsl import Form, Target
-from training.networks.d3gzsl import EmbeddingInit
 
 AttributePathName = Literal["kernel", "linear", "none"]
 MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
+LossForm = Literal["corrected", "faithful"]
+OodTarget = Literal["domain", "class"]
+EmbeddingInit = Literal["identity", "normal"]
+Precision = Literal["fp32", "tf32", "bf16"]
 Schedule = Literal["constant", "cosine", "published"]
 Protocol = Literal["validation", "test-best"]
 Compile = Literal["auto", "on", "off"]
@@ -156,11 +157,11 @@ class D3Config:
     ood_distillation: float = 1.0
     synthetic_per_class: int = 5
     generator_share: float = 1e-4
-    ood_target: Target = "domain"
-    cls_form: Form = "corrected"
-    kl_form: Form = "corrected"
-    be_form: Form = "corrected"
-    od_form: Form = "corrected"
+    ood_target: OodTarget = "domain"
+    cls_form: LossForm = "corrected"
+    kl_form: LossForm = "corrected"
+    be_form: LossForm = "corrected"
+    od_form: LossForm = "corrected"
     embedding_dim: int = 0
     embedding_init: EmbeddingInit = "identity"
     embedding_lr_factor: float = 0.002

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Precision = Literal["fp32", "tf32", "bf16"]
+from training.config import Precision
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
