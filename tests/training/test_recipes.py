@@ -229,7 +229,7 @@ def test_a_setting_in_place_of_a_section_of_the_recipe_is_refused() -> None:
 
 def test_unknown_generator() -> None:
     with pytest.raises(
-        DataError, match=r"generator\.method: expected wgan or cegzsl or tfvaegan or diffusion, got 'gan'"
+        DataError, match=r"generator\.method: expected 'wgan', 'cegzsl', 'tfvaegan' or 'diffusion', got 'gan'"
     ):
         settled("cpu", "gan", [])
 

@@ -92,7 +92,7 @@ BAD = {
     "epochs = {choices = [3, 3]}": "epochs: choices: expected a list of different values",
     "epochs = {choices = ['many']}": "epochs: expected a whole number, got 'many'",
     "schedule = {low = 1, high = 2}": "schedule: expected choices, as its value is no number but 'constant'",
-    "schedule = {choices = ['constant', 'linear']}": "schedule: expected constant or cosine or published, got 'linear'",
+    "schedule = {choices = ['cosine', 'x']}": "schedule: expected 'constant', 'cosine' or 'published', got 'x'",
     "generator.path_ridge = {choices = [1.0]}": "generator.path_ridge: cannot be searched, only single values can",
     "seed = {low = 0, high = 9}": "seed: seed decides how H is measured",
     "selection.folds = {choices = [2, 3]}": "selection.folds: selection.folds decides how H is measured",
