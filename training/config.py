@@ -279,7 +279,8 @@ class SelectionConfig(Settings):
             them, as papers do.
         folds: how many disjoint groups of seen classes are hidden in turn.
         used_folds: how many of them are really trained; 0 takes all.
-        deals: how often the seen classes are dealt into folds anew; all folds count the same.
+        repeats: how often the seen classes are split into folds anew, as in repeated k-fold cross-validation; all folds
+            count the same.
         seen_fraction: share of the other classes' rows held out as pseudo test-seen.
         evaluations: how many lengths are considered, each half of the next; evenly spaced under `test-best`.
         patience: how many longer lengths without a better H end the first fold's training, and with it what the others
@@ -294,7 +295,7 @@ class SelectionConfig(Settings):
     protocol: Protocol = "validation"
     folds: Annotated[int, Field(strict=True, ge=2)] = 4
     used_folds: NonNegativeInt = 0
-    deals: PositiveInt = 1
+    repeats: PositiveInt = 1
     seen_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.25
     evaluations: PositiveInt = 4
     patience: NonNegativeInt = 0

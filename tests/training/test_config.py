@@ -117,7 +117,7 @@ BAD = {
     "d3.embedding_lr_factor": [0, math.nan],
     "selection.folds": [1, 0],
     "selection.used_folds": [-1, 5],
-    "selection.deals": [0],
+    "selection.repeats": [0],
     "selection.novelty_folds": [1, 0],
     "selection.seen_fraction": [0, 1, -0.5, math.nan],
     "selection.evaluations": [0],
