@@ -97,7 +97,7 @@ def tune(
         console.warn(note)
     stopped: Interrupted | None = None
     with interruptible() as asked, Bars(console.progress_bar(quiet=as_json)) as bars:
-        search = Search(dataset=dataset, base=base, space=searched, device=target, recipe=chosen, asked=asked)
+        search = Search(dataset=dataset, base=base, space=searched, device=target, recipe=chosen, interruption=asked)
         opened = search.open(study, storage, prune=prune)
         try:
             run(search, opened, trials=trials, timeout=timeout, on_step=bars.of(""))
