@@ -25,18 +25,14 @@ from pydantic_core import ArgsKwargs, PydanticCustomError
 from model.errors import DataError, Problem
 from model.head import HeadKind
 
-AttributePathName = Literal["kernel", "linear", "none"]
 Compile = Literal["auto", "on", "off"]
 EmbeddingInit = Literal["identity", "normal"]
 LossForm = Literal["corrected", "faithful"]
-MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
 OodTarget = Literal["domain", "class"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["validation", "test-best"]
-ScalingSetting = Literal["auto", "range", "normal"]
-Schedule = Literal["constant", "cosine", "published"]
 
-# Numbers are strict: no text and no true or false for a number, no 1.0 for a whole one; 1 does for 1.0.
+# Like pydantic's of the same names, but strict: text and truth values are no numbers, and 1.0 is no int (1 is a float).
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0)]
@@ -54,7 +50,7 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class Settings:
+class CheckedConfig:
     """Settings that are checked when they are made; a `DataError` names every one that does not fit."""
 
     @model_validator(mode="wrap")
@@ -102,7 +98,7 @@ def _problems(kind: type[Any], error: ValidationError) -> Iterator[Problem]:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class TeacherConfig(Settings):
+class TeacherConfig(CheckedConfig):
     """Pre-training of the out-of-distribution teacher on real trainval rows.
 
     Attributes:
@@ -120,7 +116,7 @@ class TeacherConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class GeneratorConfig(Settings):
+class GeneratorConfig(CheckedConfig):
     """The base generator; what only one method has is in a section of its own.
 
     Attributes:
@@ -139,10 +135,10 @@ class GeneratorConfig(Settings):
         seen_classification: weight of the teacher's cross-entropy on synthetic seen features, as in f-CLSWGAN.
     """
 
-    method: MethodName = "wgan"
+    method: Literal["wgan", "cegzsl", "tfvaegan", "diffusion"] = "wgan"
     hidden: PositiveInt = 512
     noise_dim: NonNegativeInt = 0
-    attribute_path: AttributePathName = "kernel"
+    attribute_path: Literal["kernel", "linear", "none"] = "kernel"
     path_ridge: PositiveFloats = (0.03, 0.1, 0.3, 1.0, 3.0)
     learning_rate_factor: PositiveFloat = 0.1
     warm_up: NonNegativeInt = 20
@@ -157,7 +153,7 @@ class GeneratorConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class ContrastiveConfig(Settings):
+class ContrastiveConfig(CheckedConfig):
     """What `cegzsl` adds to `wgan`.
 
     Attributes:
@@ -178,7 +174,7 @@ class ContrastiveConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class VaeConfig(Settings):
+class VaeConfig(CheckedConfig):
     """What `tfvaegan` adds to `wgan`.
 
     Attributes:
@@ -193,7 +189,7 @@ class VaeConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class DiffusionConfig(Settings):
+class DiffusionConfig(CheckedConfig):
     """What `diffusion` needs.
 
     Attributes:
@@ -206,7 +202,7 @@ class DiffusionConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class D3Config(Settings):
+class D3Config(CheckedConfig):
     """Student losses: their weights, switches and forms.
 
     Attributes:
@@ -271,7 +267,7 @@ class D3Config(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class SelectionConfig(Settings):
+class SelectionConfig(CheckedConfig):
     """Model selection: on pseudo-unseen classes taken from trainval, or as papers do it.
 
     Attributes:
@@ -324,7 +320,7 @@ class SelectionConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class TrainConfig(Settings):
+class TrainConfig(CheckedConfig):
     """Everything that decides a run besides its data.
 
     Attributes:
@@ -351,12 +347,12 @@ class TrainConfig(Settings):
     """
 
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
-    scaling: ScalingSetting = "auto"
+    scaling: Literal["auto", "range", "normal"] = "auto"
     epochs: PositiveInt = 24
     steps: NonNegativeInt = 0
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 4e-4
-    schedule: Schedule = "constant"
+    schedule: Literal["constant", "cosine", "published"] = "constant"
     adam_beta1: Decay = 0.5
     precision: Precision = "fp32"
     compile: Compile = "auto"
