@@ -13,8 +13,7 @@ from benchmarks import plain_forms
 from benchmarks.plain_training import PlainTraining
 from benchmarks.timing import Case, synchronise
 from benchmarks.training_cases import Sizes
-from training.config import D3Config, GeneratorConfig, TeacherConfig, TrainConfig
-from training.device import Precision
+from training.config import D3Config, GeneratorConfig, Precision, TeacherConfig, TrainConfig
 from training.method.student import StudentBatch, student_terms
 from training.method.teacher import TeacherOutputs
 from training.method.trainer import Trainer

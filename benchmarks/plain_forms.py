@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from training.losses.d3gzsl import EPSILON, Form
+from training.config import LossForm
+from training.losses.d3gzsl import EPSILON
 from training.networks.contrastive import Comparator
 from training.networks.generator import SLOPE, Critic, Generator
 
@@ -28,7 +29,7 @@ def comparator_loss(
     return total / len(embeddings)
 
 
-def pair_loss(a: Tensor, b: Tensor, groups: Tensor, form: Form) -> Tensor:
+def pair_loss(a: Tensor, b: Tensor, groups: Tensor, form: LossForm) -> Tensor:
     """Both sides repeated for every pair, then one cosine per pair of vectors."""
     left = a.unsqueeze(1).repeat(1, len(b), 1)
     right = b.unsqueeze(0).repeat(len(a), 1, 1)
@@ -45,7 +46,7 @@ def pair_loss(a: Tensor, b: Tensor, groups: Tensor, form: Form) -> Tensor:
     return torch.stack(halves).mean()
 
 
-def ood_distillation(logits: Tensor, head: nn.Module, confidence: Tensor, groups: Tensor, form: Form) -> Tensor:
+def ood_distillation(logits: Tensor, head: nn.Module, confidence: Tensor, groups: Tensor, form: LossForm) -> Tensor:
     """L_od on repeated pairs."""
     b = torch.stack([confidence, 1 - confidence], dim=1)
     if form == "faithful":

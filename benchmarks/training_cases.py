@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks import plain_forms
 from benchmarks.timing import Case
+from training.config import LossForm
 from training.generators.base import RealBatch
 from training.generators.wgan import critic_terms
 from training.losses import d3gzsl as losses
@@ -100,7 +101,7 @@ def pair_cases(sizes: Sizes, device: torch.device) -> Iterator[Case]:
             values=lambda: (plain().item(), fast().item()),
         )
 
-    def of(form: losses.Form) -> Iterator[Case]:
+    def of(form: LossForm) -> Iterator[Case]:
         yield case(
             f"L_be {form}, B={sizes.batch}, Z={sizes.features}",
             lambda: plain_forms.pair_loss(teacher, student, labels, form),

@@ -3,30 +3,102 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-import math
-import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from model.errors import DataError, Problem
 from model.head import HeadKind
-from training.device import Precision
-from training.losses.d3gzsl import Form, Target
-from training.networks.d3gzsl import EmbeddingInit
 
-AttributePathName = Literal["kernel", "linear", "none"]
-MethodName = Literal["wgan", "cegzsl", "tfvaegan", "diffusion"]
-Schedule = Literal["constant", "cosine", "published"]
-Protocol = Literal["validation", "test-best"]
 Compile = Literal["auto", "on", "off"]
-ScalingSetting = Literal["auto", "range", "normal"]
+EmbeddingInit = Literal["identity", "normal"]
+LossForm = Literal["corrected", "faithful"]
+OodTarget = Literal["domain", "class"]
+Precision = Literal["fp32", "tf32", "bf16"]
+Protocol = Literal["validation", "test-best"]
+
+# Like pydantic's of the same names, but strict: text and truth values are no numbers, and 1.0 is no int (1 is a float).
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0)]
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0)]
+Decay = Annotated[float, Field(strict=True, ge=0, lt=1)]
+PositiveFloats = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("distinct", "each value once")
+    return values
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class CheckedConfig:
+    """Settings that are checked when they are made; a `DataError` names every one that does not fit."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse(cls, given: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        try:
+            return handler(given)
+        except ValidationError as error:
+            if not isinstance(given, ArgsKwargs):  # a section in a larger table, which names the faults of all
+                raise
+            raise DataError("the configuration is not valid", _problems(cls, error)) from None
+
+
+# What pydantic calls an error, and what was expected; for other errors its own message says that.
+_EXPECTED = {
+    "dataclass_type": "a table of settings",
+    "tuple_type": "a list",
+    "too_short": "at least one value",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "a number below {lt:.19g}",
+    "less_than_equal": "at most {le:g}",
+}
+
+
+def _problems(kind: type[Any], error: ValidationError) -> Iterator[Problem]:
+    """What is wrong with each setting, once for each; of a list, the first value that does not fit."""
+    named = set()
+    for fault in error.errors():
+        path = [name for name in fault["loc"] if isinstance(name, str)]
+        pointer = ".".join(path)
+        if pointer in named:
+            continue
+        named.add(pointer)
+        if fault["type"] == "unexpected_keyword_argument":
+            section = functools.reduce(getattr, path[:-1], kind())
+            known = ", ".join(field.name for field in dataclasses.fields(section))
+            yield Problem(pointer=pointer, detail=f"no such setting; known here: {known}")
+        else:
+            expected = _EXPECTED.get(fault["type"], "").format(**fault.get("ctx", {}))
+            expected = expected or fault["msg"].removeprefix("Input should be ")
+            yield Problem(pointer=pointer, detail=f"expected {expected}, got {fault['input']!r}")
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class TeacherConfig(CheckedConfig):
     """Pre-training of the out-of-distribution teacher on real trainval rows.
 
     Attributes:
@@ -37,14 +109,14 @@ class TeacherConfig:
             E_o that starts as the identity hardly moves.
     """
 
-    epochs: int = 30
-    batch_size: int = 128
-    learning_rate: float = 1e-4
-    embedding_lr_factor: float = 1.0
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 1e-4
+    embedding_lr_factor: PositiveFloat = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class GeneratorConfig(CheckedConfig):
     """The base generator; what only one method has is in a section of its own.
 
     Attributes:
@@ -63,25 +135,25 @@ class GeneratorConfig:
         seen_classification: weight of the teacher's cross-entropy on synthetic seen features, as in f-CLSWGAN.
     """
 
-    method: MethodName = "wgan"
-    hidden: int = 512
-    noise_dim: int = 0
-    attribute_path: AttributePathName = "kernel"
-    path_ridge: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    learning_rate_factor: float = 0.1
-    warm_up: int = 20
-    critic_steps: int = 5
-    gp_weight: float = 10.0
-    seen_classification: float = 0.01
-    averaging: float = 0.98
+    method: Literal["wgan", "cegzsl", "tfvaegan", "diffusion"] = "wgan"
+    hidden: PositiveInt = 512
+    noise_dim: NonNegativeInt = 0
+    attribute_path: Literal["kernel", "linear", "none"] = "kernel"
+    path_ridge: PositiveFloats = (0.03, 0.1, 0.3, 1.0, 3.0)
+    learning_rate_factor: PositiveFloat = 0.1
+    warm_up: NonNegativeInt = 20
+    critic_steps: PositiveInt = 5
+    gp_weight: NonNegativeFloat = 10.0
+    seen_classification: NonNegativeFloat = 0.01
+    averaging: Decay = 0.98
 
     def anchors(self, seen_classes: int) -> int | None:
         """Seen classes that the attribute path compares with; 0 for a linear path, None for none."""
         return {"kernel": seen_classes, "linear": 0, "none": None}[self.attribute_path]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig:
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class ContrastiveConfig(CheckedConfig):
     """What `cegzsl` adds to `wgan`.
 
     Attributes:
@@ -93,16 +165,16 @@ class ContrastiveConfig:
         class_temperature: of the class-level contrast.
     """
 
-    projection: int = 512
-    comparator_hidden: int = 2048
-    instance_weight: float = 0.001
-    class_weight: float = 0.001
-    instance_temperature: float = 0.1
-    class_temperature: float = 0.1
+    projection: PositiveInt = 512
+    comparator_hidden: PositiveInt = 2048
+    instance_weight: NonNegativeFloat = 0.001
+    class_weight: NonNegativeFloat = 0.001
+    instance_temperature: PositiveFloat = 0.1
+    class_temperature: PositiveFloat = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class VaeConfig:
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class VaeConfig(CheckedConfig):
     """What `tfvaegan` adds to `wgan`.
 
     Attributes:
@@ -111,13 +183,13 @@ class VaeConfig:
         feedback: strength of the feedback; 0 is f-VAEGAN-D2.
     """
 
-    weight: float = 1.0
-    semantic_weight: float = 0.01
-    feedback: float = 1.0
+    weight: NonNegativeFloat = 1.0
+    semantic_weight: NonNegativeFloat = 0.01
+    feedback: NonNegativeFloat = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class DiffusionConfig(CheckedConfig):
     """What `diffusion` needs.
 
     Attributes:
@@ -125,12 +197,12 @@ class DiffusionConfig:
         batches: noisy copies of the real batch in each step.
     """
 
-    steps: int = 4
-    batches: int = 4
+    steps: PositiveInt = 4
+    batches: PositiveInt = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class D3Config:
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class D3Config(CheckedConfig):
     """Student losses: their weights, switches and forms.
 
     Attributes:
@@ -150,20 +222,20 @@ class D3Config:
         embedding_lr_factor: learning rate of E_s relative to the others'.
     """
 
-    classification: float = 1.0
-    label_distillation: float = 1.0
-    embedding_distillation: float = 1.0
-    ood_distillation: float = 1.0
-    synthetic_per_class: int = 5
-    generator_share: float = 1e-4
-    ood_target: Target = "domain"
-    cls_form: Form = "corrected"
-    kl_form: Form = "corrected"
-    be_form: Form = "corrected"
-    od_form: Form = "corrected"
-    embedding_dim: int = 0
+    classification: NonNegativeFloat = 1.0
+    label_distillation: NonNegativeFloat = 1.0
+    embedding_distillation: NonNegativeFloat = 1.0
+    ood_distillation: NonNegativeFloat = 1.0
+    synthetic_per_class: PositiveInt = 5
+    generator_share: NonNegativeFloat = 1e-4
+    ood_target: OodTarget = "domain"
+    cls_form: LossForm = "corrected"
+    kl_form: LossForm = "corrected"
+    be_form: LossForm = "corrected"
+    od_form: LossForm = "corrected"
+    embedding_dim: NonNegativeInt = 0
     embedding_init: EmbeddingInit = "identity"
-    embedding_lr_factor: float = 0.002
+    embedding_lr_factor: PositiveFloat = 0.002
 
     def embedding_size(self, feature_dim: int) -> int:
         """Z for D features.
@@ -185,7 +257,7 @@ class D3Config:
         return self.od_form == "faithful"
 
     def weights(self) -> dict[str, float]:
-        """Weight of each student term by its short name."""
+        """NonNegativeFloat of each student term by its short name."""
         return {
             "cls": self.classification,
             "kl": self.label_distillation,
@@ -194,8 +266,8 @@ class D3Config:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class SelectionConfig(CheckedConfig):
     """Model selection: on pseudo-unseen classes taken from trainval, or as papers do it.
 
     Attributes:
@@ -203,7 +275,8 @@ class SelectionConfig:
             them, as papers do.
         folds: how many disjoint groups of seen classes are hidden in turn.
         used_folds: how many of them are really trained; 0 takes all.
-        deals: how often the seen classes are dealt into folds anew; all folds count the same.
+        repeats: how often the seen classes are split into folds anew, as in repeated k-fold cross-validation; all folds
+            count the same.
         seen_fraction: share of the other classes' rows held out as pseudo test-seen.
         evaluations: how many lengths are considered, each half of the next; evenly spaced under `test-best`.
         patience: how many longer lengths without a better H end the first fold's training, and with it what the others
@@ -216,21 +289,38 @@ class SelectionConfig:
     """
 
     protocol: Protocol = "validation"
-    folds: int = 4
-    used_folds: int = 0
-    deals: int = 1
-    seen_fraction: float = 0.25
-    evaluations: int = 4
-    patience: int = 0
-    heads: tuple[HeadKind, ...] = ("lda", "softmax")
-    shrinkage: tuple[float, ...] = (0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 0.95)
-    penalty: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
-    samples: int = 200
-    novelty_folds: int = 5
+    folds: Annotated[int, Field(strict=True, ge=2)] = 4
+    used_folds: NonNegativeInt = 0
+    repeats: PositiveInt = 1
+    seen_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.25
+    evaluations: PositiveInt = 4
+    patience: NonNegativeInt = 0
+    heads: Annotated[tuple[HeadKind, ...], Field(min_length=1), AfterValidator(_distinct)] = ("lda", "softmax")
+    shrinkage: Annotated[tuple[Annotated[float, Field(strict=True, gt=0, le=1)], ...], Field(min_length=1)] = (
+        0.1,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.85,
+        0.95,
+    )
+    penalty: PositiveFloats = (1e-3, 3e-4, 1e-4, 3e-5)
+    samples: Annotated[int, Field(strict=True, ge=1, le=200)] = 200
+    novelty_folds: Annotated[int, Field(strict=True, ge=2)] = 5
+
+    @field_validator("used_folds")
+    @classmethod
+    def _of_the_folds(cls, used: int, info: ValidationInfo) -> int:
+        folds = info.data.get("folds", used)  # folds that are not valid have been named
+        if used > folds:
+            raise PydanticCustomError("used_folds", "0 (all) up to selection.folds, {folds}", {"folds": folds})
+        return used
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class TrainConfig(CheckedConfig):
     """Everything that decides a run besides its data.
 
     Attributes:
@@ -256,123 +346,23 @@ class TrainConfig:
         selection: of length, head and calibration.
     """
 
-    seed: int = 0
-    scaling: ScalingSetting = "auto"
-    epochs: int = 24
-    steps: int = 0
-    batch_size: int = 64
-    learning_rate: float = 4e-4
-    schedule: Schedule = "constant"
-    adam_beta1: float = 0.5
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    scaling: Literal["auto", "range", "normal"] = "auto"
+    epochs: PositiveInt = 24
+    steps: NonNegativeInt = 0
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 4e-4
+    schedule: Literal["constant", "cosine", "published"] = "constant"
+    adam_beta1: Decay = 0.5
     precision: Precision = "fp32"
     compile: Compile = "auto"
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    vae: VaeConfig = field(default_factory=VaeConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    d3: D3Config = field(default_factory=D3Config)
-    selection: SelectionConfig = field(default_factory=SelectionConfig)
-
-    def __post_init__(self) -> None:
-        problems = [
-            Problem(pointer=name, detail=f"expected {expected}, got {value}")
-            for name, value, expected, fits in self._rules()
-            if not fits
-        ]
-        if problems:
-            raise DataError("the configuration is not valid", problems)
-
-    def _rules(self) -> Iterator[tuple[str, Any, str, bool]]:
-        positive = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "teacher.epochs": self.teacher.epochs,
-            "teacher.batch_size": self.teacher.batch_size,
-            "generator.hidden": self.generator.hidden,
-            "generator.critic_steps": self.generator.critic_steps,
-            "d3.synthetic_per_class": self.d3.synthetic_per_class,
-            "contrastive.projection": self.contrastive.projection,
-            "contrastive.comparator_hidden": self.contrastive.comparator_hidden,
-            "diffusion.steps": self.diffusion.steps,
-            "diffusion.batches": self.diffusion.batches,
-            "selection.evaluations": self.selection.evaluations,
-            "selection.deals": self.selection.deals,
-        }
-        for name, value in positive.items():
-            yield name, value, "at least 1", value >= 1
-        for name, rate in (
-            ("learning_rate", self.learning_rate),
-            ("teacher.learning_rate", self.teacher.learning_rate),
-            ("teacher.embedding_lr_factor", self.teacher.embedding_lr_factor),
-            ("d3.embedding_lr_factor", self.d3.embedding_lr_factor),
-            ("generator.learning_rate_factor", self.generator.learning_rate_factor),
-            ("contrastive.instance_temperature", self.contrastive.instance_temperature),
-            ("contrastive.class_temperature", self.contrastive.class_temperature),
-        ):
-            yield name, rate, "a number above 0", 0 < rate < math.inf
-        for name, weight in (
-            ("d3.classification", self.d3.classification),
-            ("d3.label_distillation", self.d3.label_distillation),
-            ("d3.embedding_distillation", self.d3.embedding_distillation),
-            ("d3.ood_distillation", self.d3.ood_distillation),
-            ("d3.generator_share", self.d3.generator_share),
-            ("generator.gp_weight", self.generator.gp_weight),
-            ("generator.seen_classification", self.generator.seen_classification),
-            ("contrastive.instance_weight", self.contrastive.instance_weight),
-            ("contrastive.class_weight", self.contrastive.class_weight),
-            ("vae.weight", self.vae.weight),
-            ("vae.semantic_weight", self.vae.semantic_weight),
-            ("vae.feedback", self.vae.feedback),
-        ):
-            yield name, weight, "a number of at least 0", 0 <= weight < math.inf
-        ridge = self.generator.path_ridge
-        yield "generator.path_ridge", ridge, "numbers above 0", bool(ridge) and all(0 < r < math.inf for r in ridge)
-        shrinkage, samples = self.selection.shrinkage, self.selection.samples
-        yield (
-            "selection.shrinkage",
-            shrinkage,
-            "numbers above 0, at most 1",
-            bool(shrinkage) and all(0 < s <= 1 for s in shrinkage),
-        )
-        penalty, heads = self.selection.penalty, self.selection.heads
-        yield (
-            "selection.penalty",
-            penalty,
-            "numbers above 0",
-            bool(penalty) and all(0 < p < math.inf for p in penalty),
-        )
-        yield (
-            "selection.heads",
-            heads,
-            "lda, softmax or both, each once",
-            bool(heads) and len(set(heads)) == len(heads),
-        )
-        yield "selection.samples", samples, "1 to 200", 1 <= samples <= 200
-        for name, count in (
-            ("selection.folds", self.selection.folds),
-            ("selection.novelty_folds", self.selection.novelty_folds),
-        ):
-            yield name, count, "at least 2", count >= 2
-        used, folds = self.selection.used_folds, self.selection.folds
-        yield "selection.used_folds", used, f"0 (all) up to selection.folds, {folds}", 0 <= used <= max(folds, 0)
-        yield (
-            "selection.seen_fraction",
-            self.selection.seen_fraction,
-            "above 0, below 1",
-            (0 < self.selection.seen_fraction < 1),
-        )
-        for name, size in (
-            ("generator.noise_dim", self.generator.noise_dim),
-            ("d3.embedding_dim", self.d3.embedding_dim),
-            ("steps", self.steps),
-            ("selection.patience", self.selection.patience),
-            ("generator.warm_up", self.generator.warm_up),
-        ):
-            yield name, size, "at least 0", size >= 0
-        yield "seed", self.seed, "0 up to 2^63 - 1", 0 <= self.seed < 2**63
-        yield "generator.averaging", self.generator.averaging, "0 up to 1", 0 <= self.generator.averaging < 1
-        yield "adam_beta1", self.adam_beta1, "0 up to 1", 0 <= self.adam_beta1 < 1
+    teacher: TeacherConfig = TeacherConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    vae: VaeConfig = VaeConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    d3: D3Config = D3Config()
+    selection: SelectionConfig = SelectionConfig()
 
     def to_json(self) -> dict[str, Any]:
         """The fields as nested JSON values."""
@@ -389,59 +379,4 @@ class TrainConfig:
         Raises:
             DataError: an unknown field, or a value of another type; names every one.
         """
-        problems: list[Problem] = []
-        values = _fields(cls, fields, "", problems)
-        try:
-            config = cls(**values)
-        except DataError as error:
-            raise DataError(error.message, [*problems, *error.problems]) from None
-        if problems:
-            raise DataError("the configuration is not valid", problems)
-        return config
-
-
-def _fields(kind: type[Any], fields: Mapping[str, Any], prefix: str, problems: list[Problem]) -> dict[str, Any]:
-    """The values that fit the fields of a dataclass; what does not is added to `problems`."""
-    types = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        where = prefix + name
-        if name not in types:
-            problems.append(Problem(pointer=where, detail=f"no such setting; known here: {', '.join(types)}"))
-        elif dataclasses.is_dataclass(types[name]):
-            if isinstance(value, Mapping):
-                values[name] = types[name](**_fields(types[name], value, f"{where}.", problems))
-            else:
-                problems.append(Problem(pointer=where, detail=f"expected a table of settings, got {value!r}"))
-        elif (fitted := _fit(types[name], value)) is None:
-            problems.append(Problem(pointer=where, detail=f"expected {_described(types[name])}, got {value!r}"))
-        else:
-            values[name] = fitted
-    return values
-
-
-def _fit(kind: Any, value: Any) -> Any:
-    """The value as the field's type, or None where it does not fit."""
-    if typing.get_origin(kind) is typing.Literal:
-        return value if value in typing.get_args(kind) else None
-    if typing.get_origin(kind) is tuple:
-        of = typing.get_args(kind)[0]
-        values = [_fit(of, v) for v in value] if isinstance(value, list | tuple) else [None]
-        return None if None in values else tuple(values)
-    if kind is bool or isinstance(value, bool):
-        return value if kind is bool and isinstance(value, bool) else None
-    if kind is int:
-        return value if isinstance(value, int) else None
-    try:
-        return float(value) if isinstance(value, int | float) else None
-    except OverflowError:  # an int that no float can hold
-        return None
-
-
-def _described(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return " or ".join(typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        of = typing.get_args(kind)[0]
-        return "a list of numbers" if of is float else f"a list of {_described(of)}"
-    return {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        return cls(**fields)

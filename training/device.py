@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from model.errors import DataError
-
-Precision = Literal["fp32", "tf32", "bf16"]
+from training.config import Compile, Precision
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -144,7 +142,7 @@ class Meter:
         return first, [name for step, name in found if step == first]
 
 
-def records(setting: str, device: torch.device) -> bool:
+def records(setting: Compile, device: torch.device) -> bool:
     """Whether steps are recorded as CUDA graphs: on a GPU, whose small kernels take longer to launch than to run."""
     return device.type == "cuda" and setting != "off"
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from model.errors import DataError, Problem
 from training.config import TrainConfig
-from training.toml_text import toml_text
 
 
 def configured(settings: Iterable[str], *, base: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -84,7 +85,8 @@ class Recipe:
     def resolved_text(self) -> str:
         """A recipe in TOML with the same settings, all of them, which extends no other."""
         source = "\n".join(f"{name}: {text}" for name, text in self.sources.items())
-        return toml_text({"summary": self.summary, "source": source, **self.config.to_json()})
+        fields = {"summary": self.summary, "source": source, **self.config.to_json()}
+        return tomli_w.dumps(fields, multiline_strings=True)
 
     def to_json(self) -> dict[str, Any]:
         """What a run notes of its recipe."""

@@ -230,7 +230,7 @@ def test_the_flattest_kernel_is_all_but_linear(small: Task, monkeypatch: pytest.
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool, strength: float) -> None:
-    """Means from three rows of four, rules of discriminant analysis written out, every hidden group of six deals."""
+    """Means from three rows of four, rules of discriminant analysis written out, every hidden group of six splits."""
     made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
     stretches = (0.0, 0.5, 1.0)
     rows, labels = made.features.double().numpy(), made.teacher_labels.numpy()

@@ -117,7 +117,7 @@ BAD = {
     "d3.embedding_lr_factor": [0, math.nan],
     "selection.folds": [1, 0],
     "selection.used_folds": [-1, 5],
-    "selection.deals": [0],
+    "selection.repeats": [0],
     "selection.novelty_folds": [1, 0],
     "selection.seen_fraction": [0, 1, -0.5, math.nan],
     "selection.evaluations": [0],
@@ -160,26 +160,66 @@ def test_every_number_has_a_rule_or_any_value_will_do() -> None:
         ("epochs=", "expected a whole number, got ''"),
         ("learning_rate=fast", "expected a number, got 'fast'"),
         ("learning_rate=false", "expected a number, got False"),
-        ("generator.attribute_path=true", "expected kernel or linear or none, got True"),
-        ("d3.kl_form=published", "expected corrected or faithful, got 'published'"),
-        ("d3.ood_target=3", "expected domain or class, got 3"),
-        ("generator.method=gan", "expected wgan or cegzsl or tfvaegan or diffusion, got 'gan'"),
-        ("selection.heads=softmax", "expected a list of lda or softmax, got 'softmax'"),
-        ('selection.heads=["lda", "ridge"]', "expected a list of lda or softmax, got ['lda', 'ridge']"),
-        ("selection.penalty=[0.1, false]", "expected a list of numbers, got [0.1, False]"),
-        ("schedule=linear", "expected constant or cosine or published, got 'linear'"),
-        ("precision=16", "expected fp32 or tf32 or bf16, got 16"),
-        ("selection.shrinkage=0.5", "expected a list of numbers, got 0.5"),
-        ('selection.shrinkage=[0.5, "x"]', "expected a list of numbers, got [0.5, 'x']"),
-        ("selection.shrinkage=[true]", "expected a list of numbers, got [True]"),
+        ("generator.attribute_path=true", "expected 'kernel', 'linear' or 'none', got True"),
+        ("d3.kl_form=published", "expected 'corrected' or 'faithful', got 'published'"),
+        ("d3.ood_target=3", "expected 'domain' or 'class', got 3"),
+        ("generator.method=gan", "expected 'wgan', 'cegzsl', 'tfvaegan' or 'diffusion', got 'gan'"),
+        ("selection.heads=softmax", "expected a list, got 'softmax'"),
+        ('selection.heads=["lda", "ridge"]', "expected 'lda' or 'softmax', got 'ridge'"),
+        ("selection.penalty=[0.1, false]", "expected a number, got False"),
+        ("schedule=linear", "expected 'constant', 'cosine' or 'published', got 'linear'"),
+        ("precision=16", "expected 'fp32', 'tf32' or 'bf16', got 16"),
+        ("selection.shrinkage=0.5", "expected a list, got 0.5"),
+        ('selection.shrinkage=[0.5, "x"]', "expected a number, got 'x'"),
+        ("selection.shrinkage=[true]", "expected a number, got True"),
         ("teacher=3", "expected a table of settings, got 3"),
         ("epochs.more=1", "expected a whole number, got {'more': 1}"),
+        ("epochs=1.0", "expected a whole number, got 1.0"),
+        ("epochs=0", "expected at least 1, got 0"),
+        ("seed=9223372036854775808", "expected a number below 9223372036854775808, got 9223372036854775808"),
+        ("learning_rate=0", "expected a number above 0, got 0"),
+        ("learning_rate=NaN", "expected a finite number, got nan"),
+        ("adam_beta1=1", "expected a number below 1, got 1"),
+        ("selection.samples=201", "expected at most 200, got 201"),
+        ("selection.shrinkage=[]", "expected at least one value, got []"),
+        ("selection.shrinkage=[0.5, 2, 3]", "expected at most 1, got 2"),
+        ('selection.heads=["lda", "lda"]', "expected each value once, got ['lda', 'lda']"),
+        ("selection.used_folds=5", "expected 0 (all) up to selection.folds, 4, got 5"),
     ],
 )
 def test_values_of_another_type(setting: str, detail: str) -> None:
     with pytest.raises(DataError) as error:
         configured([setting])
     assert [problem.detail for problem in error.value.problems] == [detail]
+
+
+def test_a_section_by_itself_and_a_replaced_setting_are_checked() -> None:
+    for make in (
+        lambda: SelectionConfig(folds=2, used_folds=3),
+        lambda: dataclasses.replace(SelectionConfig(folds=2), used_folds=3),
+    ):
+        with pytest.raises(DataError, match=r"used_folds: expected 0 \(all\) up to selection\.folds, 2, got 3"):
+            make()
+    with pytest.raises(DataError, match="epochs: expected at least 1, got 0"):
+        dataclasses.replace(TrainConfig(), epochs=0)
+    with pytest.raises(DataError, match="foldz: no such setting; known here: protocol, folds, "):
+        SelectionConfig(foldz=2)
+
+
+def test_a_configuration_is_a_value() -> None:
+    again = dataclasses.replace(OTHER, seed=OTHER.seed)
+    assert again == OTHER
+    assert len({OTHER, again, TrainConfig()}) == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        OTHER.seed = 3  # type: ignore[misc]
+
+
+def test_the_digest_is_the_same_for_the_same_settings() -> None:
+    """It keys the noise of evaluations, so a number's type may not change it."""
+    assert configured(["learning_rate=1"]).digest() == TrainConfig(learning_rate=1.0).digest()
+    assert TrainConfig(learning_rate=1).digest() == TrainConfig(learning_rate=1.0).digest()
+    assert TrainConfig.from_json(json.loads(json.dumps(OTHER.to_json()))).digest() == OTHER.digest()
+    assert OTHER.digest() != TrainConfig().digest()
 
 
 def test_a_number_too_large_for_a_float() -> None:

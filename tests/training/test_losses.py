@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training.config import LossForm
 from training.losses import d3gzsl as losses
 from training.losses import d3gzsl as pairs
 from training.losses import d3gzsl as plane
-from training.losses.d3gzsl import EPSILON, Form
+from training.losses.d3gzsl import EPSILON
 
-FORMS: tuple[Form, ...] = ("corrected", "faithful")
+FORMS: tuple[LossForm, ...] = ("corrected", "faithful")
 SIZES = [(1, 1, 2), (2, 3, 2), (5, 4, 3), (9, 2, 7)]  # rows, dimensions, classes
 Vector = Sequence[float]
 
@@ -55,13 +56,13 @@ def slow_shifted_bce(pairs: Sequence[tuple[float, bool]]) -> float:
     return total / len(pairs)
 
 
-SLOW_PAIRS: dict[Form, Callable[[Sequence[tuple[float, bool]]], float]] = {
+SLOW_PAIRS: dict[LossForm, Callable[[Sequence[tuple[float, bool]]], float]] = {
     "corrected": slow_balanced_bce,
     "faithful": slow_shifted_bce,
 }
 
 
-def slow_label_distillation(logits: Sequence[Vector], teacher: Sequence[Vector], form: Form) -> float:
+def slow_label_distillation(logits: Sequence[Vector], teacher: Sequence[Vector], form: LossForm) -> float:
     total = 0.0
     for row, log_probs in zip(logits, teacher, strict=True):
         p, log_q = [math.exp(v) for v in log_probs], log_softmax(row)
@@ -72,7 +73,7 @@ def slow_label_distillation(logits: Sequence[Vector], teacher: Sequence[Vector],
 
 
 def slow_embedding_distillation(
-    teacher: Sequence[Vector], student: Sequence[Vector], labels: Sequence[int], form: Form
+    teacher: Sequence[Vector], student: Sequence[Vector], labels: Sequence[int], form: LossForm
 ) -> float:
     rows = range(len(labels))
     pairs = [(cosine(teacher[i], student[j]), labels[i] == labels[j]) for i in rows for j in rows]
@@ -80,7 +81,7 @@ def slow_embedding_distillation(
 
 
 def slow_ood_distillation(
-    logits: Sequence[Vector], head: nn.Linear, confidence: Vector, groups: Sequence[int], form: Form
+    logits: Sequence[Vector], head: nn.Linear, confidence: Vector, groups: Sequence[int], form: LossForm
 ) -> float:
     weight, bias = head.weight.tolist(), head.bias.tolist()
     a, b = [], []
@@ -92,7 +93,7 @@ def slow_ood_distillation(
     return SLOW_PAIRS[form]([(cosine(a[i], b[j]), groups[i] == groups[j]) for i in rows for j in rows])
 
 
-def slow_classification(logits: Sequence[Vector], labels: Sequence[int], form: Form) -> float:
+def slow_classification(logits: Sequence[Vector], labels: Sequence[int], form: LossForm) -> float:
     rows = [-log_softmax(row)[label] for row, label in zip(logits, labels, strict=True)]
     if form == "faithful":
         return sum(rows) / len(rows)
@@ -152,7 +153,7 @@ def test_pair_losses(shape: tuple[int, ...], positive: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("rows", "_dim", "classes"), SIZES)
-def test_label_distillation(rows: int, _dim: int, classes: int, form: Form) -> None:
+def test_label_distillation(rows: int, _dim: int, classes: int, form: LossForm) -> None:
     logits, teacher = 2 * normal(rows, classes, seed=5), (3 * normal(rows, classes, seed=6)).log_softmax(1)
     expected = slow_label_distillation(logits.tolist(), teacher.tolist(), form)
     close(losses.label_distillation(logits, teacher, form), expected)
@@ -160,7 +161,7 @@ def test_label_distillation(rows: int, _dim: int, classes: int, form: Form) -> N
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("rows", "dim", "classes"), SIZES)
-def test_embedding_distillation(rows: int, dim: int, classes: int, form: Form) -> None:
+def test_embedding_distillation(rows: int, dim: int, classes: int, form: LossForm) -> None:
     teacher, student, labels = embeddings(rows, dim, 7), embeddings(rows, dim, 8), integers(classes, rows)
     expected = slow_embedding_distillation(teacher.tolist(), student.tolist(), labels.tolist(), form)
     close(losses.embedding_distillation(teacher, student, labels, form), expected)
@@ -169,7 +170,7 @@ def test_embedding_distillation(rows: int, dim: int, classes: int, form: Form) -
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("groups", ["class", "domain", "one"])
 @pytest.mark.parametrize(("rows", "_dim", "classes"), SIZES)
-def test_ood_distillation(rows: int, _dim: int, classes: int, groups: str, form: Form) -> None:
+def test_ood_distillation(rows: int, _dim: int, classes: int, groups: str, form: LossForm) -> None:
     logits, confidence, head = 2 * normal(rows, classes, seed=9), normal(rows, seed=10).sigmoid(), ood_head(classes)
     alike = {
         "class": integers(classes, rows),
@@ -183,7 +184,7 @@ def test_ood_distillation(rows: int, _dim: int, classes: int, groups: str, form:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("labels", ["mixed", "one class"])
 @pytest.mark.parametrize(("rows", "_dim", "classes"), SIZES)
-def test_classification(rows: int, _dim: int, classes: int, labels: str, form: Form) -> None:
+def test_classification(rows: int, _dim: int, classes: int, labels: str, form: LossForm) -> None:
     logits = 2 * normal(rows, classes, seed=11)
     chosen = integers(classes, rows) if labels == "mixed" else torch.full((rows,), classes - 1)
     close(losses.classification(logits, chosen, form), slow_classification(logits.tolist(), chosen.tolist(), form))
@@ -232,7 +233,7 @@ def test_double_softmax_makes_label_distillation_inert(classes: int, bound: floa
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_label_distillation_is_zero_for_a_student_that_agrees(form: Form) -> None:
+def test_label_distillation_is_zero_for_a_student_that_agrees(form: LossForm) -> None:
     logits = 3 * normal(4, 6, seed=13)
     agreeing = logits + normal(4, 1, seed=14)  # logits are free up to a constant per row
     assert number(losses.label_distillation(agreeing, logits.log_softmax(1), form)) == pytest.approx(0, abs=1e-12)
@@ -309,7 +310,7 @@ def test_gradient_penalty_wants_length_one() -> None:
 # --- gradients ------------------------------------------------------------------------------------
 
 
-def _terms(form: Form) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
+def _terms(form: LossForm) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
     labels, classes, rows = torch.tensor([0, 0, 1, 2, 2]), 3, 5
     head = ood_head(classes)
     teacher_log_probs = normal(rows, classes, seed=20).log_softmax(1)
@@ -356,7 +357,7 @@ def test_gradients_of_pair_losses_are_those_of_autograd(shape: tuple[int, ...], 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("rows", "dim"), [(1, 1), (4, 2), (9, 2), (7, 12)])
-def test_gradients_through_cosines_are_those_of_autograd(rows: int, dim: int, form: Form) -> None:
+def test_gradients_through_cosines_are_those_of_autograd(rows: int, dim: int, form: LossForm) -> None:
     """Of both sides, and of a zero row on either."""
     a, b, groups = embeddings(rows, dim, 31), embeddings(rows, dim, 32).flip(0), integers(3, rows)
 
@@ -382,7 +383,7 @@ def test_gradients_through_cosines_are_those_of_autograd(rows: int, dim: int, fo
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("groups", ["class", "domain", "one"])
 @pytest.mark.parametrize("rows", [1, 2, 9, 40])
-def test_gradients_in_the_plane_are_those_of_autograd(rows: int, groups: str, form: Form) -> None:
+def test_gradients_in_the_plane_are_those_of_autograd(rows: int, groups: str, form: LossForm) -> None:
     """Of outputs that are even, opposite and certain, and of confidences up to 0 and 1."""
     outputs, confidence = 3 * normal(rows, 2, seed=33), (4 * normal(rows, seed=34)).sigmoid()
     outputs[-1], confidence[-1], confidence[0] = torch.tensor([40.0, -40]), 0, 1
@@ -422,14 +423,14 @@ def test_the_series_of_the_published_pair_loss_leaves_out_less_than_float64_hold
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["cls", "kl", "be", "od", "gp", "kl to N(0, 1)"])
-def test_gradients_are_those_of_finite_differences(name: str, form: Form) -> None:
+def test_gradients_are_those_of_finite_differences(name: str, form: LossForm) -> None:
     loss, inputs = _terms(form)[name]
     assert torch.autograd.gradcheck(loss, tuple(x.detach().clone().requires_grad_() for x in inputs))
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])
-def test_gradients_are_finite_at_the_edges(labels: list[int], form: Form) -> None:
+def test_gradients_are_finite_at_the_edges(labels: list[int], form: LossForm) -> None:
     """Zero rows, equal rows, certain and impossible classes, confidence 0 and 1, in the float32 of the training."""
     y = torch.tensor(labels)
     teacher = torch.tensor([[0.0, 0], [1, 0], [1, 0]])

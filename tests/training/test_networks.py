@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from torch import nn
 
+from training.config import EmbeddingInit
 from training.losses import d3gzsl as losses
-from training.networks.d3gzsl import Embedding, EmbeddingInit, Student, Teacher
+from training.networks.d3gzsl import Embedding, Student, Teacher
 from training.networks.generator import SLOPE, Critic, Generator, location
 
 B, D, A, K, H, Z, S, C = 5, 7, 4, 3, 6, 8, 3, 5  # as in the modules' legends; H: hidden

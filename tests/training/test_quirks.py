@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.tiny import config, task
+from training.config import LossForm
 from training.losses import d3gzsl as pairs
-from training.losses.d3gzsl import Form, classification, embedding_distillation, label_distillation, ood_distillation
+from training.losses.d3gzsl import classification, embedding_distillation, label_distillation, ood_distillation
 from training.method.optimisers import schedule
 from training.method.trainer import DivergedError, Trainer
 from training.task import Task
@@ -81,7 +82,7 @@ def test_no_embedding_brings_the_shifted_pair_loss_below_its_floor() -> None:
     floor = same * 0.3132 + (1 - same) * 0.9740
     teacher = torch.eye(3, dtype=torch.float64)[labels]
 
-    def lowest(form: Form) -> float:
+    def lowest(form: LossForm) -> float:
         def loss(x: Tensor) -> Tensor:
             return embedding_distillation(teacher, x.exp(), labels, form)
 
@@ -165,7 +166,7 @@ def test_a_student_without_features_learns_the_counts_of_the_batch() -> None:
     labels = torch.cat([torch.arange(150, 200).repeat_interleave(5), real])
     counts = torch.bincount(labels, minlength=200).double()
 
-    def pull(form: Form, probabilities: Tensor) -> float:
+    def pull(form: LossForm, probabilities: Tensor) -> float:
         """Of a bias that is all the student has."""
         bias = probabilities.log()
         return float(gradient(lambda b: classification(b.expand(len(labels), -1), labels, form), bias).abs().max())

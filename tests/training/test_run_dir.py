@@ -170,7 +170,7 @@ def test_wrong_settings_are_named_with_their_file(copy: Path) -> None:
     with pytest.raises(DataError) as error:
         Trained.load(copy)
     assert error.value.message == f"{copy / CONFIG}: the configuration is not valid"
-    assert [problem.pointer for problem in error.value.problems] == ["teacher.speed", "epochs"]
+    assert [problem.pointer for problem in error.value.problems] == ["epochs", "teacher.speed"]
 
 
 def test_checkpoint_of_another_run(copy: Path, store_dir: Path, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from model.errors import DataError
 from training.config import TrainConfig
 from training.recipes import configured, known_recipes, load_recipe, merged
-from training.search.space import Choices, Interval, default_space, nested, read_space, start
+from training.search.space import default_space, initial_values, nested, read_space, suggest
 
 
 @pytest.mark.parametrize("name", known_recipes())
@@ -22,14 +23,18 @@ def test_the_default_space_is_valid_around_every_recipe(name: str) -> None:
     assert ("generator.gp_weight" in space) == (base.generator.method != "diffusion")
     assert ("vae.weight" in space) == (base.generator.method == "tfvaegan")
     assert ("contrastive.class_weight" in space) == (base.generator.method == "cegzsl")
-    assert TrainConfig.from_json(merged(base.to_json(), nested(start(space, base)))) == base
-    assert set(start(space, base)) == set(space)
+    assert TrainConfig.from_json(merged(base.to_json(), nested(initial_values(space, base)))) == base
+    assert set(initial_values(space, base)) == set(space)
     for setting, values in space.items():
-        for end in values.ends():
-            TrainConfig.from_json(merged(base.to_json(), nested({setting: end})))
-        if isinstance(values, Interval):
+        if isinstance(values, CategoricalDistribution):
+            ends = values.choices
+        else:
+            assert isinstance(values, FloatDistribution)
+            ends = (values.low, values.high)
             assert 0 < values.low < values.high
-        assert len(set(values.ends())) == len(values.ends())
+        for end in ends:
+            TrainConfig.from_json(merged(base.to_json(), nested({setting: end})))
+        assert len(set(ends)) == len(ends)
 
 
 def test_a_term_that_is_off_stays_off() -> None:
@@ -37,13 +42,13 @@ def test_a_term_that_is_off_stays_off() -> None:
     space = default_space(base)
     assert {"d3.ood_distillation", "d3.ood_target", "d3.label_distillation"}.isdisjoint(space)
     assert "d3.embedding_distillation" in space
-    assert space["generator.hidden"] == Choices(choices=(1, 2))
+    assert space["generator.hidden"] == CategoricalDistribution((1, 2))
 
 
 def test_factors_end_at_1() -> None:
     space = default_space(configured(["d3.embedding_lr_factor=0.5", "d3.generator_share=1.0"]))
-    assert space["d3.embedding_lr_factor"] == Interval(low=0.5 / 30, high=1, log=True)
-    assert space["d3.generator_share"] == Interval(low=0.01, high=1, log=True)
+    assert space["d3.embedding_lr_factor"] == FloatDistribution(0.5 / 30, 1, log=True)
+    assert space["d3.generator_share"] == FloatDistribution(0.01, 1, log=True)
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -60,16 +65,15 @@ def test_a_file_may_use_dots_quotes_or_tables(tmp_path: Path) -> None:
     )
     space = read_space(write(tmp_path, text), TrainConfig())
     assert space == {
-        "learning_rate": Interval(low=1e-4, high=1.0, log=True),
-        "generator.hidden": Interval(low=8, high=64),
-        "d3.ood_target": Choices(choices=("domain", "class")),
-        "d3.generator_share": Choices(choices=(0.0, 1e-3)),
-        "vae.weight": Interval(low=0.0, high=2.0),
+        "learning_rate": FloatDistribution(1e-4, 1.0, log=True),
+        "generator.hidden": IntDistribution(8, 64),
+        "d3.ood_target": CategoricalDistribution(("domain", "class")),
+        "d3.generator_share": CategoricalDistribution((0.0, 1e-3)),
+        "vae.weight": FloatDistribution(0.0, 2.0),
     }
-    hidden, weight = space["generator.hidden"], space["vae.weight"]
-    assert isinstance(hidden, Interval)
-    assert isinstance(weight, Interval)
-    assert (type(hidden.low), type(weight.low), type(weight.high)) == (int, float, float)
+    share = space["d3.generator_share"]
+    assert isinstance(share, CategoricalDistribution)
+    assert [type(choice) for choice in share.choices] == [float, float]
 
 
 BAD = {
@@ -80,19 +84,19 @@ BAD = {
     "learning_rate = {low = 1e-3}": "learning_rate: expected {low, high, log} or {choices}",
     "learning_rate = {low = 1e-3, high = 1e-2, step = 1}": "expected {low, high, log} or {choices}",
     "learning_rate = {choices = [1e-3], low = 1e-4}": "expected {low, high, log} or {choices}",
-    "learning_rate = {low = 1e-2, high = 1e-3}": "learning_rate: expected numbers low < high",
-    "learning_rate = {low = 'a', high = 1}": "learning_rate: expected numbers low < high",
-    "learning_rate = {low = 1e-3, high = inf}": "learning_rate: expected numbers low < high",
-    "learning_rate = {low = 0, high = 1}": "learning_rate: expected a number above 0, got 0.0",
-    "d3.generator_share = {low = 0, high = 1, log = true}": "d3.generator_share: log: expected true or false, and low",
-    "learning_rate = {low = 1e-3, high = 1e-2, log = 1}": "learning_rate: log: expected true or false",
-    "epochs = {low = 1.5, high = 3}": "epochs: expected whole numbers",
+    "learning_rate = {low = 1e-2, high = 1e-3}": "learning_rate: `low <= high` must hold, but got (low=0.01, ",
+    "learning_rate = {low = 'a', high = 1}": "learning_rate: expected a number, got 'a'",
+    "learning_rate = {low = 1e-3, high = inf}": "learning_rate: expected a finite number, got inf",
+    "learning_rate = {low = 0, high = 1}": "learning_rate: expected a number above 0, got 0",
+    "d3.generator_share = {low = 0, high = 1, log = true}": "d3.generator_share: `low > 0` must hold",
+    "learning_rate = {low = 1e-3, high = 1e-2, log = 1}": "learning_rate: log: expected true or false, got 1",
+    "epochs = {low = 1.5, high = 3}": "epochs: expected a whole number, got 1.5",
     "epochs = {low = 0, high = 3}": "epochs: expected at least 1, got 0",
     "epochs = {choices = []}": "epochs: choices: expected a list of different values",
     "epochs = {choices = [3, 3]}": "epochs: choices: expected a list of different values",
     "epochs = {choices = ['many']}": "epochs: expected a whole number, got 'many'",
     "schedule = {low = 1, high = 2}": "schedule: expected choices, as its value is no number but 'constant'",
-    "schedule = {choices = ['constant', 'linear']}": "schedule: expected constant or cosine or published, got 'linear'",
+    "schedule = {choices = ['cosine', 'x']}": "schedule: expected 'constant', 'cosine' or 'published', got 'x'",
     "generator.path_ridge = {choices = [1.0]}": "generator.path_ridge: cannot be searched, only single values can",
     "seed = {low = 0, high = 9}": "seed: seed decides how H is measured",
     "selection.folds = {choices = [2, 3]}": "selection.folds: selection.folds decides how H is measured",
@@ -124,27 +128,26 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_only_values_that_the_space_holds_are_started_from() -> None:
     space = {
-        "learning_rate": Interval(low=1e-3, high=1e-2),
-        "epochs": Interval(low=1, high=50),
-        "d3.ood_target": Choices(choices=("class",)),
-        "schedule": Choices(choices=("constant", "cosine")),
+        "learning_rate": FloatDistribution(1e-3, 1e-2),
+        "epochs": IntDistribution(1, 50),
+        "d3.ood_target": CategoricalDistribution(("class",)),
+        "schedule": CategoricalDistribution(("constant", "cosine")),
     }
-    assert start(space, TrainConfig()) == {"epochs": TrainConfig().epochs, "schedule": "constant"}
+    assert initial_values(space, TrainConfig()) == {"epochs": TrainConfig().epochs, "schedule": "constant"}
 
 
 def test_suggestions_are_within_and_of_the_settings_type() -> None:
     space: dict[str, Any] = {
-        "epochs": Interval(low=2, high=5),
-        "generator.hidden": Interval(low=2, high=64, log=True),
-        "learning_rate": Interval(low=1e-4, high=1e-2, log=True),
-        "d3.ood_target": Choices(choices=("class", "domain")),
+        "epochs": IntDistribution(2, 5),
+        "generator.hidden": IntDistribution(2, 64, log=True),
+        "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+        "d3.ood_target": CategoricalDistribution(("class", "domain")),
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
     for _ in range(30):
         trial = study.ask()
-        values = {name: found.suggest(trial, name) for name, found in space.items()}
-        config = TrainConfig.from_json(nested(values))
+        config = TrainConfig.from_json(nested(suggest(trial, space)))
         assert 2 <= config.epochs <= 5
         assert 2 <= config.generator.hidden <= 64
         assert 1e-4 <= config.learning_rate <= 1e-2

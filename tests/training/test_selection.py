@@ -133,14 +133,14 @@ def test_only_the_used_folds_are_trained(data: Dataset) -> None:
     assert selected.validation["folds"] == 1
 
 
-def test_every_deal_hides_every_class_once_in_other_groups(data: Dataset) -> None:
-    settings = SelectionConfig(folds=3, deals=2)
+def test_every_repeat_hides_every_class_once_in_other_groups(data: Dataset) -> None:
+    settings = SelectionConfig(folds=3, repeats=2)
     dealt = [fold.hidden.tolist() for fold in used_folds(data, settings, 0)]
     assert len(dealt) == fold_count(settings) == 6
     first, second = dealt[:3], dealt[3:]
-    assert first == [fold.hidden.tolist() for fold in folds(data, settings, 0)]  # one deal is as it always was
-    for deal in (first, second):
-        assert sorted(index for group in deal for index in group) == list(range(6))
+    assert first == [fold.hidden.tolist() for fold in folds(data, settings, 0)]  # the first is that of one split alone
+    for repeat in (first, second):
+        assert sorted(index for group in repeat for index in group) == list(range(6))
     assert {tuple(group) for group in first} != {tuple(group) for group in second}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from model import threads
@@ -34,13 +35,12 @@ from training.recipes import Recipe, load_recipe
 from training.runs.checkpoints import Interrupted
 from training.runs.contents import CONFIG, read_json
 from training.search import tune as module
-from training.search.space import Choices, Interval
-from training.search.study import DONE, count, storage_url
+from training.search.study import FINISHED, count_trials, storage_url
 from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
 from training.selection.result import ChosenHead, Selected
 from training.selection.validation import FoldEpoch, OnFoldEpoch, select
 
-SPACE = {"learning_rate": Interval(low=1e-4, high=1e-2, log=True), "generator.hidden": Choices(choices=(8, 16))}
+SPACE = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), "generator.hidden": CategoricalDistribution((8, 16))}
 FAST = ("epochs=1", "selection.evaluations=1", "teacher.epochs=1", "generator.critic_steps=1")
 TINY = [word for setting in (*SETTINGS, *FAST) for word in ("--set", setting)]
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def test_the_first_trial_is_what_validation_says_of_the_settings_begun_with(stor
     assert first.value == select(found.dataset, found.base, CPU).validation["H"]
     assert second.params != first.params
     assert second.value == select(found.dataset, found.config(second.params), CPU).validation["H"]
-    assert set(first.user_attrs) == {"asked_for", "epochs", "head", "H_student", "seconds"}
+    assert set(first.user_attrs) == {"enqueued", "epochs", "head", "H_student", "seconds"}
     assert list(first.intermediate_values) == [1]
     assert [step.done for step in told if step.stage == "trials"] == [0, 1, 2]
     assert [(step.done, step.total) for step in told if step.stage == "trial"] == 2 * [(1, 2), (2, 2)]
@@ -176,7 +176,7 @@ def test_settings_that_cannot_be_trained_with_end_the_search(storage: str) -> No
 
 def test_scaling_can_be_searched(storage: str, scripted: Callable[..., Any]) -> None:
     seen = scripted(*[[0.1, 0.1]] * 6)
-    found = search(space={"scaling": Choices(choices=("range", "normal"))})
+    found = search(space={"scaling": CategoricalDistribution(("range", "normal"))})
     tune(found, found.open("s", storage, prune=False), trials=6)
     assert {settings.scaling for settings in seen} == {"range", "normal"}
 
@@ -220,7 +220,7 @@ def test_a_stopped_trial_is_done_again_and_the_others_are_kept(
 
         def stop(step: Step, *, found: Search = found, number: int = number) -> None:
             if step.stage == "trial" and step.detail.startswith(f"{number}, fold 1"):
-                found.asked.signal = signal.SIGINT
+                found.interruption.signal = signal.SIGINT
 
         study = found.open("s", storage, prune=True)
         with pytest.raises(Interrupted, match=f"finished trials in the study: {finished}") as stopped:
@@ -239,7 +239,10 @@ def test_a_stopped_trial_is_done_again_and_the_others_are_kept(
         ({"base": config(*FAST, "batch_size=17")}, "config.batch_size"),
         ({"base": config(*FAST, seed=3)}, "config.seed"),
         ({"space": {"learning_rate": SPACE["learning_rate"]}}, "space.generator.hidden"),
-        ({"space": {**SPACE, "learning_rate": Interval(low=1e-4, high=1e-1, log=True)}}, "space.learning_rate.high"),
+        (
+            {"space": {**SPACE, "learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}},
+            "space.learning_rate.attributes.high",
+        ),
         ({"dataset": dataclasses.replace(dataset(), data_hash="1" * 64)}, "data_hash"),
         ({"dataset": dataclasses.replace(dataset(), split={"rule": "another"})}, "split.rule"),
     ],
@@ -431,9 +434,9 @@ def test_two_processes_share_a_study_in_one_file(store_dir: Path, storage: str) 
     printed = finished(processes)
     assert [process.returncode for process in processes] == [0, 0], printed
     study = optuna.load_study(study_name="s", storage=storage)
-    assert trials <= count(study, *DONE) <= trials + 1
-    assert len(study.trials) == count(study, TrialState.COMPLETE)
+    assert trials <= count_trials(study, *FINISHED) <= trials + 1
+    assert len(study.trials) == count_trials(study, TrialState.COMPLETE)
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
-    assert sum("asked_for" in trial.user_attrs for trial in study.trials) <= 2
+    assert sum("enqueued" in trial.user_attrs for trial in study.trials) <= 2
     best = [json.loads(out)["best"]["H"] for out, _ in printed.values()]
     assert max(best) == study.best_value

@@ -97,7 +97,9 @@ def tune(
         console.warn(note)
     stopped: Interrupted | None = None
     with interruptible() as interruption, Bars(console.progress_bar(quiet=as_json)) as bars:
-        search = Search(dataset=dataset, base=base, space=searched, device=target, recipe=chosen, asked=interruption)
+        search = Search(
+            dataset=dataset, base=base, space=searched, device=target, recipe=chosen, interruption=interruption
+        )
         opened = search.open(study, storage, prune=prune)
         try:
             run(search, opened, trials=trials, timeout=timeout, on_step=bars.of(""))

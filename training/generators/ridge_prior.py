@@ -96,8 +96,11 @@ def class_means(task: Task) -> Tensor:
 
 
 GROUPS = 4
-DEALS = 6
-"""How often the classes are dealt into groups: with one deal, chance decides between stretches as often as they do."""
+REPEATS = 6
+"""How often the classes are split into groups anew.
+
+After one split alone, chance decides between stretches as often as they do.
+"""
 MIN_CLASSES = 3  # one hidden, two to predict it from
 ROWS = 60  # of each class; more take time and change little
 LEAST_RIDGE = 1e-12
@@ -161,7 +164,7 @@ class HiddenClasses:
         if count < MIN_CLASSES:
             return
         random = np.random.default_rng(0)
-        for _ in range(DEALS):
+        for _ in range(REPEATS):
             turn = torch.from_numpy(random.permutation(count) % GROUPS).to(self.labels.device)
             for group in range(GROUPS):
                 hidden = turn == group

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from training.config import LossForm
 
 EPSILON = 1e-4
 LEAST_LENGTH = 1e-8
@@ -247,11 +249,7 @@ def _series(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, T
     )
 
 
-Form = Literal["corrected", "faithful"]
-Target = Literal["domain", "class"]
-
-
-def label_distillation(seen_logits_BS: Tensor, teacher_log_probs_BS: Tensor, form: Form) -> Tensor:
+def label_distillation(seen_logits_BS: Tensor, teacher_log_probs_BS: Tensor, form: LossForm) -> Tensor:
     """L_kl, label space of ID2SD: KL(p_teacher || softmax(student's seen logits)), mean over rows, at least 0.
 
     `faithful` soft-maxes both probability vectors once more, which bounds the loss by (e - 1)/(e + S - 1): 0.0113 for
@@ -269,7 +267,7 @@ def label_distillation(seen_logits_BS: Tensor, teacher_log_probs_BS: Tensor, for
     return F.kl_div(student, teacher, reduction="batchmean")
 
 
-def embedding_distillation(teacher_BZ: Tensor, student_BZ: Tensor, labels_B: Tensor, form: Form) -> Tensor:
+def embedding_distillation(teacher_BZ: Tensor, student_BZ: Tensor, labels_B: Tensor, form: LossForm) -> Tensor:
     """L_be, embedding space of ID2SD: pairs (i, j) of real seen rows are alike where their labels are equal.
 
     s_ij = cos(E_o(x_i), E_s(x_j)), binary cross-entropy against [y_i = y_j] over all B^2 pairs.
@@ -285,7 +283,7 @@ def embedding_distillation(teacher_BZ: Tensor, student_BZ: Tensor, labels_B: Ten
 
 
 def ood_distillation(
-    logits_BC: Tensor, head: torch.nn.Module, confidence_B: Tensor, groups_B: Tensor, form: Form
+    logits_BC: Tensor, head: torch.nn.Module, confidence_B: Tensor, groups_B: Tensor, form: LossForm
 ) -> Tensor:
     """L_od of O2DBD: the student's two-way output of row i meets the teacher's [c_j, 1 - c_j] of row j.
 
@@ -305,7 +303,7 @@ def ood_distillation(
     return shifted_pairs_in_plane(head(F.log_softmax(logits_BC, 1)), confidence_B, groups_B, group_count)
 
 
-def classification(logits_BC: Tensor, labels_B: Tensor, form: Form) -> Tensor:
+def classification(logits_BC: Tensor, labels_B: Tensor, form: LossForm) -> Tensor:
     """L_cls: cross-entropy over all classes; `corrected` gives every class in the batch the same weight.
 
     The published batch holds 5 synthetic rows per unseen class against 256 real rows and weighs rows equally.

@@ -5,14 +5,11 @@ B: rows, D: scaled features, Z: embedding, S: seen classes, C: all classes of tr
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from training.config import EmbeddingInit
 from training.networks.generator import init_normal
-
-EmbeddingInit = Literal["identity", "normal"]
 
 
 class Embedding(nn.Module):

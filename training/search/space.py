@@ -1,77 +1,40 @@
-"""Which settings a search varies, and between which values."""
+"""Which settings a search varies, and between which values: Optuna's distributions by the names of settings."""
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from optuna import Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 
 from model.errors import DataError, Problem
 from training.config import TrainConfig
 from training.recipes import merged
 
 _FIXED = ("seed", "selection")  # decide how H is measured, so they cannot be searched for a better one
-_INTERVAL, _CHOICE = {"low", "high", "log"}, {"choices"}
 _FORM = "{low, high, log} or {choices}"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """Numbers from `low` up to `high`, whole ones where both are; `log` searches their logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def suggest(self, trial: Trial, name: str) -> float:
-        """A value for a trial."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-    def ends(self) -> tuple[Any, ...]:
-        """The values between which all others are."""
-        return self.low, self.high
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is one of them."""
-        return bool(self.low <= value <= self.high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """Some values."""
-
-    choices: tuple[Any, ...]
-
-    def suggest(self, trial: Trial, name: str) -> Any:
-        """A value for a trial."""
-        return trial.suggest_categorical(name, self.choices)
-
-    def ends(self) -> tuple[Any, ...]:
-        """All values."""
-        return self.choices
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is one of them."""
-        return value in self.choices
-
-
-Space = Mapping[str, Interval | Choices]
+SearchSpace = Mapping[str, BaseDistribution]
 """What is searched, by the name of the setting, such as `generator.hidden`."""
 
 
-def space_json(space: Space) -> dict[str, dict[str, Any]]:
+def space_json(space: SearchSpace) -> dict[str, dict[str, Any]]:
     """The space as JSON values."""
-    return {name: asdict(values) for name, values in space.items()}
+    return {name: json.loads(distribution_to_json(distribution)) for name, distribution in space.items()}
 
 
-def default_space(base: TrainConfig) -> Space:
+def default_space(base: TrainConfig) -> SearchSpace:
     """What is searched where nothing else is said: around the settings that the search begins with.
 
     A weight that is 0 stays so, and what the generator does not have is left out. The length needs no search: each
@@ -95,19 +58,19 @@ def default_space(base: TrainConfig) -> Space:
     if method == "tfvaegan":
         numbers["vae.weight"] = (base.vae.weight, 10, math.inf)
         numbers["vae.semantic_weight"] = (base.vae.semantic_weight, 10, math.inf)
-    space: dict[str, Interval | Choices] = {
-        name: Interval(low=value / factor, high=max(value, min(value * factor, largest)), log=True)
+    space: dict[str, BaseDistribution] = {
+        name: FloatDistribution(value / factor, max(value, min(value * factor, largest)), log=True)
         for name, (value, factor, largest) in numbers.items()
         if value
     }
     hidden = base.generator.hidden
-    space["generator.hidden"] = Choices(choices=tuple(sorted({max(1, hidden // 2), hidden, 2 * hidden})))
+    space["generator.hidden"] = CategoricalDistribution(sorted({max(1, hidden // 2), hidden, 2 * hidden}))
     if d3.ood_distillation:
-        space["d3.ood_target"] = Choices(choices=("domain", "class"))
+        space["d3.ood_target"] = CategoricalDistribution(("domain", "class"))
     return space
 
 
-def read_space(file: Path, base: TrainConfig) -> Space:
+def read_space(file: Path, base: TrainConfig) -> SearchSpace:
     """A search space in TOML: a setting's name to `{low, high, log}` or `{choices}`.
 
     Args:
@@ -124,20 +87,36 @@ def read_space(file: Path, base: TrainConfig) -> Space:
     except (OSError, ValueError) as error:
         raise DataError(f"--space {file}: cannot be read as TOML: {error}") from None
     fields = base.to_json()
-    space: dict[str, Interval | Choices] = {}
+    space: dict[str, BaseDistribution] = {}
     problems: list[Problem] = []
     for name, given in _entries(tables, fields, ""):
-        found = _parse(given, _value_of(name, fields)) if name.split(".")[0] not in _FIXED else _refusal(name)
-        if isinstance(found, str):
-            problems.append(Problem(pointer=name, detail=found))
-        else:
-            space[name] = found
-            problems += _unfit(name, found, fields)
+        try:
+            space[name] = _distribution(name, given, fields)
+        except DataError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(Problem(pointer=name, detail=str(error)))
     if not space and not problems:
         problems.append(Problem(pointer="", detail=f"expected at least one setting with {_FORM}, got none"))
     if problems:
         raise DataError(f"--space {file}: the search space is not valid", problems)
     return space
+
+
+def suggest(trial: Trial, space: SearchSpace) -> dict[str, Any]:
+    """Values of a trial for all settings of the space."""
+    return {name: _suggested(trial, name, distribution) for name, distribution in space.items()}
+
+
+def _suggested(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case IntDistribution(low=low, high=high, log=log):
+            return trial.suggest_int(name, low, high, log=log)
+        case FloatDistribution(low=low, high=high, log=log):
+            return trial.suggest_float(name, low, high, log=log)
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(name, choices)
+    raise AssertionError(distribution)
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,11 +129,17 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def start(space: Space, base: TrainConfig) -> dict[str, Any]:
+def initial_values(space: SearchSpace, base: TrainConfig) -> dict[str, Any]:
     """The values of the settings that the search begins with, where the space holds them."""
     fields = base.to_json()
     values = {name: _value_of(name, fields) for name in space}
-    return {name: value for name, value in values.items() if space[name].holds(value)}
+    return {name: value for name, value in values.items() if _holds(space[name], value)}
+
+
+def _holds(distribution: Any, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return bool(distribution.low <= value <= distribution.high)
 
 
 def _entries(tables: Mapping[str, Any], fields: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -174,47 +159,39 @@ def _value_of(name: str, fields: Any) -> Any:
     return fields
 
 
-def _refusal(name: str) -> str:
-    return f"{name} decides how H is measured, so it cannot be searched for a better one"
+def _distribution(name: str, given: Any, fields: Mapping[str, Any]) -> BaseDistribution:
+    """What is given for a setting, with values of the setting's type.
 
-
-def _parse(given: Any, now: Any) -> Interval | Choices | str:
-    """What is given for a setting with a value now, or what is wrong with it."""
+    Raises:
+        ValueError: it has another form.
+        DataError: the configuration takes no such value for the setting.
+    """
+    now = _value_of(name, fields)
+    if name.split(".")[0] in _FIXED:
+        raise ValueError(f"{name} decides how H is measured, so it cannot be searched for a better one")
     if now is None:
-        return "no such setting; `d3gzsl-train recipes cpu` prints them all"
-    if isinstance(now, Mapping | tuple | list):
-        return "cannot be searched, only single values can"
-    if not isinstance(given, Mapping) or not (set(given) == _CHOICE or {"low", "high"} <= set(given) <= _INTERVAL):
-        return f"expected {_FORM}, got {given!r}"
-    if "choices" in given:
-        choices = given["choices"]
-        if not isinstance(choices, list) or not choices or len(set(map(repr, choices))) != len(choices):
-            return f"choices: expected a list of different values, got {choices!r}"
-        return Choices(choices=tuple(float(c) if _is_number(c) and isinstance(now, float) else c for c in choices))
-    low, high, log = given["low"], given["high"], given.get("log", False)
-    if isinstance(now, str | bool):
-        return f"expected choices, as its value is no number but {now!r}"
-    if not (_is_number(low) and _is_number(high) and low < high):
-        return f"expected numbers low < high, got low {low!r} and high {high!r}"
-    if isinstance(now, int) and not (isinstance(low, int) and isinstance(high, int)):
-        return f"expected whole numbers, got low {low!r} and high {high!r}"
-    if not isinstance(log, bool) or (log and low <= 0):
-        return f"log: expected true or false, and low above 0 where it is true, got log {log!r} and low {low!r}"
-    return (
-        Interval(low=low, high=high, log=log)
-        if isinstance(now, int)
-        else Interval(low=low * 1.0, high=high * 1.0, log=log)
-    )
+        raise ValueError("no such setting; `d3gzsl-train recipes cpu` prints them all")
+    if isinstance(now, Mapping | tuple):
+        raise ValueError("cannot be searched, only single values can")
+    match given:
+        case {"choices": list(choices)} if len(given) == 1:
+            choices = _fitted(name, choices, fields)
+            if not choices or len(set(choices)) < len(choices):
+                raise ValueError(f"choices: expected a list of different values, got {choices!r}")
+            return CategoricalDistribution(choices)
+        case {"low": low, "high": high, **more} if set(more) <= {"log"}:
+            log = more.get("log", False)
+            if not isinstance(log, bool):
+                raise ValueError(f"log: expected true or false, got {log!r}")
+            if isinstance(now, str | bool):
+                raise ValueError(f"expected choices, as its value is no number but {now!r}")
+            low, high = _fitted(name, (low, high), fields)
+            kind = IntDistribution if isinstance(now, int) else FloatDistribution
+            return kind(low, high, log=log)
+    raise ValueError(f"expected {_FORM}, got {given!r}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _unfit(name: str, values: Interval | Choices, fields: Mapping[str, Any]) -> Iterator[Problem]:
-    """What the configuration says against the ends of a range."""
-    for value in values.ends():
-        try:
-            TrainConfig.from_json(merged(fields, nested({name: value})))
-        except DataError as error:
-            yield from error.problems
+def _fitted(name: str, values: Iterable[Any], fields: Mapping[str, Any]) -> list[Any]:
+    """Values as the configuration takes them for a setting."""
+    configs = [TrainConfig.from_json(merged(fields, nested({name: value}))) for value in values]
+    return [_value_of(name, config.to_json()) for config in configs]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -24,7 +23,7 @@ HEARTBEAT, GRACE = 60, 180  # seconds; a trial whose process was killed is given
 BUSY = 60  # seconds to wait for another writer of a SQLite file
 _ATTEMPTS = 10
 _BASIS = "d3gzsl"
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def open_study(name: str, storage: str, basis: Mapping[str, Any], *, prune: bool) -> optuna.Study:
@@ -43,19 +42,19 @@ def open_study(name: str, storage: str, basis: Mapping[str, Any], *, prune: bool
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the command shows what goes on itself
     url = storage_url(storage)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5) if prune else optuna.pruners.NopPruner()
-    with _experimental():
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # heartbeat and constant liar
         sampler = optuna.samplers.TPESampler(constant_liar=True)  # processes keep away from each other's trials
         try:
             study = optuna.create_study(
                 study_name=name,
-                storage=_connected(url),
+                storage=_open_storage(url),
                 sampler=sampler,
                 pruner=pruner,
                 direction="maximize",
                 load_if_exists=True,
             )
         except (SQLAlchemyError, OptunaError, RuntimeError) as error:
-            raise DataError(f"--storage {shown(url)}: cannot be used: {_reason(error)}") from None
+            raise DataError(f"--storage {url!r}: cannot be used: {_reason(error)}") from None
     _refuse_other(study, json.loads(json.dumps(basis)))
     return study
 
@@ -75,39 +74,34 @@ def storage_url(text: str) -> URL:
     if url.drivername in ("postgresql", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername != "sqlite" or url.database in (None, "", ":memory:"):
-        raise DataError(f"--storage: expected the URL of a SQLite file or of a PostgreSQL database, got {shown(url)}")
+        raise DataError(f"--storage: expected the URL of a SQLite file or of a PostgreSQL database, got {url!r}")
     return url
 
 
-def shown(url: URL) -> str:
-    """The URL without its password."""
-    return url.render_as_string(hide_password=True)
-
-
-def count(study: optuna.Study, *states: TrialState) -> int:
+def count_trials(study: optuna.Study, *states: TrialState) -> int:
     """How many trials of a study are in one of these states."""
     return len(study.get_trials(deepcopy=False, states=states))
 
 
-def ask_for(study: optuna.Study, values: Mapping[str, Any], *, instead_of: int | None = None) -> None:
-    """Have a trial with these values, unless one was asked for and is done, waits or runs; one is to be replaced."""
-    alive = (TrialState.WAITING, TrialState.RUNNING, *DONE)
+def enqueue(study: optuna.Study, values: Mapping[str, Any], *, instead_of: int | None = None) -> None:
+    """Enqueue a trial with these values, unless one that was enqueued before has finished, waits or runs.
+
+    A trial that was stopped is no reason to skip, as it would be for Optuna's own `skip_if_exists`.
+
+    Args:
+        study: to enqueue it in.
+        values: of the settings, by name.
+        instead_of: number of a running trial that is being stopped, which does not count.
+    """
+    alive = (TrialState.WAITING, TrialState.RUNNING, *FINISHED)
     wanted = dict(values)
     for trial in study.get_trials(deepcopy=False, states=alive):
-        if trial.user_attrs.get("asked_for") == wanted and trial.number != instead_of:
+        if trial.user_attrs.get("enqueued") == wanted and trial.number != instead_of:
             return
-    study.enqueue_trial(wanted, user_attrs={"asked_for": wanted})
+    study.enqueue_trial(wanted, user_attrs={"enqueued": wanted})
 
 
-@contextlib.contextmanager
-def _experimental() -> Iterator[None]:
-    """The heartbeat and the sampler's constant liar are called experimental; they are wanted all the same."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield
-
-
-def _connected(url: URL) -> RDBStorage:
+def _open_storage(url: URL) -> RDBStorage:
     """The storage; two processes that create its tables at the same moment get in each other's way, once."""
     arguments = {"timeout": BUSY} if url.drivername == "sqlite" else {"connect_timeout": 10}
     template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")

@@ -24,8 +24,8 @@ from training.method.heads import HeadFitError
 from training.method.trainer import DivergedError
 from training.recipes import Recipe, merged
 from training.runs.checkpoints import Interruption
-from training.search.space import Space, nested, space_json, start
-from training.search.study import DONE, ask_for, count, open_study
+from training.search.space import SearchSpace, initial_values, nested, space_json, suggest
+from training.search.study import FINISHED, count_trials, enqueue, open_study
 from training.selection.folds import fold_count
 from training.selection.scaling import choose_scaling
 from training.selection.validation import FoldEpoch, select
@@ -41,15 +41,15 @@ class Search:
         space: which settings they change.
         device: where to train.
         recipe: the recipe that `base` began with.
-        asked: whether to stop.
+        interruption: whether to stop.
     """
 
     dataset: Dataset
     base: TrainConfig
-    space: Space
+    space: SearchSpace
     device: torch.device
     recipe: Recipe | None = None
-    asked: Interruption = field(default_factory=Interruption)
+    interruption: Interruption = field(default_factory=Interruption)
 
     def __post_init__(self) -> None:
         if self.base.selection.protocol != "validation":
@@ -98,36 +98,36 @@ def tune(
     """
     end = None if timeout is None else time.monotonic() + timeout
     scaling: Scaling | None = None
-    while count(study, *DONE) < trials and (end is None or time.monotonic() < end):
-        search.asked.raise_if_asked(_kept(study))
-        on_step(_standing(study, trials))
-        ask_for(study, start(search.space, search.base))
+    while count_trials(study, *FINISHED) < trials and (end is None or time.monotonic() < end):
+        search.interruption.raise_if_asked(_finished_trials(study))
+        on_step(_progress(study, trials))
+        enqueue(study, initial_values(search.space, search.base))
         scaling = scaling or choose_scaling(search.dataset, search.base)[0]
-        study.optimize(functools.partial(_run, search, scaling=scaling, on_step=on_step), n_trials=1)
-    on_step(_standing(study, trials))
+        study.optimize(functools.partial(_objective, search, scaling=scaling, on_step=on_step), n_trials=1)
+    on_step(_progress(study, trials))
 
 
-def _kept(study: optuna.Study) -> str:
-    return f"finished trials in the study: {count(study, *DONE)}"
+def _finished_trials(study: optuna.Study) -> str:
+    return f"finished trials in the study: {count_trials(study, *FINISHED)}"
 
 
-def _standing(study: optuna.Study, trials: int) -> Step:
+def _progress(study: optuna.Study, trials: int) -> Step:
     best = best_trial(study)
     detail = "" if best is None else f"best H {best.value:.3f}"
-    return Step(stage="trials", done=min(count(study, *DONE), trials), total=trials, detail=detail)
+    return Step(stage="trials", done=min(count_trials(study, *FINISHED), trials), total=trials, detail=detail)
 
 
-def _run(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnStep) -> float:
+def _objective(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnStep) -> float:
     """H of one trial; reports the mean pseudo-H of the folds that are done after each of them."""
-    values = {name: values.suggest(trial, name) for name, values in search.space.items()}
+    values = suggest(trial, search.space)
     config = search.config(values)
     folds, begun = fold_count(config.selection), time.monotonic()
     best = [0.0] * folds
 
-    def watch(at: FoldEpoch) -> None:
-        if search.asked.signal is not None:
-            ask_for(trial.study, values, instead_of=trial.number)
-            search.asked.raise_if_asked(_kept(trial.study))
+    def on_epoch(at: FoldEpoch) -> None:
+        if search.interruption.signal is not None:
+            enqueue(trial.study, values, instead_of=trial.number)
+            search.interruption.raise_if_asked(_finished_trials(trial.study))
         best[at.fold] = max(best[at.fold], 0.0 if at.scores is None else at.scores["H"])
         on_step(
             Step(
@@ -145,7 +145,7 @@ def _run(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnStep) -> 
 
     try:
         chosen = scaling if config.scaling == search.base.scaling else None
-        selected = select(search.dataset, config, search.device, on_epoch=watch, scaling=chosen)
+        selected = select(search.dataset, config, search.device, on_epoch=on_epoch, scaling=chosen)
     except (DivergedError, HeadFitError) as error:
         trial.set_user_attr("failed", str(error))
         raise optuna.TrialPruned from None
@@ -161,7 +161,7 @@ def _run(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnStep) -> 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """The finished trial with the best H; None where none has finished."""
-    return study.best_trial if count(study, TrialState.COMPLETE) else None
+    return study.best_trial if count_trials(study, TrialState.COMPLETE) else None
 
 
 def summarise(study: optuna.Study) -> dict[str, Any]:
@@ -178,16 +178,17 @@ def summarise(study: optuna.Study) -> dict[str, Any]:
     }
     return {
         "study": study.study_name,
-        "trials": {name: count(study, state) for name, state in states.items()},
+        "trials": {name: count_trials(study, state) for name, state in states.items()},
         "best": found,
     }
 
 
 def best_recipe(search: Search, study: optuna.Study, best: FrozenTrial) -> Recipe:
     """The settings of a trial, all of them, as a recipe that says where it comes from."""
+    counts = summarise(study)["trials"]
     found = (
         f"Found by a search on pseudo-unseen validation: trial {best.number} of the study {study.study_name!r} "
-        f"({count(study, TrialState.COMPLETE)} trials finished, {count(study, TrialState.PRUNED)} stopped early), H "
+        f"({counts['complete']} trials finished, {counts['pruned']} stopped early), H "
         f"{best.value:.4f} at epoch {best.user_attrs['epochs']}, data hash {search.dataset.data_hash}; searched: "
         f"{', '.join(search.space)}."
     )

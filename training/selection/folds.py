@@ -32,21 +32,21 @@ class Fold:
 
 def fold_count(config: SelectionConfig) -> int:
     """How many folds are trained."""
-    return config.deals * (config.used_folds or config.folds)
+    return config.repeats * (config.used_folds or config.folds)
 
 
 def used_folds(dataset: Dataset, config: SelectionConfig, seed: int) -> Iterator[Fold]:
-    """The folds that are trained: the first `used_folds` of every deal.
+    """The folds that are trained: the first `used_folds` of every repeat.
 
     Raises:
         DataError: as :func:`folds`.
     """
-    for deal in range(config.deals):
-        yield from islice(folds(dataset, config, seed, deal=deal), config.used_folds or config.folds)
+    for repeat in range(config.repeats):
+        yield from islice(folds(dataset, config, seed, repeat=repeat), config.used_folds or config.folds)
 
 
-def folds(dataset: Dataset, config: SelectionConfig, seed: int, *, deal: int = 0) -> Iterator[Fold]:
-    """Deal the seen classes into folds; every seen class is hidden exactly once in a deal.
+def folds(dataset: Dataset, config: SelectionConfig, seed: int, *, repeat: int = 0) -> Iterator[Fold]:
+    """Split the seen classes into folds; every seen class is hidden exactly once in a repeat.
 
     Raises:
         DataError: fewer than four seen classes, or fewer than two a fold.
@@ -61,7 +61,7 @@ def folds(dataset: Dataset, config: SelectionConfig, seed: int, *, deal: int = 0
         raise DataError(
             f"selection.folds: expected 2 to {len(seen) // 2} with {len(seen)} seen classes, got {config.folds}"
         )
-    random = np.random.default_rng((seed, deal) if deal else seed)
+    random = np.random.default_rng((seed, repeat) if repeat else seed)
     order = random.permutation(seen)
     labels = dataset.labels[dataset.trainval]
     for group in range(config.folds):
