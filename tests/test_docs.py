@@ -16,10 +16,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from model.bundle import Bundle
-from service.app import create_app
 from service.cli import app as service_cli
 from service.http import class_schemas, problems, schemas
 from service.http.images import JsonImages
+from service.server.app import create_app
 from service.service import Service
 from service.settings import PREFIX, Settings
 from tests.pages import PAGES, README, ROOT, anchors, blocks, calls, inline, rows, section

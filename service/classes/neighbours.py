@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from model.classes import ClassEntry
 from model.head import Float32, Row
 from model.vocabulary import Vocabulary
+from service.classes.class_table import KnownClass, Table
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass, Table
 
 NEAR_DUPLICATE = 0.99
 """Cosine from which on two classes are near-duplicates; of the public benchmarks only aPY has two such classes."""

@@ -19,7 +19,7 @@ from service.classes.neighbours import Neighbourhood, Neighbours
 from service.classes.ranking import Ranked
 from service.classes.snapshot import Snapshot
 from service.errors import SeenClassError
-from service.inference.computing import storable, too_far
+from service.inference.class_rows import storable, too_far
 from service.inference.engine import Engine
 
 _MOST_WINNERS = 10

@@ -12,10 +12,10 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
 from model.head import check_class_count
+from service.classes.class_table import KnownClass
 from service.classes.edits import ANY, Create, Describe, Edit, Precondition, Put, Remove
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass
 from service.errors import (
     BatchConflictError,
     ClassExistsError,
@@ -24,7 +24,7 @@ from service.errors import (
     RegistryReplacedError,
     UnknownClassError,
 )
-from service.inference.computing import Computed, compute_rows
+from service.inference.class_rows import Computed, compute_rows
 from service.inference.engine import Engine
 from service.registry.appending import Appending
 from service.registry.change import Change, Operation, Step, Version

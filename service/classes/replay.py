@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from model.bundle import Bundle
 from model.head import Row
+from service.classes.class_table import KnownClass, Table
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass, Table
 from service.errors import RegistryError
 from service.registry.change import Change, Step
 from service.registry.log import ChangeLog

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.head import Float32, Row
 from model.threads import available_cpus
-from service.classes.table import BLOCK, KnownClass, Table
+from service.classes.class_table import BLOCK, KnownClass, Table
 
 __all__ = ["KnownClass", "Snapshot"]
 

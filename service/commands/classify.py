@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.errors import D3GZSLError, DataError
-from service.commands.folder import Registry, classes_of, folder_to_file
+from service.commands.classify_folder import Registry, classes_of, folder_to_file
 from service.commands.output import AsJson, Key, print_json, print_table
 
 _BATCH = 16

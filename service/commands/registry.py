@@ -15,7 +15,7 @@ from service.commands.output import AsJson, print_json, print_line
 if TYPE_CHECKING:
     from model.bundle import Bundle
     from model.classes import ClassEntry
-    from service.inference.computing import Computed
+    from service.inference.class_rows import Computed
     from service.registry.database import Database
 
 app = typer.Typer(
@@ -99,7 +99,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check every number and digest of the log, replay it, synthesise every class anew; status 1 if not all is well."""
-    from service.classes.checking import check as examine
+    from service.classes.integrity import check as examine
     from service.registry.log import ChangeLog
 
     with _database(data_dir, database_url) as database:
@@ -149,7 +149,7 @@ def _bundle(path: Path | None) -> Bundle:
 
 def _computing(bundle: Bundle) -> Callable[[ClassEntry], Computed]:
     from model.threads import available_cpus
-    from service.inference.computing import compute_row
+    from service.inference.class_rows import compute_row
     from service.inference.engine import OnnxEngine
 
     engine = OnnxEngine(bundle, threads=available_cpus())

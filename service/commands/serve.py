@@ -17,11 +17,11 @@ def serve(**flags: Any) -> None:
     settings = load_settings(**flags)
     logs.configure(form=settings.log_format, level=settings.log_level)
 
-    from service import workers
     from service.listening import bind
+    from service.server import supervisor
 
     with bind(settings.host, settings.port) as listener:
-        workers.run(settings, listener)
+        supervisor.run(settings, listener)
 
 
 def _flags() -> list[inspect.Parameter]:

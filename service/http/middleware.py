@@ -15,7 +15,7 @@ from service.errors import MalformedBodyError, TooLargeError
 from service.http.problems import REQUEST_ID
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
-from service.telemetry.observation import CURRENT, Observation
+from service.telemetry.request_stats import CURRENT, Observation
 from service.telemetry.tracing import Tracing
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")

@@ -20,7 +20,7 @@ from model import errors as base
 from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
 from service import errors as own
 from service.errors import UnavailableError
-from service.telemetry.observation import current
+from service.telemetry.request_stats import current
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from service.http.problems import kind_of
 from service.inference.batcher import Answer
 from service.inference.decoding import Decoded
 from service.service import Service
-from service.telemetry.observation import current
+from service.telemetry.request_stats import current
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.head import check_class_count
 from service.errors import RegistryError
-from service.inference.computing import Computed
+from service.inference.class_rows import Computed
 from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database

@@ -10,7 +10,7 @@ import pytest
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
-from service.inference.computing import compute_row, compute_rows
+from service.inference.class_rows import compute_row, compute_rows
 from service.inference.engine import Engine, OnnxEngine
 from tests.service import tiny
 

@@ -13,9 +13,9 @@ import pytest
 from model import errors as base
 from model.errors import D3GZSLError
 from service import errors as own
-from service.app import create_app
 from service.errors import StorageError
 from service.http.problems import KINDS, kind_of
+from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Client, Running

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from service.listening import bind, url_of
+from service.server.supervisor import number_of_workers, share
 from service.settings import Settings
-from service.workers import number_of_workers, share
 from tests.service.processes import Server, d3gzsl, serving
 from tests.service.tiny import VIOLET, png
 

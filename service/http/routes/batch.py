@@ -13,11 +13,11 @@ from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError
 from service.http.access import may_change
+from service.http.class_documents import Described, read_classes
 from service.http.class_schemas import BatchAnswer, BatchDocument, BatchItem, ChangeQuery
-from service.http.documents import Described, read_classes
+from service.http.dependencies import TheService, head_state, json_body, near_duplicates, problems
+from service.http.headers import VERSION, VERSION_HEADER
 from service.http.images import parse
-from service.http.routes.headers import VERSION, VERSION_HEADER
-from service.http.routes.shared import TheService, head_state, json_body, near_duplicates, problems
 from service.http.strictjson import MAX_VALUES, loads
 from service.service import Service
 

@@ -8,13 +8,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from service.classes.class_table import KnownClass
 from service.classes.neighbours import Neighbour
-from service.classes.table import KnownClass
 from service.errors import UnknownClassError
 from service.http.access import may_change, may_classify
+from service.http.class_documents import Described, read_class, read_words
 from service.http.class_schemas import ChangedClass, ChangeQuery, ClassAnswer, ClassPage, ListQuery
-from service.http.documents import Described, read_class, read_words
-from service.http.routes.headers import (
+from service.http.dependencies import (
+    TheService,
+    fields_of,
+    head_state,
+    json_body,
+    json_of,
+    near_duplicates,
+    problems,
+    snapshot_for,
+)
+from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
     TAGGED,
@@ -27,16 +37,6 @@ from service.http.routes.headers import (
     set_location,
     set_version,
     to_cursor,
-)
-from service.http.routes.shared import (
-    TheService,
-    fields_of,
-    head_state,
-    json_body,
-    json_of,
-    near_duplicates,
-    problems,
-    snapshot_for,
 )
 from service.http.schemas import HeadState, ReadQuery
 

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from model.errors import D3GZSLError
 from service.classes.ranking import Question, Ranked, chosen_rows
 from service.http.access import may_classify
+from service.http.dependencies import TheService, TimeoutMs, image_answer, problems, snapshot_for
 from service.http.images import MULTIPART_FIELD, read_images
 from service.http.recognition import Embedded, embed_all, rank_all, while_connected
-from service.http.routes.shared import TheService, TimeoutMs, image_answer, problems, snapshot_for
 from service.http.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
 from service.inference.deadline import Deadline
 from service.service import Service

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.http.access import may_classify
-from service.http.routes.shared import problems
+from service.http.dependencies import problems
 from service.telemetry.metrics import MEDIA_TYPE, Metrics
 
 router = APIRouter(tags=["about"], dependencies=[Depends(may_classify)])

@@ -11,6 +11,7 @@ from model.errors import D3GZSLError
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
 from service.http.access import may_preview
+from service.http.class_documents import read_class
 from service.http.class_schemas import (
     Confusion,
     LossAnswer,
@@ -19,11 +20,10 @@ from service.http.class_schemas import (
     PreviewQuery,
     ShareAnswer,
 )
-from service.http.documents import read_class
+from service.http.dependencies import TheService, image_answer, near_duplicates, problems, snapshot_for
+from service.http.headers import VERSION, VERSION_HEADER
 from service.http.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
 from service.http.recognition import Embedded, embed_all, while_connected
-from service.http.routes.headers import VERSION, VERSION_HEADER
-from service.http.routes.shared import TheService, image_answer, near_duplicates, problems, snapshot_for
 from service.http.schemas import ImageAnswer, ImageFailure
 from service.inference.deadline import Deadline
 from service.service import Service

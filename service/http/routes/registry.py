@@ -12,8 +12,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.classes.snapshot import Snapshot
 from service.http.access import may_change, may_classify
-from service.http.images import parse
-from service.http.routes.headers import (
+from service.http.dependencies import TheService, json_body, json_of, problems, snapshot_for
+from service.http.headers import (
     TAGGED,
     bad_cursor,
     from_cursor,
@@ -23,7 +23,7 @@ from service.http.routes.headers import (
     tags_of,
     to_cursor,
 )
-from service.http.routes.shared import TheService, json_body, json_of, problems, snapshot_for
+from service.http.images import parse
 from service.http.schemas import (
     KindCounts,
     ReadQuery,

@@ -9,10 +9,10 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
+from service.classes.class_table import KnownClass
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass
-from service.inference.computing import Computed
+from service.inference.class_rows import Computed
 from service.registry.audit import audit
 from service.registry.log import ChangeLog
 

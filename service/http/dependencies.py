@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 
 from model.errors import D3GZSLError
+from service.classes.class_table import KnownClass
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.classes.ranking import Ranked, image_novelty
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass
 from service.errors import TooLargeError
 from service.http.class_schemas import NearDuplicate
 from service.http.problems import KINDS, MEDIA_TYPE, detail_of, kind_of

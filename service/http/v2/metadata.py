@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, HTTPException, Path
 from model import __version__
 from service.errors import NotReadyError
 from service.http.access import may_classify
-from service.http.routes.shared import Responses, TheService
-from service.http.routes.shared import problems as documents
-from service.http.v2_schemas import MODEL, ModelMetadata, ModelReady, ServerHealth, ServerMetadata, TensorMetadata
+from service.http.dependencies import Responses, TheService
+from service.http.dependencies import problems as documents
+from service.http.v2.schemas import MODEL, ModelMetadata, ModelReady, ServerHealth, ServerMetadata, TensorMetadata
 from service.service import Service
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])

@@ -60,7 +60,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     cpus = available_cpus()
     workers = number_of_workers(settings, cpus=cpus)
     if workers == 1:
-        from service.serving import serve
+        from service.server.process import serve
 
         serve(settings, listener, started=lambda bundle: _announce(bundle, listener, 1))
         return
@@ -197,7 +197,7 @@ def _forget_metrics(pid: int | None) -> None:
 
 def _work(settings: Settings, listener: socket.socket, line: Connection) -> None:
     """A worker: serve, tell when it has begun or why it cannot, and end when the supervisor is gone."""
-    from service.serving import serve  # what the supervisor need not load
+    from service.server.process import serve  # what the supervisor need not load
 
     os.setpgrp()  # Ctrl-C in a terminal is for the supervisor, which lets the workers drain
     threading.Thread(target=_end_with, args=(line,), name="supervisor", daemon=True).start()

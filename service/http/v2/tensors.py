@@ -21,7 +21,7 @@ from model.head import Float32
 from service.errors import InvalidRequestError, MalformedBodyError
 from service.http.images import parse
 from service.http.strictjson import loads
-from service.http.v2_schemas import InferInput, InferRequest, TensorAnswer, TensorParameters
+from service.http.v2.schemas import InferInput, InferRequest, TensorAnswer, TensorParameters
 
 _MOST_DIGITS = 18  # of a length, far beyond any body
 _LENGTH = struct.Struct("<I")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from service.app import create_app
+from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
 from service.telemetry import logs

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 
 from model import __version__
 from service.http.access import may_classify
-from service.http.routes.shared import TheService, problems
+from service.http.dependencies import TheService, problems
 from service.http.schemas import (
     AttributeAnswer,
     AttributeList,
