@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,19 +17,17 @@ from model.classes import ClassEntry
 from model.errors import BundleError
 from model.softmax import SoftmaxHead
 from model.threads import available_cpus
-from service.classes.changes import ChangeThread
 from service.classes.follower import Follower
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
 from service.classes.solver import Solver
-from service.errors import NotReadyError
+from service.errors import NotReadyError, OverloadedError
 from service.inference.batcher import Batcher
 from service.inference.decoding import Decoder
-from service.inference.engine import Engine, OnnxEngine
+from service.inference.engine import Engine, OnnxEngine, give_back
 from service.inference.explanation import Explainer
-from service.inference.memory import give_back
 from service.keys import Keys
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
@@ -34,6 +35,44 @@ from service.registry.watch import watch
 from service.settings import Settings
 
 EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
+
+
+Result = TypeVar("Result")
+
+
+class ChangeThread:
+    """Runs changes one at a time.
+
+    Args:
+        capacity: most changes waiting or at work.
+        name: of the thread.
+    """
+
+    def __init__(self, *, capacity: int = 64, name: str = "changes") -> None:
+        self._capacity, self._admitted = capacity, 0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Run `work`; once begun it ends, whether or not anyone still waits for it.
+
+        Raises:
+            OverloadedError: too many changes are waiting.
+        """
+        if self._admitted >= self._capacity:
+            raise OverloadedError(f"{self._admitted} changes are waiting already")
+        self._admitted += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        finally:
+            self._admitted -= 1
+
+    def prepare(self, work: Callable[..., object], *arguments: Any) -> None:
+        """Run ahead of the first change what would make it slow; nobody waits for it."""
+        self._thread.submit(work, *arguments)
+
+    def close(self) -> None:
+        """Finish what has begun and end the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 def load_bundle(path: Path | None) -> Bundle:

@@ -15,8 +15,7 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.errors import BundleError, ImageError
-from service.bulk.job import Asked
-from service.bulk.listing import printable
+from service.bulk.job import Asked, printable
 from service.classes.ranking import Question, Ranked, chosen_rows, image_novelty, rank
 from service.classes.snapshot import Snapshot
 from service.inference.decoding import Decoded, decode

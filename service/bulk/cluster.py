@@ -13,9 +13,8 @@ from typing import Any
 
 from model.bundle import Bundle
 from model.errors import MissingDependencyError
-from service.bulk.classes import read_classes
 from service.bulk.classifier import Classifier
-from service.bulk.job import Job
+from service.bulk.job import Job, read_classes
 from service.bulk.results import write_part
 from service.inference.engine import OnnxEngine
 

@@ -11,17 +11,19 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from model.classes import ClassEntry
 from model.errors import DataError, Problem
-from service.bulk.classes import write_classes
-from service.bulk.listing import files_under, read_part, write_listing
+from model.head import Row
 from service.classes.ranking import Scope
-from service.classes.snapshot import Snapshot
+from service.classes.snapshot import KnownClass, Snapshot
 
 PLAN, LISTING, LOCK = "plan.json", "files.jsonl", "lock"
 PART_SIZE = 256
@@ -162,3 +164,84 @@ def clear(folder: Path) -> None:
     for entry in list(folder.iterdir()):
         if entry.name != LOCK:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+CLASSES, ROWS = "classes.json", "rows.npz"
+
+
+def write_classes(folder: Path, snapshot: Snapshot) -> None:
+    """Write the classes as JSON and their rows, weight float32 [C, Z] and bias float32 [C]."""
+    entries = [
+        {"entry": known.entry.to_json(), "registry_version": known.registry_version} for known in snapshot.classes
+    ]
+    np.savez(folder / ROWS, weight=snapshot.weight, bias=snapshot.bias)
+    fields = {"registry_version": snapshot.registry_version, "classes": entries}
+    (folder / CLASSES).write_text(json.dumps(fields), encoding="utf-8")
+
+
+def read_classes(folder: Path) -> Snapshot:
+    """The snapshot that was written."""
+    fields = json.loads((folder / CLASSES).read_bytes())
+    with np.load(folder / ROWS, allow_pickle=False) as arrays:
+        weight, bias = arrays["weight"], arrays["bias"]
+    known = [
+        KnownClass(entry=ClassEntry.from_json(one["entry"]), registry_version=one["registry_version"])
+        for one in fields["classes"]
+    ]
+    rows = [Row(w, float(b)) for w, b in zip(weight, bias, strict=True)]
+    return Snapshot.build(fields["registry_version"], known, rows, dimension=weight.shape[1])
+
+
+def files_under(root: Path, *, leave_out: Collection[Path] = ()) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it, with forward slashes, folder by folder in the order of names.
+
+    Names that begin with a dot are passed over, as are pipes and devices. Links to files are followed, those to folders
+    are not; a link to nothing counts as a file, which cannot be read.
+
+    Args:
+        root: the folder, absolute.
+        leave_out: absolute paths of files and folders that do not count.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    skipped = {str(path) for path in leave_out}
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(root / folder) as found:
+                entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            raise DataError(f"{printable(str(root / folder))}: cannot be read: {error.strerror}") from None
+        entries = [entry for entry in entries if entry.path not in skipped]
+        for entry in entries:
+            if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
+                yield folder + entry.name
+        waiting += [f"{folder}{entry.name}/" for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+
+
+def write_listing(file: Path, paths: Iterator[str], *, part_size: int) -> tuple[int, list[int]]:
+    """Write paths as lines of JSON; returns their number, and the offset in bytes at which each part begins."""
+    count, offsets = 0, []
+    with file.open("wb") as stream:
+        for path in paths:
+            if count % part_size == 0:
+                offsets.append(stream.tell())
+            stream.write(json.dumps(path).encode() + b"\n")
+            count += 1
+        stream.flush()
+        os.fsync(stream.fileno())
+    return count, offsets
+
+
+def read_part(file: Path, offset: int, part_size: int) -> list[str]:
+    """The paths of the part that begins at an offset."""
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return [json.loads(line) for _, line in zip(range(part_size), stream, strict=False)]
+
+
+def printable(path: str) -> str:
+    """A path as text that every program can hold: bytes that are no UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -11,12 +11,48 @@ from typing import Any, Literal
 from model.bundle import Bundle
 from model.errors import DataError
 from model.threads import available_cpus
-from service.bulk import cluster, local
-from service.bulk.job import PLAN, Asked, Job, clear, held
-from service.bulk.results import count_statuses, join, summary_of
+from service.bulk import cluster
+from service.bulk.classifier import Classifier
+from service.bulk.job import PLAN, Asked, Job, clear, held, read_classes
+from service.bulk.results import count_statuses, join, summary_of, write_part
 from service.classes.snapshot import Snapshot
+from service.inference.engine import OnnxEngine
 
 Progress = Callable[[int, int], None]
+
+
+def run_here(
+    job: Job,
+    bundle: Bundle,
+    parts: list[int],
+    *,
+    threads: int,
+    workers: int,
+    batch: int,
+    on_files: Callable[[int], None] = lambda _count: None,
+) -> None:
+    """Classify the files of some parts in this process, and write each part when it is done.
+
+    Args:
+        job: the run.
+        bundle: the model.
+        parts: their numbers.
+        threads: of the model.
+        workers: threads that decode.
+        batch: most images the model sees at once.
+        on_files: called with a number of files when these have been classified.
+    """
+    engine = OnnxEngine(bundle, threads=threads, batch_size=batch)
+    classifier = Classifier(bundle, engine, read_classes(job.folder), job.asked, batch=batch, workers=workers)
+    try:
+        for number in parts:
+            rows = []
+            for some in classifier.rows(job.paths(number)):
+                rows += some
+                on_files(len(some))
+            write_part(job.part(number), rows)
+    finally:
+        classifier.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +146,7 @@ def run(
             cluster.run_parts(job, bundle, parts, workers=workers, batch=batch, on_files=on_files)
         elif parts:
             cpus = available_cpus()
-            local.run_parts(job, bundle, parts, threads=cpus, workers=workers or cpus, batch=batch, on_files=on_files)
+            run_here(job, bundle, parts, threads=cpus, workers=workers or cpus, batch=batch, on_files=on_files)
         counts = join(job, out)
     shutil.rmtree(folder)
     return _finished(job.summary(), counts, already=already)

@@ -26,10 +26,9 @@ from service.errors import (
 )
 from service.inference.class_rows import Computed, compute_rows
 from service.inference.engine import Engine
-from service.registry.appending import Appending
 from service.registry.change import Change, Operation, Step, Version
 from service.registry.history import changes_back_to, list_versions
-from service.registry.log import ChangeLog
+from service.registry.log import Appending, ChangeLog
 
 __all__ = ["ANY", "Precondition", "Registrar", "Stored"]
 

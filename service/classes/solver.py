@@ -13,9 +13,9 @@ from model.bundle import Bundle
 from model.errors import D3GZSLError, StoppedError
 from model.head import Float16, Float32, Row
 from model.softmax import SoftmaxHead
+from service.classes.follower import Waiters
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
-from service.classes.waiters import Waiters
 from service.errors import RegistryError
 from service.registry.log import ChangeLog
 

@@ -17,8 +17,8 @@ def serve(**flags: Any) -> None:
     settings = load_settings(**flags)
     logs.configure(form=settings.log_format, level=settings.log_level)
 
-    from service.listening import bind
     from service.server import supervisor
+    from service.server.supervisor import bind
 
     with bind(settings.host, settings.port) as listener:
         supervisor.run(settings, listener)

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id, slug
 from model.errors import AttributesError, InvalidInputError, Problem
 from model.vocabulary import Vocabulary
+from service.classes.class_table import KnownClass
+from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
     InvalidBatchError,
     InvalidClassIdError,
@@ -20,7 +22,7 @@ from service.errors import (
     InvalidRequestError,
     MetadataTooLargeError,
 )
-from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords
+from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords, NearDuplicate
 from service.http.problems import validation_problems
 
 MOST_NAMED = 1000
@@ -118,6 +120,25 @@ def read_words(given: object) -> dict[str, Any]:
             "nothing to change", [Problem(pointer="", detail="expected name, description or metadata, got none")]
         )
     return words
+
+
+def fields_of(known: KnownClass) -> dict[str, Any]:
+    """What is answered about a class."""
+    return {**known.entry.to_json(), "registry_version": known.registry_version}
+
+
+def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:
+    """What is answered about classes that are almost the same."""
+    return [
+        NearDuplicate(
+            class_id=n.known.entry.id,
+            name=n.known.entry.name,
+            attribute_cosine=n.attribute_cosine,
+            row_cosine=n.row_cosine,
+            threshold=NEAR_DUPLICATE,
+        )
+        for n in neighbours
+    ]
 
 
 def named(problems: Sequence[Problem]) -> Sequence[Problem]:

@@ -1,24 +1,59 @@
-"""What routes have in common: the service, the snapshot to read, pieces of answers, the problems they may give."""
+"""What routes need of a request: the service, the snapshot to read, the deadline, a small JSON body."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 
-from model.errors import D3GZSLError
-from service.classes.class_table import KnownClass
-from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
-from service.classes.ranking import Ranked, image_novelty
 from service.classes.snapshot import Snapshot
-from service.errors import TooLargeError
-from service.http.class_schemas import NearDuplicate
-from service.http.problems import KINDS, MEDIA_TYPE, detail_of, kind_of
-from service.http.recognition import Embedded
-from service.http.schemas import Explanation, HeadState, ImageAnswer, ImageError, ImageFailure, Prediction
+from service.errors import DeadlineError, TooLargeError
+from service.http.schemas import HeadState
 from service.http.strictjson import loads
 from service.service import Service
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """The end of a request's time.
+
+    Attributes:
+        seconds: that the request has in all.
+        end: when they are over, as a time of the event loop.
+    """
+
+    seconds: float
+    end: float
+
+    @classmethod
+    def from_now(cls, most: float, *, timeout_ms: int | None = None) -> Deadline:
+        """The deadline of a request that begins now.
+
+        Args:
+            most: seconds that the settings allow.
+            timeout_ms: milliseconds that the client allows, where it says so.
+        """
+        # Compared before it is divided: a whole number with hundreds of digits is no float.
+        seconds = most if timeout_ms is None or timeout_ms >= 1000 * most else timeout_ms / 1000
+        return cls(seconds=seconds, end=asyncio.get_running_loop().time() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end; below 0 behind it."""
+        return self.end - asyncio.get_running_loop().time()
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Raise DeadlineError where the block is not done at the end."""
+        try:
+            async with asyncio.timeout_at(self.end):
+                yield
+        except TimeoutError:
+            raise DeadlineError(f"no answer within {self.seconds:g} seconds") from None
 
 
 async def get_service(request: Request) -> Service:
@@ -29,7 +64,6 @@ async def get_service(request: Request) -> Service:
 
 
 TheService = Annotated[Service, Depends(get_service)]
-Responses = dict[int | str, dict[str, Any]]
 
 TimeoutMs = Annotated[
     int | None,
@@ -41,45 +75,12 @@ TimeoutMs = Annotated[
 ]
 
 MAX_BODY_BYTES = 1_000_000
-_ACCESS = (401, 403, 500)
-
-
-def problems(*statuses: int, public: bool = False) -> Responses:
-    """OpenAPI entries for statuses answered with a problem document; those of access and failure are added."""
-    schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
-    return {
-        status: {"description": _titles(status), "content": {MEDIA_TYPE: schema}}
-        for status in sorted({*statuses, *((500,) if public else _ACCESS)})
-    }
-
-
-def _titles(status: int) -> str:
-    return "; ".join(sorted({kind.title for kind in KINDS.values() if kind.status == status}))
 
 
 def json_body(schema: str) -> dict[str, Any]:
     """OpenAPI entry for a JSON body that the route reads itself."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def fields_of(known: KnownClass) -> dict[str, Any]:
-    """What is answered about a class."""
-    return {**known.entry.to_json(), "registry_version": known.registry_version}
-
-
-def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:
-    """What is answered about classes that are almost the same."""
-    return [
-        NearDuplicate(
-            class_id=n.known.entry.id,
-            name=n.known.entry.name,
-            attribute_cosine=n.attribute_cosine,
-            row_cosine=n.row_cosine,
-            threshold=NEAR_DUPLICATE,
-        )
-        for n in neighbours
-    ]
 
 
 async def json_of(request: Request) -> object:
@@ -104,29 +105,3 @@ async def head_state(service: Service, version: int, *, wait: bool) -> HeadState
     deadline = service.settings.deadline
     snapshot = await service.wait_for_exact(version, deadline=deadline) if wait else service.snapshot
     return "exact" if snapshot.exact and snapshot.registry_version >= version else "provisional"
-
-
-def image_answer(
-    service: Service,
-    image_id: str,
-    outcome: Embedded | D3GZSLError,
-    best: Sequence[Ranked],
-    explanations: Sequence[Explanation] = (),
-) -> ImageAnswer | ImageFailure:
-    """What is answered about one image: its classes, of which the first may be explained, or why it has none."""
-    if isinstance(outcome, D3GZSLError):
-        kind = kind_of(outcome)
-        error = ImageError(type=kind.type, title=kind.title, status=kind.status, detail=detail_of(outcome))
-        return ImageFailure(id=image_id, error=error)
-    predictions = [
-        Prediction(class_id=r.entry.id, name=r.entry.name, kind=r.entry.kind, probability=r.probability) for r in best
-    ]
-    for i, explanation in enumerate(explanations):
-        predictions[i] = predictions[i].model_copy(update={"explanation": explanation})
-    return ImageAnswer(
-        id=image_id,
-        width=outcome.decoded.width,
-        height=outcome.decoded.height,
-        novelty=image_novelty(service.bundle, outcome.answer.teacher_score),
-        predictions=predictions,
-    )

@@ -96,6 +96,9 @@ _BY_STATUS = {
 }
 _INTERNAL = KINDS[D3GZSLError]
 
+Responses = dict[int | str, dict[str, Any]]
+_ACCESS = (401, 403, 500)
+
 
 class ProblemError(BaseModel):
     """One thing that is wrong."""
@@ -128,6 +131,19 @@ def detail_of(error: Exception) -> str:
     if kind.internal:
         return kind.title
     return error.message if isinstance(error, InvalidInputError) else str(error)
+
+
+def problem_responses(*statuses: int, public: bool = False) -> Responses:
+    """OpenAPI entries for statuses answered with a problem document; those of access and failure are added."""
+    schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
+    return {
+        status: {"description": _titles(status), "content": {MEDIA_TYPE: schema}}
+        for status in sorted({*statuses, *((500,) if public else _ACCESS)})
+    }
+
+
+def _titles(status: int) -> str:
+    return "; ".join(sorted({kind.title for kind in KINDS.values() if kind.status == status}))
 
 
 def install(app: FastAPI) -> None:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from model.errors import D3GZSLError, ImageError
 from model.head import Float32
-from service.classes.ranking import Question, Ranked, is_long, rank
+from service.classes.ranking import Question, Ranked, image_novelty, is_long, rank
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, InferenceError, MalformedBodyError
 from service.http.images import Sent
-from service.http.problems import kind_of
+from service.http.problems import detail_of, kind_of
+from service.http.schemas import Explanation, ImageAnswer, ImageFailure, ImageProblem, Prediction
 from service.inference.batcher import Answer
 from service.inference.decoding import Decoded
 from service.service import Service
@@ -107,6 +108,32 @@ async def _embed(service: Service, data: bytes | MalformedBodyError) -> Embedded
         return Embedded(decoded, decode_ms, await service.batcher.submit(decoded.image))
     except (ImageError, InferenceError) as error:
         return error
+
+
+def image_answer(
+    service: Service,
+    image_id: str,
+    outcome: Embedded | D3GZSLError,
+    best: Sequence[Ranked],
+    explanations: Sequence[Explanation] = (),
+) -> ImageAnswer | ImageFailure:
+    """What is answered about one image: its classes, of which the first may be explained, or why it has none."""
+    if isinstance(outcome, D3GZSLError):
+        kind = kind_of(outcome)
+        error = ImageProblem(type=kind.type, title=kind.title, status=kind.status, detail=detail_of(outcome))
+        return ImageFailure(id=image_id, error=error)
+    predictions = [
+        Prediction(class_id=r.entry.id, name=r.entry.name, kind=r.entry.kind, probability=r.probability) for r in best
+    ]
+    for i, explanation in enumerate(explanations):
+        predictions[i] = predictions[i].model_copy(update={"explanation": explanation})
+    return ImageAnswer(
+        id=image_id,
+        width=outcome.decoded.width,
+        height=outcome.decoded.height,
+        novelty=image_novelty(service.bundle, outcome.answer.teacher_score),
+        predictions=predictions,
+    )
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

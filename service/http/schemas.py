@@ -96,7 +96,7 @@ class ImageAnswer(BaseModel):
     predictions: list[Prediction] = Field(description="Most probable first.")
 
 
-class ImageError(BaseModel):
+class ImageProblem(BaseModel):
     """Why an image has no answer; the fields of a problem document."""
 
     type: str
@@ -109,7 +109,7 @@ class ImageFailure(BaseModel):
     """An image without an answer."""
 
     id: str
-    error: ImageError
+    error: ImageProblem
 
 
 class Timing(BaseModel):

@@ -5,6 +5,8 @@ N: images or samples, S: input side, D: features, Z: embedding, K: noise, A: att
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,3 +175,15 @@ class Graph:
             )
             if node.type != "tensor(float)" or not fits:
                 raise BundleError(f"{self._file}: {node.name!r} is {node.type} {sizes}; expected {wanted}")
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library can (glibc).
+
+    ONNX Runtime reads a graph, copies its weights and packs them for its kernels. What it has freed
+    on the way would stay with the process: 200 MB for a ResNet-101.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -13,9 +13,9 @@ from model.errors import AttributesError
 from model.head import check_class_count
 from service.errors import RegistryError
 from service.inference.class_rows import Computed
-from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database
+from service.registry.log import Appending
 from service.registry.tables import changes, registry
 
 Compute = Callable[[ClassEntry], Computed]

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import RegistryError
-from service.registry.digest import GENESIS, digest_change, digest_version
+from service.registry.change import GENESIS, digest_change, digest_version
 from service.registry.log import AT_ONCE
 from service.registry.tables import changes, head_rows, registry, versions
 

@@ -1,13 +1,17 @@
-"""What the log is made of: changes of one class each, and versions of any number of them.
+"""What the log is made of: changes of one class each, versions of any number of them, and digests of both.
 
 N: synthesised samples, Z: embedding dimension.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from model.classes import ClassEntry
 from model.head import Float16, Row
@@ -73,3 +77,38 @@ CLASS_IDS_SHOWN = 100
 def in_utc(time: datetime) -> datetime:
     """A time as databases give it back, some of them without its zone, which then is UTC."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+GENESIS = hashlib.sha256(b"d3gzsl registry").hexdigest()
+"""The digest before version 1."""
+
+Stored = tuple[bytes, float, bytes | None]
+"""A stored row: weight, bias, embeddings."""
+
+
+def digest_change(
+    *,
+    position: int,
+    operation: str,
+    class_id: str,
+    document: Any,
+    row_position: int | None,
+    stored: Stored | None,
+) -> bytes:
+    """SHA-256 over everything that is stored of a change; `stored` is the row it brought, if it brought one."""
+    words = json.dumps([position, operation, class_id, document, row_position], sort_keys=True)
+    digest = hashlib.sha256(words.encode())
+    if stored is not None:
+        weight, bias, embeddings = stored
+        digest.update(struct.pack("<d", bias))
+        for part in (weight, embeddings or b""):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.digest()
+
+
+def digest_version(before: str, *, version: int, operation: str, source: int | None, changes: Iterable[bytes]) -> str:
+    """SHA-256, hexadecimal, over the digest before, the version and the digests of its changes in order."""
+    digest = hashlib.sha256(json.dumps([before, version, operation, source]).encode())
+    for change in changes:
+        digest.update(change)
+    return digest.hexdigest()

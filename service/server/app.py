@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from model import __version__
 from service.http import problems
 from service.http.middleware import BodyLimit, HeadAsGet, Observe, RequestId
-from service.http.routes import batch, classes, classify, docs, metrics, preview, registry, service_info
+from service.http.routes import classes, classify, docs, preview, registry, service_info
 from service.http.v2 import infer, metadata
 from service.service import Service
 from service.telemetry.metrics import Metrics
@@ -53,7 +53,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(HeadAsGet)
     app.add_middleware(Observe, metrics=numbers, tracing=tracing, slow_seconds=service.settings.slow_request)
     app.add_middleware(RequestId)
-    for part in (classify, classes, batch, preview, registry, service_info, metrics, metadata, infer):
+    for part in (classify, classes, preview, registry, service_info, metadata, infer):
         app.include_router(part.router)
     docs.install(app)
     return app

@@ -20,7 +20,7 @@ from types import FrameType
 
 from model.errors import D3GZSLError
 from model.threads import available_cpus
-from service.listening import url_of
+from service.errors import SettingsError
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,28 @@ SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _CPUS_PER_WORKER = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _SETTLED = 60.0  # seconds after which a death is no longer counted as a failed start
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, on which nobody listens yet; SettingsError where the address cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where the socket is."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class WorkerError(D3GZSLError):

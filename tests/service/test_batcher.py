@@ -11,8 +11,7 @@ import pytest
 
 from model.head import Float32
 from service.errors import InferenceError, NotReadyError, OverloadedError
-from service.inference.admission import Admission
-from service.inference.batcher import Answer, Batcher
+from service.inference.batcher import Admission, Answer, Batcher
 from service.inference.engine import Embedded
 
 pytestmark = pytest.mark.anyio

@@ -21,10 +21,19 @@ import pytest
 from model.bundle import Bundle
 from model.errors import BundleError, DataError
 from service.bulk import results, run
-from service.bulk.classes import read_classes, write_classes
 from service.bulk.classifier import Classifier
-from service.bulk.job import PART_SIZE, Asked, Job, held
-from service.bulk.listing import files_under, printable, read_part, write_listing
+from service.bulk.job import (
+    PART_SIZE,
+    Asked,
+    Job,
+    files_under,
+    held,
+    printable,
+    read_classes,
+    read_part,
+    write_classes,
+    write_listing,
+)
 from service.classes.snapshot import Snapshot
 from service.inference.engine import Embedded, OnnxEngine
 from tests.service.conftest import Running

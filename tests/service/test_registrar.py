@@ -24,10 +24,9 @@ from service.errors import (
     UnknownClassError,
     UnknownVersionError,
 )
-from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database, database_url
-from service.registry.log import ChangeLog
+from service.registry.log import Appending, ChangeLog
 from tests.service import tiny
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.listening import bind, url_of
-from service.server.supervisor import number_of_workers, share
+from service.server.supervisor import bind, number_of_workers, share, url_of
 from service.settings import Settings
 from tests.service.processes import Server, d3gzsl, serving
 from tests.service.tiny import VIOLET, png

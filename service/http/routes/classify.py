@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from model.errors import D3GZSLError
 from service.classes.ranking import Question, Ranked, chosen_rows
 from service.http.access import may_classify
-from service.http.dependencies import TheService, TimeoutMs, image_answer, problems, snapshot_for
+from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import MULTIPART_FIELD, read_images
-from service.http.recognition import Embedded, embed_all, rank_all, while_connected
+from service.http.problems import problem_responses
+from service.http.recognition import Embedded, embed_all, image_answer, rank_all, while_connected
 from service.http.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
-from service.inference.deadline import Deadline
 from service.service import Service
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(may_classify)])
@@ -44,7 +44,7 @@ _BODY: dict[str, Any] = {
     "/classify",
     summary="Recognise what images show",
     response_model_exclude_unset=True,
-    responses=problems(400, 413, 415, 422, 503),
+    responses=problem_responses(400, 413, 415, 422, 503),
     openapi_extra=_BODY,
 )
 async def classify(

@@ -11,7 +11,7 @@ from model.errors import D3GZSLError
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
 from service.http.access import may_preview
-from service.http.class_documents import read_class
+from service.http.class_documents import near_duplicates, read_class
 from service.http.class_schemas import (
     Confusion,
     LossAnswer,
@@ -20,12 +20,12 @@ from service.http.class_schemas import (
     PreviewQuery,
     ShareAnswer,
 )
-from service.http.dependencies import TheService, image_answer, near_duplicates, problems, snapshot_for
+from service.http.dependencies import Deadline, TheService, snapshot_for
 from service.http.headers import VERSION, VERSION_HEADER
 from service.http.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
-from service.http.recognition import Embedded, embed_all, while_connected
+from service.http.problems import problem_responses
+from service.http.recognition import Embedded, embed_all, image_answer, while_connected
 from service.http.schemas import ImageAnswer, ImageFailure
-from service.inference.deadline import Deadline
 from service.service import Service
 
 router = APIRouter(tags=["classes"], dependencies=[Depends(may_preview)])
@@ -55,7 +55,7 @@ _BODY: dict[str, Any] = {
     "/classes:preview",
     summary="Try a class out",
     response_model_exclude_unset=True,
-    responses={200: {"headers": VERSION}, **problems(400, 409, 413, 415, 421, 422, 503)},
+    responses={200: {"headers": VERSION}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
     openapi_extra=_BODY,
 )
 async def preview_class(

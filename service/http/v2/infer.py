@@ -17,14 +17,13 @@ from model.head import Float32
 from service.classes.ranking import Question, Ranked, chosen_rows, image_novelty
 from service.errors import InferenceError, InvalidRequestError, MediaTypeError, TooLargeError
 from service.http.access import may_classify
-from service.http.dependencies import TheService, TimeoutMs, snapshot_for
+from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import Sent
 from service.http.problems import detail_of
 from service.http.recognition import Embedded, embed_all, embed_inputs, rank_all, while_connected
 from service.http.v2.metadata import OUTPUTS, ModelName, ModelVersion, check_model, errors
 from service.http.v2.schemas import MODEL, AnswerParameters, InferAnswer, InferRequest
 from service.http.v2.tensors import Received, answer, image_files, network_inputs, read_request
-from service.inference.deadline import Deadline
 from service.service import Service
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["open inference protocol"], dependencies=[Depends(may_classify)])

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, HTTPException, Path
 from model import __version__
 from service.errors import NotReadyError
 from service.http.access import may_classify
-from service.http.dependencies import Responses, TheService
-from service.http.dependencies import problems as documents
+from service.http.dependencies import TheService
+from service.http.problems import Responses, problem_responses
 from service.http.v2.schemas import MODEL, ModelMetadata, ModelReady, ServerHealth, ServerMetadata, TensorMetadata
 from service.service import Service
 
@@ -33,7 +33,9 @@ ModelVersion = Annotated[str, Path(description="The bundle's id.")]
 def errors(*statuses: int, public: bool = False) -> Responses:
     """OpenAPI entries for statuses answered with an error of this protocol."""
     schema: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/V2Error"}}}
-    return {status: {**entry, "content": schema} for status, entry in documents(*statuses, public=public).items()}
+    return {
+        status: {**entry, "content": schema} for status, entry in problem_responses(*statuses, public=public).items()
+    }
 
 
 def check_model(service: Service, name: str, version: str | None = None) -> None:

@@ -7,7 +7,7 @@ import uuid
 import sqlalchemy as sa
 from alembic import op
 
-from service.registry.digest import GENESIS, digest_change, digest_version
+from service.registry.change import GENESIS, digest_change, digest_version
 
 revision = "0002"
 down_revision = "0001"
