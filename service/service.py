@@ -12,17 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from model.bundle import Bundle
+from model.bundle import Bundle, read_manifest
 from model.classes import ClassEntry
 from model.errors import BundleError
-from model.softmax import SoftmaxHead
 from model.threads import available_cpus
 from service.classes.follower import Follower
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
-from service.classes.solver import Solver
 from service.errors import NotReadyError, OverloadedError
 from service.inference.batcher import Batcher
 from service.inference.decoding import Decoder
@@ -35,6 +33,8 @@ from service.registry.watch import watch
 from service.settings import Settings
 
 EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
+SERVED_HEAD = "lda"
+"""The head whose rows are independent: a new class changes no other row, and its own row is exact at once."""
 
 
 Result = TypeVar("Result")
@@ -79,11 +79,14 @@ def load_bundle(path: Path | None) -> Bundle:
     """The bundle at a path, or the embedded demo bundle.
 
     Raises:
-        BundleError: it is missing or does not fit.
+        BundleError: it is missing, does not fit, or has a head that is not served.
     """
     if path is None and not EMBEDDED_BUNDLE.is_dir():
         raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
-    return Bundle.load(path or EMBEDDED_BUNDLE)
+    path = path or EMBEDDED_BUNDLE
+    if (kind := read_manifest(path).head.kind) != SERVED_HEAD:
+        raise BundleError(f"{path}: expected a bundle with the head {SERVED_HEAD!r}, got {kind!r}")
+    return Bundle.load(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,6 @@ class Service:
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
         follower: keeps the class table in step with other processes.
-        solver: solves the head behind the class table, where its rows depend on each other.
         neighbours: finds the classes nearest to one.
         previewer: tries classes out.
         explainer: says which attributes speak for a class.
@@ -113,7 +115,6 @@ class Service:
     registrar: Registrar
     changes: ChangeThread
     follower: Follower
-    solver: Solver | None
     neighbours: Neighbours
     previewer: Previewer
     explainer: Explainer
@@ -161,8 +162,6 @@ class Service:
             follower = Follower(
                 registrar, watch(database), poll_interval=settings.poll_interval, max_lag=settings.max_lag
             )
-            head = bundle.head
-            solver = Solver(bundle, head, registrar, log) if isinstance(head, SoftmaxHead) else None
         except BaseException:
             database.close()
             raise
@@ -173,7 +172,6 @@ class Service:
             bundle=bundle,
             registrar=registrar,
             follower=follower,
-            solver=solver,
             changes=ChangeThread(),
             neighbours=neighbours,
             previewer=Previewer(bundle, engine, neighbours),
@@ -197,7 +195,7 @@ class Service:
     @property
     def snapshot(self) -> Snapshot:
         """The newest snapshot; keep it for as long as one request lasts."""
-        return self.registrar.snapshot if self.solver is None else self.solver.snapshot
+        return self.registrar.snapshot
 
     def near_duplicates(self, entry: ClassEntry) -> list[Neighbour]:
         """The classes that can hardly be told from one; none where another process has removed it meanwhile."""
@@ -219,17 +217,11 @@ class Service:
         await self.follower.wait_for(version, deadline)
         return self.snapshot
 
-    async def wait_for_exact(self, version: int, *, deadline: float) -> Snapshot:
-        """The newest snapshot once it is exact and has a version; after the deadline the newest as it is."""
-        return self.snapshot if self.solver is None else await self.solver.wait_for(version, deadline)
-
     async def start(self) -> None:
         """Start answering, in the running event loop."""
         self.changes.prepare(self.bundle.head.rows, np.zeros((1, self.bundle.manifest.head.dimension)))
         await self.batcher.start()
         self.follower.start()
-        if self.solver is not None:
-            self.solver.start()
 
     async def stop(self) -> None:
         """Finish changes that have begun and let everything go."""
@@ -239,8 +231,6 @@ class Service:
     def close(self) -> None:
         """Let everything go; for a service that was never started."""
         self.changes.close()
-        if self.solver is not None:
-            self.solver.close()
         self.follower.close()
         self.studies.close()
         self.decoder.close()

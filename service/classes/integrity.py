@@ -9,10 +9,10 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
+from model.head import Row
 from service.classes.class_table import KnownClass
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
-from service.inference.class_rows import Computed
 from service.registry.audit import audit
 from service.registry.log import ChangeLog
 
@@ -46,7 +46,7 @@ class Report:
 def check(
     log: ChangeLog,
     bundle: Bundle,
-    compute: Callable[[ClassEntry], Computed],
+    compute: Callable[[ClassEntry], Row],
     *,
     tolerance: float = TOLERANCE,
     track: Callable[[list[KnownClass]], Iterable[KnownClass]] = iter,
@@ -76,7 +76,7 @@ def check(
     registered = [known for known in loaded.classes if known.row_at is not None]
     largest = 0.0
     for known in track(registered):
-        stored, fresh = loaded.row(known.entry.id), compute(known.entry).row
+        stored, fresh = loaded.row(known.entry.id), compute(known.entry)
         scale = float(np.linalg.norm(fresh.weight)) + abs(fresh.bias)
         difference = float(np.linalg.norm(stored.weight - fresh.weight)) + abs(stored.bias - fresh.bias)
         relative = difference / scale if scale > 0 else difference

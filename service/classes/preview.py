@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.head import Float32, Row, check_class_count
+from model.head import Float32, Row
 from model.synthesis import class_embeddings
 from service.classes.neighbours import Neighbourhood, Neighbours
 from service.classes.ranking import Ranked
 from service.classes.snapshot import Snapshot
 from service.errors import SeenClassError
-from service.inference.class_rows import storable, too_far
+from service.inference.class_rows import too_far
 from service.inference.engine import Engine
 
 _MOST_WINNERS = 10
@@ -94,15 +94,13 @@ class Previewer:
         Raises:
             SeenClassError: a seen class has the id.
             AttributesError: no finite row can be made from its attributes.
-            TooManyClassesError: the head takes no other class.
         """
         present = snapshot.get(entry.id)
         if present is not None and present.entry.kind == "seen":
             raise SeenClassError(f"class {entry.id!r} was seen in training; it cannot be described again")
-        check_class_count(self._bundle.head.kind, len(snapshot) + (present is None))
         embeddings = self._embeddings(entry)
         row = self._bundle.head.row(embeddings)
-        if not storable(self._bundle, embeddings[None], row.weight[None], [row.bias])[0]:
+        if not (np.isfinite(row.weight).all() and np.isfinite(row.bias)):
             raise too_far()
         around = self._neighbours.of(snapshot, entry, row)
         nearest = {

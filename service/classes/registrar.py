@@ -11,7 +11,7 @@ from typing import Any
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
-from model.head import check_class_count
+from model.head import Row
 from service.classes.class_table import KnownClass
 from service.classes.edits import ANY, Create, Describe, Edit, Precondition, Put, Remove
 from service.classes.replay import Replay
@@ -24,7 +24,7 @@ from service.errors import (
     RegistryReplacedError,
     UnknownClassError,
 )
-from service.inference.class_rows import Computed, compute_rows
+from service.inference.class_rows import compute_rows
 from service.inference.engine import Engine
 from service.registry.change import Change, Operation, Step, Version
 from service.registry.history import changes_back_to, list_versions
@@ -179,7 +179,7 @@ class Registrar:
 
     def _apply(self, edits: Sequence[Edit], operation: Operation | None) -> tuple[Snapshot, Snapshot]:
         """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
-        computed: dict[str, Computed] = {}
+        computed: dict[str, Row] = {}
         self._decide(self.catch_up(), edits, computed, single=operation is None)
         with self._appending() as (log, before):
             changes = self._decide(before, edits, computed, single=operation is None)
@@ -189,7 +189,7 @@ class Registrar:
         return before, self._publish(before, step)
 
     def _decide(
-        self, snapshot: Snapshot, edits: Sequence[Edit], computed: dict[str, Computed], *, single: bool
+        self, snapshot: Snapshot, edits: Sequence[Edit], computed: dict[str, Row], *, single: bool
     ) -> list[Change]:
         """The changes that the edits amount to; rows that are missing are computed once every edit is known to fit."""
         failures: dict[int, D3GZSLError] = {}
@@ -207,7 +207,6 @@ class Registrar:
                 if decision is not None:
                     decided.append((i, decision))
         _raise(failures, len(edits), single=single)
-        self._check_room(snapshot, [decision for _, decision in decided])
         missing = [(i, d) for i, d in decided if isinstance(d, ClassEntry) and d.id not in computed]
         rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing])
         for (i, entry), made in zip(missing, rows, strict=True):
@@ -217,12 +216,6 @@ class Registrar:
                 computed[entry.id] = made
         _raise(failures, len(edits), single=single)
         return [_change(snapshot, decision, computed) for _, decision in decided]
-
-    def _check_room(self, snapshot: Snapshot, decisions: Sequence[Change | ClassEntry]) -> None:
-        """Raise TooManyClassesError where the head would not be solved for so many classes."""
-        new = sum(isinstance(d, ClassEntry) and snapshot.get(d.id) is None for d in decisions)
-        removed = sum(isinstance(d, Change) and d.entry is None for d in decisions)
-        check_class_count(self._bundle.head.kind, len(snapshot) + new - removed)
 
     def _changes_back(self, log: Appending, snapshot: Snapshot, version: int) -> list[Change]:
         """What makes the table that of a former version; nothing for classes that are as they were."""
@@ -279,11 +272,10 @@ class Registrar:
             observer()
 
 
-def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Mapping[str, Computed]) -> Change:
+def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Mapping[str, Row]) -> Change:
     if isinstance(decision, Change):
         return decision if decision.row_at is None else replace(decision, row=snapshot.row(decision.class_id))
-    made = computed[decision.id]
-    return Change(operation="put", class_id=decision.id, entry=decision, row=made.row, embeddings=made.embeddings)
+    return Change(operation="put", class_id=decision.id, entry=decision, row=computed[decision.id])
 
 
 def _there(snapshot: Snapshot, class_id: str) -> KnownClass:

@@ -37,13 +37,11 @@ class Snapshot:
         registry_version: 0 for the bundle alone.
         table: rows, shared with snapshots before and after.
         length: how many rows of the table this snapshot knows of.
-        exact: false while rows stand in for those of a `softmax` head that is still being solved.
     """
 
     registry_version: int
     table: Table
     length: int
-    exact: bool = True
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Snapshot:

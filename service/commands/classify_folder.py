@@ -93,12 +93,11 @@ def classes_of(bundle: Bundle, registry: Registry) -> Snapshot:
         DataError: a directory and a database are given.
         RegistryError: there is no registry, it belongs to another bundle, or it is damaged.
     """
-    from model.threads import available_cpus
-    from service.classes.reading import read_snapshot
+    from service.classes.replay import Replay
     from service.classes.snapshot import Snapshot
     from service.errors import RegistryError
-    from service.inference.engine import OnnxEngine
     from service.registry.database import Database
+    from service.registry.log import ChangeLog
 
     if registry == (None, None):
         return Snapshot.of_bundle(bundle)
@@ -107,7 +106,14 @@ def classes_of(bundle: Bundle, registry: Registry) -> Snapshot:
         raise RegistryError(f"there is no registry at {url.database}")
     database = Database(url)
     try:
-        return read_snapshot(bundle, OnnxEngine(bundle, threads=available_cpus()), database)
+        manifest = bundle.manifest
+        log = ChangeLog(
+            database,
+            bundle_id=manifest.bundle_id,
+            dimension=manifest.head.dimension,
+            vocabulary=manifest.vocabulary.names,
+        )
+        return Replay(bundle).load(log)
     finally:
         database.close()
 

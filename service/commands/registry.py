@@ -15,7 +15,7 @@ from service.commands.output import AsJson, print_json, print_line
 if TYPE_CHECKING:
     from model.bundle import Bundle
     from model.classes import ClassEntry
-    from service.inference.class_rows import Computed
+    from model.head import Row
     from service.registry.database import Database
 
 app = typer.Typer(
@@ -147,7 +147,7 @@ def _bundle(path: Path | None) -> Bundle:
     return load_bundle(load_settings(bundle=path).bundle)
 
 
-def _computing(bundle: Bundle) -> Callable[[ClassEntry], Computed]:
+def _computing(bundle: Bundle) -> Callable[[ClassEntry], Row]:
     from model.threads import available_cpus
     from service.inference.class_rows import compute_row
     from service.inference.engine import OnnxEngine

@@ -99,16 +99,6 @@ class NearDuplicate(BaseModel):
     threshold: float = Field(description="A class is named where either cosine reaches this.")
 
 
-class ChangeQuery(BaseModel):
-    """Parameters of a change that is answered with the class."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    wait: Literal["exact"] | None = Field(
-        None, description="Answer only when the exact rows are there, or when the deadline has passed."
-    )
-
-
 class ChangedClass(ClassAnswer):
     """A class after a change."""
 

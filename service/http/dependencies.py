@@ -12,7 +12,6 @@ from fastapi import Depends, Header, Request
 
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, TooLargeError
-from service.http.schemas import HeadState
 from service.http.strictjson import loads
 from service.service import Service
 
@@ -98,10 +97,3 @@ async def snapshot_for(service: Service, version: int, *, seconds: float | None 
     if service.snapshot.registry_version >= version:
         return service.snapshot
     return await service.wait_for_version(version, deadline=service.settings.deadline if seconds is None else seconds)
-
-
-async def head_state(service: Service, version: int, *, wait: bool) -> HeadState:
-    """Whether the rows of a version are exact; `wait` gives them until the deadline to become so."""
-    deadline = service.settings.deadline
-    snapshot = await service.wait_for_exact(version, deadline=deadline) if wait else service.snapshot
-    return "exact" if snapshot.exact and snapshot.registry_version >= version else "provisional"

@@ -60,7 +60,6 @@ KINDS: Mapping[type[Exception], Kind] = {
     own.UnknownClassError: Kind(404, "no-such-class", "The class does not exist"),
     own.UnknownVersionError: Kind(404, "no-such-version", "The registry never had this version"),
     own.BatchConflictError: Kind(409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"),
-    base.TooManyClassesError: Kind(409, "too-many-classes", "The head takes no more classes"),
     own.ClassExistsError: Kind(409, "class-exists", "The class exists already"),
     own.SeenClassError: Kind(409, "seen-class", "Seen classes cannot be changed"),
     own.PreconditionError: Kind(412, "precondition-failed", "The state is not the expected one"),

@@ -13,8 +13,8 @@ from service.inference.sessions import Provider
 from service.registry.change import CLASS_IDS_SHOWN
 
 HeadState = Annotated[
-    Literal["exact", "provisional"],
-    Field(description="Provisional while the exact rows of a softmax head are still being computed."),
+    Literal["exact"],
+    Field(description="Always exact: the answer follows from the bundle and the version of the registry."),
 ]
 
 

@@ -10,15 +10,14 @@ import sqlalchemy as sa
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
-from model.head import check_class_count
+from model.head import Row
 from service.errors import RegistryError
-from service.inference.class_rows import Computed
 from service.registry.change import Change
 from service.registry.database import Database
 from service.registry.log import Appending
 from service.registry.tables import changes, registry
 
-Compute = Callable[[ClassEntry], Computed]
+Compute = Callable[[ClassEntry], Row]
 Track = Callable[[list[ClassEntry]], Iterable[ClassEntry]]
 
 
@@ -51,7 +50,6 @@ def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track 
     Raises:
         RegistryError: there is no registry, it belongs to the bundle already, its vocabulary is another, a class does
             not fit the bundle, or somebody changed it meanwhile.
-        TooManyClassesError: more classes than the bundle's head is solved for.
         StorageError: the database refuses.
     """
     with database.reading() as connection:
@@ -69,15 +67,12 @@ def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track 
     made = [*_removals(kept, own), *_words(kept, own)]
     wanted = [entry for i, (entry, bundled) in kept.items() if entry and not (bundled and i in own)]
     removed = sum(change.entry is None for change in made)
-    check_class_count(bundle.head.kind, len(own) - removed + sum(entry.id not in own for entry in wanted))
     for entry in track(wanted):
         try:
-            computed = compute(entry)
+            row = compute(entry)
         except AttributesError as error:
             raise RegistryError(f"the class {entry.id!r} does not fit the bundle {identity}: {error}") from None
-        made.append(
-            Change(operation="put", class_id=entry.id, entry=entry, row=computed.row, embeddings=computed.embeddings)
-        )
+        made.append(Change(operation="put", class_id=entry.id, entry=entry, row=row))
     version = _hand_over(database, bundle, head, made)
     return Adopted(version=version, former=str(head.bundle_id), classes=len(made) - removed, superseded=superseded)
 

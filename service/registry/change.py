@@ -1,7 +1,4 @@
-"""What the log is made of: changes of one class each, versions of any number of them, and digests of both.
-
-N: synthesised samples, Z: embedding dimension.
-"""
+"""What the log is made of: changes of one class each, versions of any number of them, and digests of both."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from model.classes import ClassEntry
-from model.head import Float16, Row
+from model.head import Row
 
 ChangeOperation = Literal["put", "describe", "remove"]
 Operation = Literal["put", "describe", "remove", "batch", "rollback", "adopt"]
@@ -30,7 +27,6 @@ class Change:
         entry: the class after the change; None for `remove`.
         row: its row of the head, as the registering process computed it. Given with `entry` and no `row_at`, it is
             stored with the change.
-        embeddings: float16 [N, Z] stored beside such a row, where the head is solved from them; not read back with it.
         row_at: position of the change that stored the row; with neither this nor `row`, the row is the bundle's own.
     """
 
@@ -38,7 +34,6 @@ class Change:
     class_id: str
     entry: ClassEntry | None = None
     row: Row | None = None
-    embeddings: Float16 | None = None
     row_at: int | None = None
 
 
@@ -82,8 +77,8 @@ def in_utc(time: datetime) -> datetime:
 GENESIS = hashlib.sha256(b"d3gzsl registry").hexdigest()
 """The digest before version 1."""
 
-Stored = tuple[bytes, float, bytes | None]
-"""A stored row: weight, bias, embeddings."""
+Stored = tuple[bytes, float]
+"""A stored row: weight and bias."""
 
 
 def digest_change(
@@ -99,10 +94,9 @@ def digest_change(
     words = json.dumps([position, operation, class_id, document, row_position], sort_keys=True)
     digest = hashlib.sha256(words.encode())
     if stored is not None:
-        weight, bias, embeddings = stored
+        weight, bias = stored
         digest.update(struct.pack("<d", bias))
-        for part in (weight, embeddings or b""):
-            digest.update(hashlib.sha256(part).digest())
+        digest.update(hashlib.sha256(weight).digest())
     return digest.digest()
 
 

@@ -1,6 +1,6 @@
 """The log of changes: appended to under one lock, read back bit for bit.
 
-N: synthesised samples, Z: embedding dimension.
+Z: embedding dimension.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from model.classes import ClassEntry
 from model.errors import D3GZSLError
-from model.head import Float16, Row
+from model.head import Row
 from service.errors import RegistryError, RegistryReplacedError, StorageError
 from service.registry.change import GENESIS, Change, Operation, Step, Stored, digest_change, digest_version
 from service.registry.database import Database
@@ -76,7 +76,7 @@ class Appending:
             digests.append(digest_change(**record, stored=stored))
             records.append({**record, "version": version})
             if stored is not None:
-                rows.append(dict(zip(("weight", "bias", "embeddings"), stored, strict=True), position=position))
+                rows.append(dict(zip(("weight", "bias"), stored, strict=True), position=position))
         connection = self.connection
         before = connection.scalar(sa.select(versions.c.digest).where(versions.c.version == self.version)) or GENESIS
         if rows:
@@ -101,8 +101,7 @@ class Appending:
 
 def _stored(change: Change) -> Stored:
     assert change.row is not None
-    embeddings = None if change.embeddings is None else change.embeddings.astype("<f2").tobytes()
-    return change.row.weight.astype("<f4").tobytes(), change.row.bias, embeddings
+    return change.row.weight.astype("<f4").tobytes(), change.row.bias
 
 
 class ChangeLog:
@@ -181,24 +180,6 @@ class ChangeLog:
             # The lock on this row is kept until the commit: versions are gapless and in the order of commits.
             head = self._head(connection, lock=True)
             yield Appending(self.database, connection, version=int(head.version), position=int(head.position))
-
-    def embeddings(self, positions: Sequence[int]) -> dict[int, Float16]:
-        """Stored embeddings, float16 [N, Z], by the positions of the changes that brought them.
-
-        Raises:
-            RegistryError: some were not stored.
-            StorageError: the database refuses.
-        """
-        found: dict[int, Float16] = {}
-        wanted = sa.select(head_rows.c.position, head_rows.c.embeddings).where(head_rows.c.embeddings.is_not(None))
-        with self.database.reading() as connection:
-            for start in range(0, len(positions), AT_ONCE):
-                some = wanted.where(head_rows.c.position.in_(positions[start : start + AT_ONCE]))
-                for position, data in connection.execute(some):
-                    found[position] = np.frombuffer(data, dtype="<f2").reshape(-1, self.dimension)
-        if missing := sorted(set(positions) - found.keys()):
-            raise RegistryError(f"the registry {self.database.name} has no embeddings at position {missing[0]}")
-        return found
 
     @property
     def base(self) -> int:

@@ -65,7 +65,6 @@ head_rows = sa.Table(
     sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("weight", sa.LargeBinary, nullable=False),
     sa.Column("bias", sa.Double, nullable=False),
-    sa.Column("embeddings", sa.LargeBinary),
 )
-"""What the registering process computed, by the position of its change, never updated: a row of the head, and the
-synthesised embeddings where the head is solved from them; little-endian float32, and float16 the embeddings."""
+"""What the registering process computed, by the position of its change, never updated: a row of the head, its weight as
+little-endian float32."""

@@ -38,7 +38,6 @@ from service.classes.snapshot import Snapshot
 from service.inference.engine import Embedded, OnnxEngine
 from tests.service.conftest import Running
 from tests.service.processes import command, d3gzsl, environment
-from tests.service.test_softmax import softmax_dir  # noqa: F401  # a fixture
 from tests.service.tiny import NAMES, VIOLET, photo, png
 
 Rows = list[dict[str, Any]]
@@ -216,26 +215,22 @@ def test_a_result_says_what_was_asked_and_comes_in_row_groups(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("head", ["lda", "softmax"])
 async def test_registered_classes_take_part_where_a_registry_is_named(
     running: Running,
     bundle_dir: Path,
-    softmax_dir: Path,  # noqa: F811
     tmp_path: Path,
-    head: str,
 ) -> None:
-    bundle = bundle_dir if head == "lda" else softmax_dir
     root, out = tmp_path / "in", tmp_path / "out.parquet"
     root.mkdir()
     (root / "violet.png").write_bytes(png((230, 0, 230)))
     document = {"name": "Violet", "attributes": dict(zip(NAMES, VIOLET, strict=True))}
-    async with running(bundle=bundle) as client:
-        assert (await client.post("/classes?wait=exact", json=document)).status_code == 201
+    async with running() as client:
+        assert (await client.post("/classes", json=document)).status_code == 201
         sent = {"content": png((230, 0, 230)), "headers": {"content-type": "image/png"}}
         answer = (await client.post("/classify", **sent)).json()
     assert answer["head"] == "exact"
     (predictions,) = (result["predictions"] for result in answer["results"])
-    ran(root, out, bundle, "--overwrite")
+    ran(root, out, bundle_dir, "--overwrite")
     assert "violet" not in rows_of(out)[0]["class_id"]
     found = d3gzsl(
         "classify",
@@ -243,7 +238,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
         "--out",
         out,
         "--bundle",
-        bundle,
+        bundle_dir,
         "--data-dir",
         tmp_path / "data",
         "--overwrite",
@@ -255,7 +250,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
     assert row["class_id"][0] == "violet"
     assert row["probability"] == pytest.approx([p["probability"] for p in predictions], rel=1e-4)
     assert row["registry_version"] == 1
-    alone = d3gzsl("classify", root / "violet.png", "--bundle", bundle, "--data-dir", tmp_path / "data", "--json")
+    alone = d3gzsl("classify", root / "violet.png", "--bundle", bundle_dir, "--data-dir", tmp_path / "data", "--json")
     (result,) = json.loads(alone.stdout)["results"]
     assert json.loads(alone.stdout)["registry_version"] == 1
     assert [p["class_id"] for p in result["predictions"]] == row["class_id"]

@@ -21,12 +21,11 @@ from service.http.class_schemas import (
     BatchDocument,
     BatchItem,
     ChangedClass,
-    ChangeQuery,
     ClassAnswer,
     ClassPage,
     ListQuery,
 )
-from service.http.dependencies import TheService, head_state, json_body, json_of, snapshot_for
+from service.http.dependencies import TheService, json_body, json_of, snapshot_for
 from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
@@ -43,7 +42,7 @@ from service.http.headers import (
 )
 from service.http.images import parse
 from service.http.problems import problem_responses
-from service.http.schemas import HeadState, ReadQuery
+from service.http.schemas import ReadQuery
 from service.http.strictjson import MAX_VALUES, loads
 from service.service import Service
 
@@ -121,9 +120,7 @@ async def show_class(
     openapi_extra=json_body("ClassDocument"),
     dependencies=changes,
 )
-async def create_class(
-    request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
-) -> ChangedClass:
+async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
     """Register a class by its attributes; answered when it is on disk, and recognised from the next request on."""
     described = read_class(await json_of(request), service.bundle.manifest.vocabulary)
 
@@ -134,8 +131,7 @@ async def create_class(
     known, duplicates = await service.changes.run(create)
     set_location(request, response, known.entry.id)
     set_version(response, known.registry_version, etag=known.etag)
-    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
-    return _changed(known, head, described, duplicates)
+    return _changed(known, described, duplicates)
 
 
 @router.put(
@@ -149,9 +145,7 @@ async def create_class(
     openapi_extra={**json_body("ClassDocument"), **PRECONDITIONS},
     dependencies=changes,
 )
-async def put_class(
-    class_id: str, request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
-) -> ChangedClass:
+async def put_class(class_id: str, request: Request, response: Response, service: TheService) -> ChangedClass:
     """Make the class what the body says; doing so twice is the same as once."""
     condition = precondition(request)
     described = read_class(await json_of(request), service.bundle.manifest.vocabulary, class_id=class_id)
@@ -165,8 +159,7 @@ async def put_class(
         response.status_code = 201
         set_location(request, response, class_id)
     set_version(response, known.registry_version, etag=known.etag)
-    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
-    return _changed(known, head, described, duplicates)
+    return _changed(known, described, duplicates)
 
 
 @router.patch(
@@ -199,10 +192,10 @@ async def remove_class(class_id: str, request: Request, service: TheService) -> 
     return Response(status_code=204, headers={VERSION_HEADER: str(version)})
 
 
-def _changed(known: KnownClass, head: HeadState, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:
+def _changed(known: KnownClass, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:
     return ChangedClass(
         **fields_of(known),
-        head=head,
+        head="exact",
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         near_duplicates=near_duplicates(duplicates),
@@ -216,9 +209,7 @@ def _changed(known: KnownClass, head: HeadState, described: Described, duplicate
     openapi_extra=json_body("BatchDocument"),
     dependencies=changes,
 )
-async def store_batch(
-    request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
-) -> BatchAnswer:
+async def store_batch(request: Request, response: Response, service: TheService) -> BatchAnswer:
     """Create or replace many classes as one version of the table; where one of them is refused, none is stored."""
     mode, described = await asyncio.to_thread(_read, await request.body(), service)
 
@@ -232,7 +223,7 @@ async def store_batch(
     response.headers[VERSION_HEADER] = str(after.registry_version)
     return BatchAnswer(
         registry_version=after.registry_version,
-        head=await head_state(service, after.registry_version, wait=query.wait == "exact"),
+        head="exact",
         classes=[_item(one, before, after, near) for one, near in zip(described, duplicates, strict=True)],
     )
 

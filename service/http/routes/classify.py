@@ -78,7 +78,7 @@ async def classify(
     return ClassifyAnswer(
         bundle=service.bundle.manifest.bundle_id,
         registry_version=snapshot.registry_version,
-        head="exact" if snapshot.exact else "provisional",
+        head="exact",
         results=[
             image_answer(service, sent.id, outcome, best, explained)
             for sent, outcome, best, explained in zip(images, outcomes, ranked, explanations, strict=True)

@@ -92,7 +92,7 @@ async def _infer(request: Request, service: Service, deadline: Deadline) -> Resp
         AnswerParameters(
             bundle=service.bundle.manifest.bundle_id,
             registry_version=snapshot.registry_version,
-            head="exact" if snapshot.exact else "provisional",
+            head="exact",
         ),
         images,
         ranked,

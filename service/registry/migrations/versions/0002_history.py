@@ -73,7 +73,6 @@ def _create() -> None:
         sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("weight", sa.LargeBinary, nullable=False),
         sa.Column("bias", sa.Double, nullable=False),
-        sa.Column("embeddings", sa.LargeBinary),
     )
 
 
@@ -102,7 +101,7 @@ def _digest(connection: sa.Connection) -> None:
             class_id=class_id,
             document=document,
             row_position=row_position,
-            stored=None if weight is None else (weight, bias, None),
+            stored=None if weight is None else (weight, bias),
         )
         before = digest_version(before, version=version, operation=operation, source=None, changes=[change])
         connection.execute(
