@@ -105,7 +105,12 @@ def check(
     with _database(data_dir, database_url) as database:
         loaded = _bundle(bundle)
         manifest = loaded.manifest
-        log = ChangeLog(database, bundle_id=manifest.bundle_id, dimension=manifest.head.dimension)
+        log = ChangeLog(
+            database,
+            bundle_id=manifest.bundle_id,
+            dimension=manifest.head.dimension,
+            vocabulary=manifest.vocabulary.names,
+        )
         report = examine(log, loaded, _computing(loaded), tolerance=tolerance, track=_progress("classes"))
     if as_json:
         print_json({**asdict(report), "bundle": manifest.bundle_id, "ok": not report.findings})

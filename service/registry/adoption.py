@@ -60,7 +60,7 @@ def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track 
     identity = bundle.manifest.bundle_id
     if head.bundle_id == identity:
         raise RegistryError(f"the registry {database.name} belongs to the bundle {identity} already")
-    _check_vocabulary(database, bundle, head.vocabulary, last)
+    _check_vocabulary(database, bundle, head.vocabulary)
     own = {entry.id: entry for entry in bundle.manifest.classes}
     superseded = tuple(i for i, (entry, _) in last.items() if entry and i in own and own[i].kind == "seen")
     kept = {i: found for i, found in last.items() if i not in superseded}
@@ -99,22 +99,15 @@ def _last_documents(connection: sa.Connection, base: int) -> dict[str, tuple[Cla
     }
 
 
-def _check_vocabulary(
-    database: Database, bundle: Bundle, names: list[str] | None, last: dict[str, tuple[ClassEntry | None, bool]]
-) -> None:
+def _check_vocabulary(database: Database, bundle: Bundle, names: list[str]) -> None:
     own = list(bundle.manifest.vocabulary.names)
-    if names is not None and names != own:
+    if names != own:
         different = [f"{a!r} for {b!r}" for a, b in zip(names, own, strict=False) if a != b]
         raise RegistryError(
             f"the registry {database.name} describes classes by {len(names)} attributes, the bundle "
             f"{bundle.manifest.bundle_id} by {len(own)} that are not the same"
             + (f": {', '.join(different[:5])}" if different else "")
         )
-    for class_id, (entry, _) in last.items():
-        if entry is not None and len(entry.attributes) != len(own):
-            raise RegistryError(
-                f"the class {class_id!r} has {len(entry.attributes)} attributes, the bundle's vocabulary {len(own)}"
-            )
 
 
 def _removals(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, ClassEntry]) -> list[Change]:

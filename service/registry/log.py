@@ -117,21 +117,14 @@ class ChangeLog:
         RegistryError: it belongs to another bundle.
     """
 
-    def __init__(
-        self, database: Database, *, bundle_id: str, dimension: int, vocabulary: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, database: Database, *, bundle_id: str, dimension: int, vocabulary: Sequence[str]) -> None:
         self.database, self.dimension = database, dimension
-        self._bundle_id, self._vocabulary = bundle_id, None if vocabulary is None else list(vocabulary)
+        self._bundle_id, self._vocabulary = bundle_id, list(vocabulary)
         self._generation = ""
         with database.reading() as connection:
-            found = connection.execute(sa.select(registry.c.bundle_id, registry.c.vocabulary)).one_or_none()
-        if found is None:
+            claimed = connection.execute(sa.select(registry.c.id)).one_or_none() is not None
+        if not claimed:
             self._claim()
-        elif found.bundle_id == bundle_id and found.vocabulary is None and self._vocabulary is not None:
-            with database.writing() as connection:  # of a registry from before vocabularies were noted
-                connection.execute(
-                    sa.update(registry).where(registry.c.bundle_id == bundle_id).values(vocabulary=self._vocabulary)
-                )
         with database.reading() as connection:
             self._generation = str(self._head(connection, any_generation=True).generation)
 

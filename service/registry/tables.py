@@ -19,7 +19,7 @@ registry = sa.Table(
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("base", sa.BigInteger, nullable=False),
     sa.Column("generation", sa.String(32), nullable=False),
-    sa.Column("vocabulary", sa.JSON(none_as_null=True)),
+    sa.Column("vocabulary", sa.JSON(none_as_null=True), nullable=False),
     sa.CheckConstraint("id = 1", name="one_row"),
 )
 """One row, locked while a version is made: whose registry this is, the last version and the last position.

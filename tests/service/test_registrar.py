@@ -47,7 +47,12 @@ def bundle(bundle_dir: Path) -> Bundle:
 
 @pytest.fixture
 def log(bundle: Bundle, tmp_path: Path) -> Iterator[ChangeLog]:
-    opened = ChangeLog(Database(database_url(tmp_path, None)), bundle_id=bundle.manifest.bundle_id, dimension=tiny.Z)
+    opened = ChangeLog(
+        Database(database_url(tmp_path, None)),
+        bundle_id=bundle.manifest.bundle_id,
+        dimension=tiny.Z,
+        vocabulary=tiny.NAMES,
+    )
     yield opened
     opened.close()
 
