@@ -24,7 +24,7 @@ from service.classes.snapshot import Snapshot
 from service.errors import NotReadyError, OverloadedError
 from service.inference.batcher import Batcher
 from service.inference.decoding import Decoder
-from service.inference.engine import Engine, OnnxEngine, give_back
+from service.inference.engine import Engine, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
 from service.keys import Keys
 from service.registry.database import Database, database_url
@@ -32,19 +32,18 @@ from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
 
+Result = TypeVar("Result")
+
 EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
 SERVED_HEAD = "lda"
 """The head whose rows are independent: a new class changes no other row, and its own row is exact at once."""
 
 
-Result = TypeVar("Result")
-
-
-class ChangeThread:
-    """Runs changes one at a time.
+class SerialExecutor:
+    """Runs work one piece at a time in a thread of its own: pieces never meet, and none is abandoned halfway.
 
     Args:
-        capacity: most changes waiting or at work.
+        capacity: most pieces waiting or at work.
         name: of the thread.
     """
 
@@ -103,7 +102,7 @@ class Service:
         neighbours: finds the classes nearest to one.
         previewer: tries classes out.
         explainer: says which attributes speak for a class.
-        studies: the thread for these two.
+        analyses: the thread in which classes are tried out and scores explained.
         decoder: image files to inputs.
         batcher: inputs to embeddings.
         log: the registry on disk.
@@ -113,12 +112,12 @@ class Service:
     keys: Keys
     bundle: Bundle
     registrar: Registrar
-    changes: ChangeThread
+    changes: SerialExecutor
     follower: Follower
     neighbours: Neighbours
     previewer: Previewer
     explainer: Explainer
-    studies: ChangeThread
+    analyses: SerialExecutor
     decoder: Decoder
     batcher: Batcher
     log: ChangeLog
@@ -149,7 +148,7 @@ class Service:
                 cache_dir=settings.data_dir / "tensorrt",
             )
             engine.warm_up()
-            give_back()
+            release_freed_memory()
         database = Database(database_url(settings.data_dir, settings.database_url))
         try:
             log = ChangeLog(
@@ -172,11 +171,11 @@ class Service:
             bundle=bundle,
             registrar=registrar,
             follower=follower,
-            changes=ChangeThread(),
+            changes=SerialExecutor(),
             neighbours=neighbours,
             previewer=Previewer(bundle, engine, neighbours),
             explainer=Explainer(bundle, engine),
-            studies=ChangeThread(name="studies"),
+            analyses=SerialExecutor(name="analyses"),
             decoder=Decoder(
                 bundle.manifest.preprocess,
                 max_bytes=settings.max_image_bytes,
@@ -232,7 +231,7 @@ class Service:
         """Let everything go; for a service that was never started."""
         self.changes.close()
         self.follower.close()
-        self.studies.close()
+        self.analyses.close()
         self.decoder.close()
         self.log.close()
 

@@ -30,7 +30,7 @@ PART_SIZE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BulkRequest:
     """What a run shall do; one that goes on must be asked for the same.
 
     Attributes:
@@ -65,13 +65,13 @@ class Job:
     """
 
     folder: Path
-    asked: Asked
+    asked: BulkRequest
     registry_version: int
     files: int
     offsets: tuple[int, ...]
 
     @classmethod
-    def begin(cls, folder: Path, asked: Asked, snapshot: Snapshot, *, out: Path) -> Job:
+    def begin(cls, folder: Path, asked: BulkRequest, snapshot: Snapshot, *, out: Path) -> Job:
         """Write down classes and files.
 
         Raises:
@@ -81,7 +81,7 @@ class Job:
         count, offsets = write_listing(folder / LISTING, paths, part_size=PART_SIZE)
         if count == 0:
             raise DataError(f"{asked.root}: expected images, found no file")
-        write_classes(folder, snapshot)
+        write_class_table(folder, snapshot)
         job = cls(
             folder=folder,
             asked=asked,
@@ -96,17 +96,17 @@ class Job:
         return job
 
     @classmethod
-    def resume(cls, folder: Path, asked: Asked) -> Job:
+    def resume(cls, folder: Path, asked: BulkRequest) -> Job:
         """The run that was begun.
 
         Raises:
             DataError: it was asked for something else; names what differs.
         """
         plan = json.loads((folder / PLAN).read_bytes())
-        before = Asked(**plan["asked"])
+        before = BulkRequest(**plan["asked"])
         problems = [
             Problem(pointer=field.name, detail=f"the run has {was!r}, this command {now!r}")
-            for field in fields(Asked)
+            for field in fields(BulkRequest)
             if (was := getattr(before, field.name)) != (now := getattr(asked, field.name))
         ]
         if problems:
@@ -144,7 +144,7 @@ class Job:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Make a run's folder where it is not there, and keep other processes from it.
 
     Raises:
@@ -169,7 +169,7 @@ def clear(folder: Path) -> None:
 CLASSES, ROWS = "classes.json", "rows.npz"
 
 
-def write_classes(folder: Path, snapshot: Snapshot) -> None:
+def write_class_table(folder: Path, snapshot: Snapshot) -> None:
     """Write the classes as JSON and their rows, weight float32 [C, Z] and bias float32 [C]."""
     entries = [
         {"entry": known.entry.to_json(), "registry_version": known.registry_version} for known in snapshot.classes
@@ -179,7 +179,7 @@ def write_classes(folder: Path, snapshot: Snapshot) -> None:
     (folder / CLASSES).write_text(json.dumps(fields), encoding="utf-8")
 
 
-def read_classes(folder: Path) -> Snapshot:
+def read_class_table(folder: Path) -> Snapshot:
     """The snapshot that was written."""
     fields = json.loads((folder / CLASSES).read_bytes())
     with np.load(folder / ROWS, allow_pickle=False) as arrays:

@@ -23,7 +23,7 @@ _MOST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class IntegrityReport:
     """What a check found.
 
     Attributes:
@@ -43,14 +43,14 @@ class Report:
     findings: tuple[str, ...]
 
 
-def check(
+def check_integrity(
     log: ChangeLog,
     bundle: Bundle,
     compute: Callable[[ClassEntry], Row],
     *,
     tolerance: float = TOLERANCE,
     track: Callable[[list[KnownClass]], Iterable[KnownClass]] = iter,
-) -> Report:
+) -> IntegrityReport:
     """Audit the log, replay it step by step and at once, and compute every registered row anew.
 
     Args:
@@ -85,7 +85,7 @@ def check(
             findings.append(f"the row of {known.entry.id!r} is {relative:.2g} away from a fresh one")
     if len(findings) > _MOST:
         findings = [*findings[:_MOST], f"and {len(findings) - _MOST} more"]
-    return Report(
+    return IntegrityReport(
         version=loaded.registry_version,
         changes=audited.changes,
         classes=len(loaded),

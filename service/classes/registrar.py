@@ -26,15 +26,15 @@ from service.errors import (
 )
 from service.inference.class_rows import compute_rows
 from service.inference.engine import Engine
-from service.registry.change import Change, Operation, Step, Version
-from service.registry.history import changes_back_to, list_versions
-from service.registry.log import Appending, ChangeLog
+from service.registry.change import Change, HistoryEntry, LoggedVersion, Operation
+from service.registry.history import changes_back_to, read_versions
+from service.registry.log import ChangeLog, NextVersion
 
-__all__ = ["ANY", "Precondition", "Registrar", "Stored"]
+__all__ = ["ANY", "Precondition", "Registrar", "StoredClass"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredClass:
     """A class after a change, and whether it is new."""
 
     known: KnownClass
@@ -80,7 +80,7 @@ class Registrar:
         _, after = self._edit(Create(entry=entry))
         return _there(after, entry.id)
 
-    def put(self, entry: ClassEntry, condition: Precondition = ANY) -> Stored:
+    def put(self, entry: ClassEntry, condition: Precondition = ANY) -> StoredClass:
         """Create or replace a class; what is already so makes no new version.
 
         Raises:
@@ -90,7 +90,7 @@ class Registrar:
             StorageError: the database refuses.
         """
         before, after = self._edit(Put(entry=entry, condition=condition))
-        return Stored(known=_there(after, entry.id), created=before.get(entry.id) is None)
+        return StoredClass(known=_there(after, entry.id), created=before.get(entry.id) is None)
 
     def describe(self, class_id: str, words: Mapping[str, Any], condition: Precondition = ANY) -> KnownClass:
         """Change a class's name, description or metadata; its row stays.
@@ -147,13 +147,13 @@ class Registrar:
             step = log.append("rollback", self._changes_back(log, before, version), source=version)
         return self._publish(before, step)
 
-    def versions(self, *, after: int = 0, limit: int = 100) -> tuple[Version, ...]:
+    def versions(self, *, after: int = 0, limit: int = 100) -> tuple[HistoryEntry, ...]:
         """At most `limit` versions after one, oldest first; version 0 is the bundle alone and not among them.
 
         Raises:
             StorageError: the database refuses.
         """
-        return list_versions(self._log, after=after, limit=limit)
+        return read_versions(self._log, after=after, limit=limit)
 
     def catch_up(self) -> Snapshot:
         """Apply what other processes have committed; returns the newest snapshot.
@@ -217,7 +217,7 @@ class Registrar:
         _raise(failures, len(edits), single=single)
         return [_change(snapshot, decision, computed) for _, decision in decided]
 
-    def _changes_back(self, log: Appending, snapshot: Snapshot, version: int) -> list[Change]:
+    def _changes_back(self, log: NextVersion, snapshot: Snapshot, version: int) -> list[Change]:
         """What makes the table that of a former version; nothing for classes that are as they were."""
         restored, as_bundled = changes_back_to(log.connection, self._log, version=version, last=log.version)
         bundled = {entry.id: entry for entry in self._bundle.manifest.classes}
@@ -237,7 +237,7 @@ class Registrar:
         return changes
 
     @contextmanager
-    def _appending(self) -> Iterator[tuple[Appending, Snapshot]]:
+    def _appending(self) -> Iterator[tuple[NextVersion, Snapshot]]:
         """The right to make the next version, and the snapshot of the last one.
 
         Where others made that, observers are told of it, also if nothing is appended to it.
@@ -250,14 +250,14 @@ class Registrar:
             if self._snapshot is not former:
                 self._tell()
 
-    def _advance(self, log: Appending) -> Snapshot:
+    def _advance(self, log: NextVersion) -> Snapshot:
         """The snapshot of the last committed version, when nobody else can make the next one."""
         with self._lock:
             former = self._snapshot
             self._snapshot = self._replay.after(former, self._log.since(former.registry_version, within=log))
             return self._snapshot
 
-    def _publish(self, before: Snapshot, step: Step) -> Snapshot:
+    def _publish(self, before: Snapshot, step: LoggedVersion) -> Snapshot:
         """Show a version that is on disk; returns its snapshot, also where others have made newer ones meanwhile."""
         with self._lock:
             newest = self._snapshot

@@ -58,7 +58,7 @@ def classify(
         raise DataError(
             "--engine, --workers, --batch, --resume and --overwrite are for folders: give --out FILE.parquet"
         )
-    files = [(str(path), _read(path)) for path in images]
+    files = [(str(path), _read_file(path)) for path in images]
     if url is not None:
         answers = list(_remote(files, url, key, {"top_k": top_k, "scope": scope}))
     else:
@@ -74,7 +74,7 @@ def classify(
         raise DataError(f"{len(failed)} of {len(results)} images could not be read\n" + "\n".join(lines))
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     if path.is_dir():
         raise DataError(f"{path}: a folder; its files are classified into a file with --out FILE.parquet")
     try:
@@ -108,14 +108,14 @@ def _local(
 
     from model.preprocess import DEFAULT_MAX_PIXELS
     from model.threads import available_cpus
-    from service.classes.ranking import Question, chosen_rows, image_novelty, rank
+    from service.classes.ranking import RankOptions, chosen_rows, image_novelty, rank
     from service.inference.decoding import decode
     from service.inference.engine import OnnxEngine
     from service.service import load_bundle
 
     bundle = load_bundle(path)
     engine = OnnxEngine(bundle, threads=available_cpus())
-    snapshot, question = classes_of(bundle, registry), Question(top_k=top_k, scope=scope)
+    snapshot, question = classes_of(bundle, registry), RankOptions(top_k=top_k, scope=scope)
     rows = chosen_rows(snapshot, question)
     for some in _batches(files):
         results: list[dict[str, Any]] = []

@@ -32,13 +32,13 @@ def folder_to_file(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Classify all files of a folder; `how` is passed on to :func:`service.bulk.run.run`."""
+    """Classify all files of a folder; `how` is passed on to :func:`service.bulk.run.run_job`."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         raise MissingDependencyError("--out needs pyarrow; install d3gzsl with the extra `bulk`") from None
-    from service.bulk.job import Asked
-    from service.bulk.run import partial_folder, run
+    from service.bulk.job import BulkRequest
+    from service.bulk.run import partial_folder, run_job
     from service.service import load_bundle
     from service.settings import load_settings
 
@@ -46,7 +46,7 @@ def folder_to_file(
         given = ", ".join(map(str, images))
         raise DataError(f"--out takes the results of one folder: expected an existing folder, got {given}")
     loaded, settings = load_bundle(bundle), load_settings()
-    asked = Asked(
+    asked = BulkRequest(
         root=str(images[0].resolve()),
         bundle_id=loaded.manifest.bundle_id,
         registry=registry_name(registry),
@@ -59,7 +59,7 @@ def folder_to_file(
     with _bar(quiet=as_json) as bar:
         task = bar.add_task("images", total=None)
         try:
-            finished = run(
+            finished = run_job(
                 asked,
                 loaded,
                 lambda: classes_of(loaded, registry),

@@ -32,14 +32,14 @@ _Backup = Annotated[Path, typer.Argument(help="The backup.", show_default=False)
 
 
 @app.command()
-def adopt(
+def adopt_registry(
     bundle: _BundleDir = None, data_dir: _DataDir = None, database_url: _DatabaseUrl = None, as_json: AsJson = False
 ) -> None:
     """Take a registry over with another bundle that has the same attributes: every class is synthesised anew.
 
     Stop the services of the former bundle first; they would keep their last classes and refuse changes.
     """
-    from service.registry.adoption import adopt as take_over
+    from service.registry.adoption import adopt_registry as take_over
 
     with _database(data_dir, database_url) as database:
         loaded = _bundle(bundle)
@@ -89,7 +89,7 @@ def restore(
 
 
 @app.command()
-def check(
+def check_integrity(
     bundle: _BundleDir = None,
     data_dir: _DataDir = None,
     database_url: _DatabaseUrl = None,
@@ -99,7 +99,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check every number and digest of the log, replay it, synthesise every class anew; status 1 if not all is well."""
-    from service.classes.integrity import check as examine
+    from service.classes.integrity import check_integrity as examine
     from service.registry.log import ChangeLog
 
     with _database(data_dir, database_url) as database:

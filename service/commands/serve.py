@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from service.settings import PREFIX, Settings, Words, load_settings
+from service.settings import PREFIX, CommaSeparated, Settings, load_settings
 from service.telemetry import logs
 
 
@@ -21,7 +21,7 @@ def serve(**flags: Any) -> None:
     from service.server.supervisor import bind
 
     with bind(settings.host, settings.port) as listener:
-        supervisor.run(settings, listener)
+        supervisor.run_workers(settings, listener)
 
 
 def _flags() -> list[inspect.Parameter]:
@@ -42,7 +42,7 @@ def _flags() -> list[inspect.Parameter]:
 
 def _flag_type(annotation: Any) -> Any:
     parts = (annotation, *get_args(annotation))
-    if annotation == get_args(Words)[0] or any(get_origin(part) is Literal for part in parts):
+    if annotation == get_args(CommaSeparated)[0] or any(get_origin(part) is Literal for part in parts):
         return str
     plain = [part for part in get_args(annotation) if part is not NoneType]
     return plain[0] if plain else annotation

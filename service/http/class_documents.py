@@ -32,7 +32,7 @@ Wrong = list[tuple[type[InvalidInputError], Problem]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class DescribedClass:
     """A class as a client described it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Described:
     out_of_range: tuple[str, ...]
 
 
-def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = None) -> Described:
+def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = None) -> DescribedClass:
     """The class of a document.
 
     Args:
@@ -74,16 +74,16 @@ def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = 
         description=document.description,
         metadata=document.metadata,
     )
-    return Described(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values))
+    return DescribedClass(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values))
 
 
-def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Described]:
+def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[DescribedClass]:
     """The classes of a batch, no two with one id.
 
     Raises:
         InvalidBatchError: names everything that is wrong with each.
     """
-    described: list[Described] = []
+    described: list[DescribedClass] = []
     problems: list[Problem] = []
     places: dict[str, int] = {}
     refused = 0
@@ -101,7 +101,7 @@ def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Descri
             problems.append(Problem(pointer=f"/classes/{i}/id", detail=detail))
         described.append(one)
     if problems:
-        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", named(problems))
+        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", shorten(problems))
     return described
 
 
@@ -141,7 +141,7 @@ def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:
     ]
 
 
-def named(problems: Sequence[Problem]) -> Sequence[Problem]:
+def shorten(problems: Sequence[Problem]) -> Sequence[Problem]:
     """The first problems, with a last one that counts the rest where there are too many for an answer."""
     if len(problems) <= MOST_NAMED:
         return problems

@@ -15,7 +15,7 @@ from service.errors import MalformedBodyError, TooLargeError
 from service.http.problems import REQUEST_ID
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
-from service.telemetry.request_stats import CURRENT, Observation
+from service.telemetry.request_stats import CURRENT, RequestStats
 from service.telemetry.tracing import Tracing
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -67,7 +67,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        observation = Observation(metrics=self._metrics, tracing=self._tracing)
+        observation = RequestStats(metrics=self._metrics, tracing=self._tracing)
         began, status = time.perf_counter(), 500
 
         async def send_observed(message: Message) -> None:
@@ -100,7 +100,7 @@ class Observe:
                         }
                     )
 
-    def _tell(self, method: str, route: str, status: int, seconds: float, observation: Observation) -> None:
+    def _tell(self, method: str, route: str, status: int, seconds: float, observation: RequestStats) -> None:
         self._metrics.request(route=route, method=method, status=status, seconds=seconds, problem=observation.problem)
         known = {
             "method": method,

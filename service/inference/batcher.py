@@ -20,7 +20,7 @@ import numpy as np
 
 from model.head import Float32
 from service.errors import InferenceError, NotReadyError, OverloadedError
-from service.inference.engine import Embedded
+from service.inference.engine import TrunkOutput
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Admission:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class InferenceResult:
     """What the model says about one image.
 
     Attributes:
@@ -113,13 +113,13 @@ class Answer:
 
 
 @dataclass(eq=False)
-class _Item:
+class _QueuedImage:
     image: Float32
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[InferenceResult]
     since: float = field(default_factory=time.perf_counter)
 
 
-Outcome = Answer | InferenceError | NotReadyError
+Outcome = InferenceResult | InferenceError | NotReadyError
 
 
 class _BrokenModelError(RuntimeError):
@@ -142,7 +142,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[Float32], Embedded],
+        run: Callable[[Float32], TrunkOutput],
         *,
         batch_size: int,
         capacity: int,
@@ -157,8 +157,8 @@ class Batcher:
         """How often the work began again."""
         self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
         """Told the size and the seconds of each batch, in the model's thread."""
-        self._queue: deque[_Item] = deque()
-        self._at_work: list[_Item] = []
+        self._queue: deque[_QueuedImage] = deque()
+        self._at_work: list[_QueuedImage] = []
         self._began: float | None = None
         self._failures = 0
         self._changed = threading.Condition()
@@ -219,7 +219,7 @@ class Batcher:
         with self.admission.admit(images, seconds=seconds):
             yield
 
-    async def submit(self, image: Float32) -> Answer:
+    async def submit(self, image: Float32) -> InferenceResult:
         """Queue one image, float32 [3, S, S], for which there is a place, and wait for its answer.
 
         Raises:
@@ -227,7 +227,7 @@ class Batcher:
             NotReadyError: the worker does not run.
         """
         self._check_alive()
-        item = _Item(image, asyncio.get_running_loop().create_future())
+        item = _QueuedImage(image, asyncio.get_running_loop().create_future())
         with self._changed:
             self._queue.append(item)
             self._changed.notify()
@@ -269,9 +269,9 @@ class Batcher:
                 self._answer(self._at_work)
             self._at_work = []
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[_QueuedImage]:
         """The next images that somebody still waits for."""
-        batch: list[_Item] = []
+        batch: list[_QueuedImage] = []
         while self._queue and len(batch) < self._batch_size:
             item = self._queue.popleft()
             if item.answer.done():
@@ -280,7 +280,7 @@ class Batcher:
                 batch.append(item)
         return batch
 
-    def _answer(self, batch: list[_Item]) -> None:
+    def _answer(self, batch: list[_QueuedImage]) -> None:
         self._began = began = time.perf_counter()
         try:
             embedded = self._run(np.stack([item.image for item in batch]))
@@ -304,18 +304,18 @@ class Batcher:
         self.on_batch(len(batch), seconds)
         self._give(batch, _outcomes(batch, embedded, began, seconds))
 
-    def _give(self, batch: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+    def _give(self, batch: Sequence[_QueuedImage], outcomes: Sequence[Outcome]) -> None:
         """Hand outcomes to the event loop, where they belong."""
         if batch and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
 
     # --- in the event loop --------------------------------------------------------------------------------------------
 
-    def _deliver(self, batch: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+    def _deliver(self, batch: Sequence[_QueuedImage], outcomes: Sequence[Outcome]) -> None:
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.answer.done():
                 continue
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, InferenceResult):
                 item.answer.set_result(outcome)
             else:
                 item.answer.set_exception(outcome)
@@ -328,14 +328,14 @@ class Batcher:
             self._queue.clear()
         self._fail(waiting)
 
-    def _fail(self, items: Sequence[_Item]) -> None:
+    def _fail(self, items: Sequence[_QueuedImage]) -> None:
         self._give(items, [NotReadyError("the model's worker has stopped") for _ in items])
 
 
-def _outcomes(batch: Sequence[_Item], embedded: Embedded, began: float, seconds: float) -> list[Outcome]:
+def _outcomes(batch: Sequence[_QueuedImage], embedded: TrunkOutput, began: float, seconds: float) -> list[Outcome]:
     finite = np.isfinite(embedded.embedding).all(axis=1) & np.isfinite(embedded.teacher_score)
     return [
-        Answer(
+        InferenceResult(
             embedding=embedded.embedding[i],
             teacher_score=float(embedded.teacher_score[i]),
             queue_ms=1000 * (began - item.since),

@@ -48,11 +48,11 @@ def compute_rows(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) 
             )
             weights, biases = bundle.head.rows(embeddings.mean(axis=1, dtype=np.float64))
         finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
-        made += [Row(weights[i], float(biases[i])) if finite[i] else too_far() for i in range(len(part))]
+        made += [Row(weights[i], float(biases[i])) if finite[i] else unusable_attributes() for i in range(len(part))]
     return made
 
 
-def too_far() -> AttributesError:
+def unusable_attributes() -> AttributesError:
     """What is said of attributes that no class can be made of."""
     detail = "expected values near the vocabulary's ranges, got some from which no finite numbers come"
     return AttributesError(

@@ -14,7 +14,7 @@ from model.head import Row
 from service.errors import RegistryError
 from service.registry.change import Change
 from service.registry.database import Database
-from service.registry.log import Appending
+from service.registry.log import NextVersion
 from service.registry.tables import changes, registry
 
 Compute = Callable[[ClassEntry], Row]
@@ -22,7 +22,7 @@ Track = Callable[[list[ClassEntry]], Iterable[ClassEntry]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adopted:
+class Adoption:
     """What an adoption did.
 
     Attributes:
@@ -38,7 +38,7 @@ class Adopted:
     superseded: tuple[str, ...]
 
 
-def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track = iter) -> Adopted:
+def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, track: Track = iter) -> Adoption:
     """Make a registry the bundle's own; nothing is changed where that fails.
 
     Args:
@@ -64,7 +64,7 @@ def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track 
     own = {entry.id: entry for entry in bundle.manifest.classes}
     superseded = tuple(i for i, (entry, _) in last.items() if entry and i in own and own[i].kind == "seen")
     kept = {i: found for i, found in last.items() if i not in superseded}
-    made = [*_removals(kept, own), *_words(kept, own)]
+    made = [*_removals(kept, own), *_rewordings(kept, own)]
     wanted = [entry for i, (entry, bundled) in kept.items() if entry and not (bundled and i in own)]
     removed = sum(change.entry is None for change in made)
     for entry in track(wanted):
@@ -74,7 +74,7 @@ def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track 
             raise RegistryError(f"the class {entry.id!r} does not fit the bundle {identity}: {error}") from None
         made.append(Change(operation="put", class_id=entry.id, entry=entry, row=row))
     version = _hand_over(database, bundle, head, made)
-    return Adopted(version=version, former=str(head.bundle_id), classes=len(made) - removed, superseded=superseded)
+    return Adoption(version=version, former=str(head.bundle_id), classes=len(made) - removed, superseded=superseded)
 
 
 def _hand_over(database: Database, bundle: Bundle, head: sa.Row[tuple[object, ...]], made: list[Change]) -> int:
@@ -85,7 +85,7 @@ def _hand_over(database: Database, bundle: Bundle, head: sa.Row[tuple[object, ..
         values = {"bundle_id": bundle.manifest.bundle_id, "base": now.version}
         vocabulary = list(bundle.manifest.vocabulary.names)
         connection.execute(sa.update(registry).values(**values, vocabulary=vocabulary))
-        appending = Appending(database, connection, version=int(now.version), position=int(now.position))
+        appending = NextVersion(database, connection, version=int(now.version), position=int(now.position))
         return appending.append("adopt", made).version
 
 
@@ -116,7 +116,7 @@ def _removals(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, Cl
     return [Change(operation="remove", class_id=class_id) for class_id in gone]
 
 
-def _words(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, ClassEntry]) -> list[Change]:
+def _rewordings(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, ClassEntry]) -> list[Change]:
     """Classes of either bundle's own of which only the words were changed: the row is the new bundle's."""
     return [
         Change(

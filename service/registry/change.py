@@ -38,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
+class LoggedVersion:
     """A version with its changes, in the order in which they apply."""
 
     version: int
@@ -46,7 +46,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Version:
+class HistoryEntry:
     """What the history says about a version.
 
     Attributes:
@@ -77,7 +77,7 @@ def in_utc(time: datetime) -> datetime:
 GENESIS = hashlib.sha256(b"d3gzsl registry").hexdigest()
 """The digest before version 1."""
 
-Stored = tuple[bytes, float]
+StoredRow = tuple[bytes, float]
 """A stored row: weight and bias."""
 
 
@@ -88,7 +88,7 @@ def digest_change(
     class_id: str,
     document: Any,
     row_position: int | None,
-    stored: Stored | None,
+    stored: StoredRow | None,
 ) -> bytes:
     """SHA-256 over everything that is stored of a change; `stored` is the row it brought, if it brought one."""
     words = json.dumps([position, operation, class_id, document, row_position], sort_keys=True)

@@ -20,7 +20,7 @@ from model.classes import ClassEntry
 from model.errors import D3GZSLError
 from model.head import Row
 from service.errors import RegistryError, RegistryReplacedError, StorageError
-from service.registry.change import GENESIS, Change, Operation, Step, Stored, digest_change, digest_version
+from service.registry.change import GENESIS, Change, LoggedVersion, Operation, StoredRow, digest_change, digest_version
 from service.registry.database import Database
 from service.registry.tables import changes, head_rows, registry, versions
 
@@ -40,7 +40,7 @@ WITH_ROWS = sa.select(*_COLUMNS).select_from(
 )
 
 
-class Appending:
+class NextVersion:
     """The next version in the making, in a transaction that has the lock on the registry's one row.
 
     Args:
@@ -54,7 +54,7 @@ class Appending:
         self._database, self.connection = database, connection
         self.version, self._position = version, position
 
-    def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> Step:
+    def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> LoggedVersion:
         """Write one version of any number of changes; returns it as it will be read."""
         version = self.version + 1
         written = tuple(
@@ -96,10 +96,10 @@ class Appending:
         self.version, self._position = version, self._position + len(records)
         connection.execute(sa.update(registry).values(version=self.version, position=self._position))
         self._database.announce(connection, version)
-        return Step(version=version, changes=written)
+        return LoggedVersion(version=version, changes=written)
 
 
-def _stored(change: Change) -> Stored:
+def _stored(change: Change) -> StoredRow:
     assert change.row is not None
     return change.row.weight.astype("<f4").tobytes(), change.row.bias
 
@@ -144,7 +144,7 @@ class ChangeLog:
             yield int(head.version), self._last_changes(connection, int(head.base))
             self._generation = str(head.generation)
 
-    def since(self, version: int, *, within: Appending | None = None) -> list[Step]:
+    def since(self, version: int, *, within: NextVersion | None = None) -> list[LoggedVersion]:
         """Every version after one, oldest first, up to the last one committed.
 
         Args:
@@ -162,7 +162,7 @@ class ChangeLog:
             return self._since(connection, version)
 
     @contextmanager
-    def appending(self) -> Iterator[Appending]:
+    def appending(self) -> Iterator[NextVersion]:
         """The right to make the next version; what was appended is on disk when the block has been left.
 
         Raises:
@@ -172,7 +172,7 @@ class ChangeLog:
         with self.database.writing() as connection:
             # The lock on this row is kept until the commit: versions are gapless and in the order of commits.
             head = self._head(connection, lock=True)
-            yield Appending(self.database, connection, version=int(head.version), position=int(head.position))
+            yield NextVersion(self.database, connection, version=int(head.version), position=int(head.position))
 
     @property
     def base(self) -> int:
@@ -240,7 +240,7 @@ class ChangeLog:
         for record in connection.execution_options(yield_per=AT_ONCE).execute(query):
             yield record[1], self.read(record)
 
-    def _since(self, connection: sa.Connection, version: int) -> list[Step]:
+    def _since(self, connection: sa.Connection, version: int) -> list[LoggedVersion]:
         last = int(self._head(connection).version)
         if last <= version:
             return []
@@ -257,7 +257,7 @@ class ChangeLog:
             raise RegistryError(
                 f"the registry {self.database.name} lacks versions or changes between {version} and {last}"
             )
-        return [Step(version=number, changes=tuple(made)) for number, made in found.items()]
+        return [LoggedVersion(version=number, changes=tuple(made)) for number, made in found.items()]
 
     def read(self, record: Any) -> Change:
         """A change from a record of the tables; RegistryError where it is damaged."""

@@ -48,14 +48,14 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service, app.state.metrics = service, numbers
-    problems.install(app)
+    problems.install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=service.settings.max_request_bytes)
     app.add_middleware(HeadAsGet)
     app.add_middleware(Observe, metrics=numbers, tracing=tracing, slow_seconds=service.settings.slow_request)
     app.add_middleware(RequestId)
     for part in (classify, classes, preview, registry, service_info, metadata, infer):
         app.include_router(part.router)
-    docs.install(app)
+    docs.install_docs(app)
     return app
 
 

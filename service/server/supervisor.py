@@ -68,12 +68,12 @@ def number_of_workers(settings: Settings, *, cpus: int) -> int:
     return max(1, cpus // _CPUS_PER_WORKER) if settings.provider == "cpu" else 1
 
 
-def share(settings: Settings, workers: int, *, cpus: int) -> Settings:
+def worker_settings(settings: Settings, workers: int, *, cpus: int) -> Settings:
     """The settings of one of several workers: its part of the CPUs."""
     return settings.model_copy(update={"threads": settings.threads or max(1, cpus // workers)})
 
 
-def run(settings: Settings, listener: socket.socket) -> None:
+def run_workers(settings: Settings, listener: socket.socket) -> None:
     """Serve with as many processes as the settings say, until a signal says to stop.
 
     Raises:
@@ -82,15 +82,15 @@ def run(settings: Settings, listener: socket.socket) -> None:
     cpus = available_cpus()
     workers = number_of_workers(settings, cpus=cpus)
     if workers == 1:
-        from service.server.process import serve
+        from service.server.process import run_server
 
-        serve(settings, listener, started=lambda bundle: _announce(bundle, listener, 1))
+        run_server(settings, listener, started=lambda bundle: _announce(bundle, listener, 1))
         return
     with ExitStack() as stack:
         if not os.environ.get(SHARED_METRICS):
             os.environ[SHARED_METRICS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="d3gzsl-metrics-"))
         Path(os.environ[SHARED_METRICS]).mkdir(parents=True, exist_ok=True)
-        _Supervisor(share(settings, workers, cpus=cpus), listener, workers).run()
+        _Supervisor(worker_settings(settings, workers, cpus=cpus), listener, workers).run()
 
 
 def _announce(bundle: str, listener: socket.socket, workers: int) -> None:
@@ -219,12 +219,12 @@ def _forget_metrics(pid: int | None) -> None:
 
 def _work(settings: Settings, listener: socket.socket, line: Connection) -> None:
     """A worker: serve, tell when it has begun or why it cannot, and end when the supervisor is gone."""
-    from service.server.process import serve  # what the supervisor need not load
+    from service.server.process import run_server  # what the supervisor need not load
 
     os.setpgrp()  # Ctrl-C in a terminal is for the supervisor, which lets the workers drain
     threading.Thread(target=_end_with, args=(line,), name="supervisor", daemon=True).start()
     try:
-        serve(settings, listener, started=lambda bundle: line.send((bundle, "")))
+        run_server(settings, listener, started=lambda bundle: line.send((bundle, "")))
     except D3GZSLError as error:
         log.error("the worker cannot start: %s", error)
         line.send(("", str(error)))

@@ -24,18 +24,18 @@ from service.bulk import results, run
 from service.bulk.classifier import Classifier
 from service.bulk.job import (
     PART_SIZE,
-    Asked,
+    BulkRequest,
     Job,
     files_under,
-    held,
+    locked,
     printable,
-    read_classes,
+    read_class_table,
     read_part,
-    write_classes,
+    write_class_table,
     write_listing,
 )
 from service.classes.snapshot import Snapshot
-from service.inference.engine import Embedded, OnnxEngine
+from service.inference.engine import OnnxEngine, TrunkOutput
 from tests.service.conftest import Running
 from tests.service.processes import command, d3gzsl, environment
 from tests.service.tiny import NAMES, VIOLET, photo, png
@@ -258,8 +258,8 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
 
 def test_a_class_table_survives_its_files(bundle_dir: Path, tmp_path: Path) -> None:
     snapshot = Snapshot.of_bundle(Bundle.load(bundle_dir))
-    write_classes(tmp_path, snapshot)
-    again = read_classes(tmp_path)
+    write_class_table(tmp_path, snapshot)
+    again = read_class_table(tmp_path)
     assert again.classes == snapshot.classes
     assert again.weight.tobytes() == snapshot.weight.tobytes()
     assert again.bias.tobytes() == snapshot.bias.tobytes()
@@ -344,7 +344,7 @@ def begun(bundle_dir: Path, tmp_path: Path) -> Path:
     for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))):
         (photos / f"{name}.png").write_bytes(png(colour))
     bundle = Bundle.load(bundle_dir)
-    asked = Asked(
+    asked = BulkRequest(
         root=str(photos),
         bundle_id=bundle.manifest.bundle_id,
         registry="bundle",
@@ -397,7 +397,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed_with_another(
     assert "  top_k: the run has 5, this command 2" in said
     assert "  scope: the run has 'all', this command 'seen'" in said
     assert "give one of them" in refused(*where, "--resume", "--overwrite")
-    with held(run.partial_folder(begun)):
+    with locked(run.partial_folder(begun)):
         assert "another process is at work on this run" in refused(*where, "--resume")
     assert ran(photos, begun, bundle_dir, "--overwrite", "--top-k", 2)["already"] == 0
     assert len(rows_of(begun)[0]["class_id"]) == 2
@@ -424,7 +424,7 @@ class Fussy:
         self._real = OnnxEngine(bundle, threads=1)
         self.batches: list[int] = []
 
-    def embed(self, images: Any) -> Embedded:
+    def embed(self, images: Any) -> TrunkOutput:
         self.batches.append(len(images))
         colour = images.mean(axis=(2, 3))
         if (colour[:, 0] > 0.9).any():
@@ -442,7 +442,7 @@ def test_an_image_on_which_the_model_fails_takes_no_other_along(bundle_dir: Path
     for name, colour in colours.items():
         (tmp_path / f"{name}.png").write_bytes(png(colour))
     bundle = Bundle.load(bundle_dir)
-    asked = Asked(
+    asked = BulkRequest(
         root=str(tmp_path), bundle_id="x", registry="bundle", top_k=1, scope="all", max_bytes=9999, max_pixels=9999
     )
     engine = Fussy(bundle)
@@ -459,7 +459,7 @@ def test_only_a_few_batches_are_in_memory(bundle_dir: Path, tmp_path: Path) -> N
     """Each image that is decoded has been asked for, and none is asked for long before the model needs it."""
     (tmp_path / "red.png").write_bytes(png((255, 0, 0)))
     bundle = Bundle.load(bundle_dir)
-    asked = Asked(
+    asked = BulkRequest(
         root=str(tmp_path), bundle_id="x", registry="bundle", top_k=1, scope="all", max_bytes=9999, max_pixels=9999
     )
     classifier = Classifier(

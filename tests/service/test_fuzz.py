@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.http.problems import KINDS
+from service.http.problems import PROBLEM_TYPES
 from service.settings import Settings
 from tests.service.conftest import Client, running_app
 from tests.service.tiny import photo
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 ROUTING = {"urn:d3gzsl:problem:not-found": 404, "urn:d3gzsl:problem:method-not-allowed": 405}
-DOCUMENTED = {kind.type: kind.status for kind in KINDS.values()} | ROUTING
+DOCUMENTED = {kind.type: kind.status for kind in PROBLEM_TYPES.values()} | ROUTING
 OPENAPI: dict[str, Any] = {}
 TEXT = st.text(max_size=20)
 JSON = st.recursive(

@@ -26,7 +26,7 @@ from service.errors import (
 )
 from service.registry.change import Change
 from service.registry.database import Database, database_url
-from service.registry.log import Appending, ChangeLog
+from service.registry.log import ChangeLog, NextVersion
 from tests.service import tiny
 
 
@@ -230,7 +230,7 @@ def test_a_change_that_is_not_on_disk_is_not_seen(
         raise StorageError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Appending, "append", full)
+        patched.setattr(NextVersion, "append", full)
         with pytest.raises(StorageError):
             registrar.create(unseen("violet"))
     assert registrar.snapshot.get("violet") is None

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from model.classes import ClassEntry
 from model.head import Row
 from service.errors import RegistryError, StorageError, UnknownVersionError
-from service.registry.change import Change, Operation, Step
+from service.registry.change import Change, LoggedVersion, Operation
 from service.registry.database import CURRENT_REVISION, Database, database_url
-from service.registry.history import changes_back_to, list_versions
+from service.registry.history import changes_back_to, read_versions
 from service.registry.log import ChangeLog
 from service.registry.tables import metadata
 
@@ -57,7 +57,7 @@ def put(class_id: str = "yak", seed: int = 0) -> Change:
     return Change(operation="put", class_id=class_id, entry=entry(class_id), row=Row(weight, float(np.float32(0.1))))
 
 
-def append(log: ChangeLog, *made: Change, operation: Operation = "batch") -> Step:
+def append(log: ChangeLog, *made: Change, operation: Operation = "batch") -> LoggedVersion:
     with log.appending() as appending:
         return appending.append(operation, made)
 
@@ -137,14 +137,14 @@ def test_the_history_tells_what_each_version_did(opening: Opening) -> None:
     with log.appending() as appending:
         appending.append("rollback", [], source=0)
 
-    first, second, third = list_versions(log, after=0, limit=10)
+    first, second, third = read_versions(log, after=0, limit=10)
 
     assert (first.version, first.operation, first.changes, first.class_ids) == (1, "put", 1, ("a",))
     assert (second.changes, second.class_ids) == (150, tuple(f"b{i:03}" for i in range(100)))
     assert (third.operation, third.source, third.changes, third.class_ids) == ("rollback", 0, 0, ())
     assert started <= first.made_at <= second.made_at <= datetime.now(UTC)
-    assert [v.version for v in list_versions(log, after=1, limit=1)] == [2]
-    assert list_versions(log, after=3, limit=10) == ()
+    assert [v.version for v in read_versions(log, after=1, limit=1)] == [2]
+    assert read_versions(log, after=3, limit=10) == ()
 
 
 def test_the_way_back_names_stored_rows_and_stores_none_again(opening: Opening) -> None:

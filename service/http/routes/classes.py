@@ -15,7 +15,14 @@ from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError, UnknownClassError
 from service.http.access import may_change, may_classify
-from service.http.class_documents import Described, fields_of, near_duplicates, read_class, read_classes, read_words
+from service.http.class_documents import (
+    DescribedClass,
+    fields_of,
+    near_duplicates,
+    read_class,
+    read_classes,
+    read_words,
+)
 from service.http.class_schemas import (
     BatchAnswer,
     BatchDocument,
@@ -192,7 +199,7 @@ async def remove_class(class_id: str, request: Request, service: TheService) -> 
     return Response(status_code=204, headers={VERSION_HEADER: str(version)})
 
 
-def _changed(known: KnownClass, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:
+def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[Neighbour]) -> ChangedClass:
     return ChangedClass(
         **fields_of(known),
         head="exact",
@@ -211,7 +218,7 @@ def _changed(known: KnownClass, described: Described, duplicates: Sequence[Neigh
 )
 async def store_batch(request: Request, response: Response, service: TheService) -> BatchAnswer:
     """Create or replace many classes as one version of the table; where one of them is refused, none is stored."""
-    mode, described = await asyncio.to_thread(_read, await request.body(), service)
+    mode, described = await asyncio.to_thread(_read_batch, await request.body(), service)
 
     def store() -> tuple[Snapshot, Snapshot, list[list[Neighbour]]]:
         edit = Create if mode == "create" else Put
@@ -228,7 +235,7 @@ async def store_batch(request: Request, response: Response, service: TheService)
     )
 
 
-def _read(body: bytes, service: Service) -> tuple[Literal["create", "upsert"], list[Described]]:
+def _read_batch(body: bytes, service: Service) -> tuple[Literal["create", "upsert"], list[DescribedClass]]:
     most, vocabulary = service.settings.max_batch_classes, service.bundle.manifest.vocabulary
     given = loads(body, max_values=MAX_VALUES + 2 * most * len(vocabulary))
     batch = parse(BatchDocument, given, "the batch is not valid")
@@ -237,7 +244,7 @@ def _read(body: bytes, service: Service) -> tuple[Literal["create", "upsert"], l
     return batch.mode, read_classes(batch.classes, vocabulary)
 
 
-def _item(one: Described, before: Snapshot, after: Snapshot, near: Sequence[Neighbour]) -> BatchItem:
+def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence[Neighbour]) -> BatchItem:
     former, known = before.get(one.entry.id), after.get(one.entry.id)
     assert known is not None
     status: Literal["created", "replaced", "unchanged"] = "created"

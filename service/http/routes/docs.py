@@ -33,7 +33,7 @@ _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
 )
 
 
-def install(app: FastAPI) -> None:
+def install_docs(app: FastAPI) -> None:
     """Serve /, /docs and its assets, and complete the OpenAPI document."""
     app.mount("/docs/assets", StaticFiles(directory=_assets()), name="docs-assets")
 

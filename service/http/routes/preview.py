@@ -24,7 +24,7 @@ from service.http.dependencies import Deadline, TheService, snapshot_for
 from service.http.headers import VERSION, VERSION_HEADER
 from service.http.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
 from service.http.problems import problem_responses
-from service.http.recognition import Embedded, embed_all, image_answer, while_connected
+from service.http.recognition import EmbeddedImage, embed_all, image_answer, while_connected
 from service.http.schemas import ImageAnswer, ImageFailure
 from service.service import Service
 
@@ -67,12 +67,12 @@ async def preview_class(
     async with deadline.kept():
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
         described = read_class(document, service.bundle.manifest.vocabulary)
-        outcomes: Sequence[Embedded | D3GZSLError] = ()
+        outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
             with service.batcher.admit(len(images), seconds=deadline.left):
                 outcomes = await while_connected(request, embed_all(service, images))
 
-        def study() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:
+        def analyse() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:
             preview = service.previewer.preview(snapshot, described.entry, neighbours=query.neighbours)
             (duplicates,) = service.neighbours.near_duplicates(snapshot, [(preview.entry, preview.row)])
             results = [
@@ -81,7 +81,7 @@ async def preview_class(
             ]
             return preview, duplicates, results
 
-        preview, duplicates, results = await service.studies.run(study)
+        preview, duplicates, results = await service.analyses.run(analyse)
     around = preview.neighbourhood
     response.headers[VERSION_HEADER] = str(snapshot.registry_version)
     return PreviewAnswer(
@@ -101,10 +101,12 @@ async def preview_class(
 
 
 def _result(
-    service: Service, image_id: str, outcome: Embedded | D3GZSLError, preview: Preview, top_k: int
+    service: Service, image_id: str, outcome: EmbeddedImage | D3GZSLError, preview: Preview, top_k: int
 ) -> ImageAnswer | ImageFailure:
     best = (
-        service.previewer.rank(preview, outcome.answer.embedding, top_k=top_k) if isinstance(outcome, Embedded) else []
+        service.previewer.rank(preview, outcome.answer.embedding, top_k=top_k)
+        if isinstance(outcome, EmbeddedImage)
+        else []
     )
     return image_answer(service, image_id, outcome, best)
 
