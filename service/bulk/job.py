@@ -7,7 +7,6 @@ files are in the result once or not yet.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
@@ -151,11 +151,11 @@ def locked(folder: Path) -> Iterator[None]:
         DataError: another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{folder}: another process is at work on this run") from None
+    try:
+        lock = FileLock(folder / LOCK).acquire(blocking=False)
+    except Timeout:
+        raise DataError(f"{folder}: another process is at work on this run") from None
+    with lock:
         yield
 
 
