@@ -37,7 +37,7 @@ def list_classes(
 
     filters: dict[str, str | None] = {"kind": kind, "name": name}
     with Client(url, key=key) as client:
-        classes = list(client.classes({k: v for k, v in filters.items() if v is not None}))
+        classes = list(client.classes(**{k: v for k, v in filters.items() if v is not None}))
     if as_json:
         print_json(classes)
     else:

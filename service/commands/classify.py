@@ -86,14 +86,11 @@ def _read_file(path: Path) -> bytes:
 def _remote(
     files: Sequence[tuple[str, bytes]], url: str, key: str | None, query: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    from base64 import b64encode
-
     from service.client import Client
 
     with Client(url, key=key) as client:
         for some in _batches(files):
-            body = {"images": [{"id": name[-256:], "data": b64encode(data).decode()} for name, data in some]}
-            yield client.request("POST", "/classify", params=query, json=body)
+            yield client.classify([(name[-256:], data) for name, data in some], **query)
 
 
 def _local(

@@ -21,7 +21,20 @@ _SHARE_EVERY = 1.0  # seconds
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application; it starts the service with the server and closes it at the end."""
+    """The application; it starts the service with the server and closes it at the end.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from service import Service, Settings, create_app
+    >>> with TemporaryDirectory() as folder:
+    ...     service = Service.open(Settings(data_dir=folder))  # with the embedded demo bundle
+    ...     app = create_app(service)  # for `uvicorn.run(app)`
+    ...     service.close()  # as nothing has started it here
+    >>> "/classify" in app.openapi()["paths"]
+    True
+
+    Args:
+        service: opened and not yet started; one service for each application.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
