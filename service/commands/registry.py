@@ -32,18 +32,18 @@ _Backup = Annotated[Path, typer.Argument(help="The backup.", show_default=False)
 
 
 @app.command()
-def adopt_registry(
+def adopt(
     bundle: _BundleDir = None, data_dir: _DataDir = None, database_url: _DatabaseUrl = None, as_json: AsJson = False
 ) -> None:
     """Take a registry over with another bundle that has the same attributes: every class is synthesised anew.
 
     Stop the services of the former bundle first; they would keep their last classes and refuse changes.
     """
-    from service.registry.adoption import adopt_registry as take_over
+    from service.registry.adoption import adopt_registry
 
     with _database(data_dir, database_url) as database:
         loaded = _bundle(bundle)
-        adopted = take_over(database, loaded, _computing(loaded), track=_progress("classes"))
+        adopted = adopt_registry(database, loaded, _computing(loaded), track=_progress("classes"))
     if as_json:
         print_json({**asdict(adopted), "bundle": loaded.manifest.bundle_id})
         return
@@ -89,7 +89,7 @@ def restore(
 
 
 @app.command()
-def check_integrity(
+def check(
     bundle: _BundleDir = None,
     data_dir: _DataDir = None,
     database_url: _DatabaseUrl = None,
@@ -99,7 +99,7 @@ def check_integrity(
     as_json: AsJson = False,
 ) -> None:
     """Check every number and digest of the log, replay it, synthesise every class anew; status 1 if not all is well."""
-    from service.classes.integrity import check_integrity as examine
+    from service.classes.integrity import check_integrity
     from service.registry.log import ChangeLog
 
     with _database(data_dir, database_url) as database:
@@ -111,7 +111,7 @@ def check_integrity(
             dimension=manifest.head.dimension,
             vocabulary=manifest.vocabulary.names,
         )
-        report = examine(log, loaded, _computing(loaded), tolerance=tolerance, track=_progress("classes"))
+        report = check_integrity(log, loaded, _computing(loaded), tolerance=tolerance, track=_progress("classes"))
     if as_json:
         print_json({**asdict(report), "bundle": manifest.bundle_id, "ok": not report.findings})
     elif report.findings:
