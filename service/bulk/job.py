@@ -22,8 +22,9 @@ from filelock import FileLock, Timeout
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
 from model.head import Row
+from service.classes.class_table import KnownClass
 from service.classes.ranking import Scope
-from service.classes.snapshot import KnownClass, Snapshot
+from service.classes.snapshot import Snapshot
 
 PLAN, LISTING, LOCK = "plan.json", "files.jsonl", "lock"
 PART_SIZE = 256

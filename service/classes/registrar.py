@@ -30,8 +30,6 @@ from service.registry.change import Change, HistoryEntry, LoggedVersion, Operati
 from service.registry.history import changes_back_to, read_versions
 from service.registry.log import ChangeLog, NextVersion
 
-__all__ = ["ANY", "Precondition", "Registrar", "StoredClass"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StoredClass:

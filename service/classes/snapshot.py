@@ -19,8 +19,6 @@ from model.head import Float32, Row
 from model.threads import available_cpus
 from service.classes.class_table import BLOCK, ClassTable, KnownClass
 
-__all__ = ["KnownClass", "Snapshot"]
-
 _AT_ONCE = 256
 _FEW = 4  # blocks that are scored sooner than other threads have been told of them
 _MOST_READERS = 4

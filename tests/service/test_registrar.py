@@ -10,8 +10,8 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.synthesis import class_embeddings
-from service.classes.edits import Create, Describe, Put, Remove
-from service.classes.registrar import Precondition, Registrar
+from service.classes.edits import Create, Describe, Precondition, Put, Remove
+from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
 from service.errors import (
     BatchConflictError,
