@@ -20,7 +20,7 @@ from model import errors as base
 from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
 from service import errors as own
 from service.errors import UnavailableError
-from service.telemetry.request_stats import current_request
+from service.telemetry.request_stats import current_stats
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document; for clients of the Open Inference Protocol an error as that has it."""
-    current_request().problem = kind.name
+    current_stats().problem = kind.name
     if _speaks_v2(request):
         text = "; ".join([detail, *(f"{p.pointer}: {p.detail}" for p in problems)])
         return JSONResponse({"error": text}, status_code=kind.status, headers=headers)

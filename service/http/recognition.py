@@ -23,7 +23,7 @@ from service.http.schemas import Explanation, ImageAnswer, ImageFailure, ImagePr
 from service.inference.batcher import InferenceResult
 from service.inference.decoding import Decoded
 from service.service import Service
-from service.telemetry.request_stats import current_request
+from service.telemetry.request_stats import current_stats
 
 Result = TypeVar("Result")
 
@@ -61,7 +61,7 @@ async def rank_all(
     started = time.perf_counter()
     arguments = (service.bundle, snapshot, rows, z_NZ, question)
     ranked = await asyncio.to_thread(rank, *arguments) if is_long(rows, *z_NZ.shape) else rank(*arguments)
-    current_request().ranked(1000 * (time.perf_counter() - started))
+    current_stats().ranked(1000 * (time.perf_counter() - started))
     following = iter(ranked)
     return [next(following) if isinstance(outcome, EmbeddedImage) else () for outcome in outcomes]
 
@@ -71,19 +71,19 @@ async def _observed(work: Awaitable[EmbeddedImage | D3GZSLError]) -> EmbeddedIma
     try:
         outcome = await work
     except asyncio.CancelledError:
-        current_request().image("abandoned")
+        current_stats().image("abandoned")
         raise
     except D3GZSLError as error:
-        current_request().image(problem_type_of(error).name)
+        current_stats().image(problem_type_of(error).name)
         raise
     if isinstance(outcome, EmbeddedImage):
         answer = outcome.answer
-        current_request().embedded(
+        current_stats().embedded(
             decode_ms=outcome.decode_ms, queue_ms=answer.queue_ms, inference_ms=answer.inference_ms
         )
-        current_request().image("answered")
+        current_stats().image("answered")
     else:
-        current_request().image(problem_type_of(outcome).name)
+        current_stats().image(problem_type_of(outcome).name)
     return outcome
 
 

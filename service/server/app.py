@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
-        sharing = asyncio.create_task(_share(numbers)) if numbers.shared else None
+        sharing = asyncio.create_task(_share(metrics)) if metrics.shared else None
         try:
             yield
         finally:
@@ -49,8 +49,8 @@ def create_app(service: Service) -> FastAPI:
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    numbers, tracing = Metrics(service), Tracing.from_settings(service.settings)
-    service.batcher.on_batch = numbers.batch
+    metrics, tracing = Metrics(service), Tracing.from_settings(service.settings)
+    service.batcher.on_batch = metrics.batch
     app = FastAPI(
         title="D3GZSL",
         summary="Recognises image classes, those seen in training and those only described by attributes.",
@@ -60,11 +60,11 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service, app.state.metrics = service, numbers
+    app.state.service, app.state.metrics = service, metrics
     problems.install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=service.settings.max_request_bytes)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(Observe, metrics=numbers, tracing=tracing, slow_seconds=service.settings.slow_request)
+    app.add_middleware(Observe, metrics=metrics, tracing=tracing, slow_seconds=service.settings.slow_request)
     app.add_middleware(RequestId)
     for part in (classify, classes, preview, registry, service_info, metadata, infer):
         app.include_router(part.router)
@@ -72,8 +72,8 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-async def _share(numbers: Metrics) -> None:
+async def _share(metrics: Metrics) -> None:
     """Keep up to date what other processes show of this one."""
     while True:
-        numbers.refresh()
+        metrics.refresh()
         await asyncio.sleep(_SHARE_EVERY)

@@ -1,7 +1,7 @@
 """Several processes on one socket: started one after the first, started again when they die, drained at the end.
 
 uvicorn's own supervisor fails the tests of this one: what cannot start is started again without a pause and without end
-and does not say why, a worker that takes five seconds to answer a ping is killed, the end is waited for without a limit,
+and does not say why, a worker that answers no ping for five seconds is killed, the end is waited for without a limit,
 and workers outlive a supervisor that is killed.
 """
 

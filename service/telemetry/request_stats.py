@@ -59,9 +59,9 @@ class RequestStats:
             end = start
 
 
-CURRENT: ContextVar[RequestStats | None] = ContextVar("observation", default=None)
+CURRENT: ContextVar[RequestStats | None] = ContextVar("request_stats", default=None)
 
 
-def current_request() -> RequestStats:
-    """The observation of the request at work; outside of requests one that nobody sees."""
+def current_stats() -> RequestStats:
+    """The numbers of the request at work; outside of requests some that nobody sees."""
     return CURRENT.get() or RequestStats()
