@@ -1,4 +1,4 @@
-"""Classes as clients describe them, from JSON to entries with everything that is wrong named, and as they are answered."""
+"""Classes as clients describe them, read with everything that is wrong named, and as they are answered."""
 
 from __future__ import annotations
 
