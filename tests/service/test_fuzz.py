@@ -114,7 +114,7 @@ INFERS = st.fixed_dictionaries(
 async def test_any_tensors(
     app: Client, document: dict[str, Any], raw: bytes, shift: int | str | None, own: bool
 ) -> None:
-    if own and isinstance(document["inputs"], list) and document["inputs"]:
+    if own and isinstance(document["inputs"], list) and isinstance(next(iter(document["inputs"]), None), dict):
         document["inputs"][0]["parameters"] = {"binary_data_size": len(raw)}
     head = json.dumps(document).encode()
     length = str(len(head) + shift) if isinstance(shift, int) else shift
