@@ -31,7 +31,7 @@ from asgi_lifespan import LifespanManager
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.ridge_lda import ridge_lda
-from service.app import create_app
+from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
 from training.config import TrainConfig

@@ -37,7 +37,7 @@ from benchmarks.held_back_table import HEADS, difference, table  # noqa: E402
 from benchmarks.pixel_backbone import with_pixel_backbone  # noqa: E402
 from benchmarks.rows import command, rows_of, save  # noqa: E402
 from model.vocabulary import Vocabulary  # noqa: E402
-from service.app import create_app  # noqa: E402
+from service.server.app import create_app  # noqa: E402
 from service.service import Service  # noqa: E402
 from service.settings import Settings  # noqa: E402
 from training.config import TrainConfig  # noqa: E402

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from benchmarks.serving_peers import ours
 from model.bundle import Bundle
 from model.preprocess import preprocess
-from service.inference.sessions import Runtime, open_session
+from service.inference.sessions import SessionConfig, open_session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Bare:
             options.intra_op_num_threads, options.inter_op_num_threads = bench.threads, 1
             self._session = ort.InferenceSession(str(bundle.trunk), options, providers=["CPUExecutionProvider"])
         else:
-            self._session = open_session(bundle.trunk, Runtime(threads=bench.threads), row={"image": row})
+            self._session = open_session(bundle.trunk, SessionConfig(threads=bench.threads), row={"image": row})
         self.run(np.zeros((bench.batch, *row), dtype=np.float32))
 
     def run(self, inputs: np.ndarray) -> float:

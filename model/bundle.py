@@ -47,6 +47,12 @@ EXAMPLE_FILE = r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*"
 class Bundle:
     """A verified bundle in memory; the graphs stay on disk at `trunk` and `synthesizer`.
 
+    >>> from pathlib import Path
+    >>> from model import Bundle
+    >>> bundle = Bundle.load(Path("service/demo_bundle"))
+    >>> bundle.weight.shape == (len(bundle.manifest.classes), bundle.manifest.head.dimension)
+    True
+
     Attributes:
         path: the directory.
         manifest: what it says about itself.

@@ -1,8 +1,9 @@
-"""A client of the service for commands."""
+"""A client of a running service, for the commands and for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -18,15 +19,27 @@ class ClientError(D3GZSLError):
 class Client:
     """Talks to a running service.
 
+    >>> import httpx
+    >>> from service import Client
+    >>> def service(request: httpx.Request) -> httpx.Response:  # stands in for one that runs
+    ...     return httpx.Response(200, json={"classes": [{"id": "okapi"}, {"id": "zebra"}], "next_cursor": None})
+    >>> with Client("http://127.0.0.1:8000", transport=httpx.MockTransport(service)) as client:
+    ...     [found["id"] for found in client.classes(kind="unseen")]
+    ['okapi', 'zebra']
+
     Args:
         url: its address.
         key: access key, where it needs one.
+        transport: carries the requests; over the network where it is None.
+
+    Raises:
+        ClientError: the address cannot be read.
     """
 
-    def __init__(self, url: str, *, key: str | None = None) -> None:
+    def __init__(self, url: str, *, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=120)
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=120, transport=transport)
         except (httpx.InvalidURL, ValueError) as error:
             raise ClientError(f"{url} is not an address: {error}") from None
 
@@ -55,8 +68,26 @@ class Client:
         except ValueError:
             raise ClientError(f"{response.url} did not answer with JSON; is it a d3gzsl service?") from None
 
-    def classes(self, filters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Every class that passes the filters, page after page."""
+    def classify(self, images: Iterable[tuple[str, bytes]], **query: Any) -> dict[str, Any]:
+        """The answer of POST /classify to image files.
+
+        Args:
+            images: files, each behind its id.
+            query: parameters, such as `top_k` and `scope`.
+
+        Raises:
+            ClientError: see :meth:`request`.
+        """
+        sent = [{"id": image_id, "data": b64encode(data).decode()} for image_id, data in images]
+        answer: dict[str, Any] = self.request("POST", "/classify", params=query, json={"images": sent})
+        return answer
+
+    def classes(self, **filters: str) -> Iterator[dict[str, Any]]:
+        """Every class that passes the filters `kind` and `name`, page after page.
+
+        Raises:
+            ClientError: see :meth:`request`.
+        """
         query = {**filters, "limit": "1000"}
         while True:
             page = self.request("GET", "/classes", params=query)

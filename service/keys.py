@@ -14,7 +14,6 @@ from service.errors import SettingsError
 from service.settings import Settings
 
 Role = Literal["classify", "admin"]
-ROLES: tuple[Role, ...] = ("classify", "admin")
 _LINE = re.compile(r"(classify|admin):([0-9a-f]{64})")
 
 

@@ -3,48 +3,89 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from model.bundle import Bundle
+from model.bundle import Bundle, read_manifest
 from model.classes import ClassEntry
 from model.errors import BundleError
-from model.softmax import SoftmaxHead
 from model.threads import available_cpus
-from service.classes.changes import ChangeThread
 from service.classes.follower import Follower
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
-from service.classes.solver import Solver
-from service.errors import NotReadyError
+from service.errors import NotReadyError, OverloadedError
 from service.inference.batcher import Batcher
 from service.inference.decoding import Decoder
-from service.inference.engine import Engine, OnnxEngine
+from service.inference.engine import Engine, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
-from service.inference.memory import give_back
 from service.keys import Keys
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
 
+Result = TypeVar("Result")
+
 EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
+SERVED_HEAD = "lda"
+"""The head whose rows are independent: a new class changes no other row, and its own row is exact at once."""
+
+
+class SerialExecutor:
+    """Runs work one piece at a time in a thread of its own: pieces never meet, and none is abandoned halfway.
+
+    Args:
+        capacity: most pieces waiting or at work.
+        name: of the thread.
+    """
+
+    def __init__(self, *, capacity: int = 64, name: str = "changes") -> None:
+        self._capacity, self._admitted = capacity, 0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Run `work`; once begun it ends, whether or not anyone still waits for it.
+
+        Raises:
+            OverloadedError: too many changes are waiting.
+        """
+        if self._admitted >= self._capacity:
+            raise OverloadedError(f"{self._admitted} changes are waiting already")
+        self._admitted += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        finally:
+            self._admitted -= 1
+
+    def prepare(self, work: Callable[..., object], *arguments: Any) -> None:
+        """Run ahead of the first change what would make it slow; nobody waits for it."""
+        self._thread.submit(work, *arguments)
+
+    def close(self) -> None:
+        """Finish what has begun and end the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 def load_bundle(path: Path | None) -> Bundle:
     """The bundle at a path, or the embedded demo bundle.
 
     Raises:
-        BundleError: it is missing or does not fit.
+        BundleError: it is missing, does not fit, or has a head that is not served.
     """
     if path is None and not EMBEDDED_BUNDLE.is_dir():
         raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
-    return Bundle.load(path or EMBEDDED_BUNDLE)
+    path = path or EMBEDDED_BUNDLE
+    if (kind := read_manifest(path).head.kind) != SERVED_HEAD:
+        raise BundleError(f"{path}: expected a bundle with the head {SERVED_HEAD!r}, got {kind!r}")
+    return Bundle.load(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +99,10 @@ class Service:
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
         follower: keeps the class table in step with other processes.
-        solver: solves the head behind the class table, where its rows depend on each other.
         neighbours: finds the classes nearest to one.
         previewer: tries classes out.
         explainer: says which attributes speak for a class.
-        studies: the thread for these two.
+        analyses: the thread in which classes are tried out and scores explained.
         decoder: image files to inputs.
         batcher: inputs to embeddings.
         log: the registry on disk.
@@ -72,13 +112,12 @@ class Service:
     keys: Keys
     bundle: Bundle
     registrar: Registrar
-    changes: ChangeThread
+    changes: SerialExecutor
     follower: Follower
-    solver: Solver | None
     neighbours: Neighbours
     previewer: Previewer
     explainer: Explainer
-    studies: ChangeThread
+    analyses: SerialExecutor
     decoder: Decoder
     batcher: Batcher
     log: ChangeLog
@@ -109,7 +148,7 @@ class Service:
                 cache_dir=settings.data_dir / "tensorrt",
             )
             engine.warm_up()
-            give_back()
+            release_freed_memory()
         database = Database(database_url(settings.data_dir, settings.database_url))
         try:
             log = ChangeLog(
@@ -122,8 +161,6 @@ class Service:
             follower = Follower(
                 registrar, watch(database), poll_interval=settings.poll_interval, max_lag=settings.max_lag
             )
-            head = bundle.head
-            solver = Solver(bundle, head, registrar, log) if isinstance(head, SoftmaxHead) else None
         except BaseException:
             database.close()
             raise
@@ -134,12 +171,11 @@ class Service:
             bundle=bundle,
             registrar=registrar,
             follower=follower,
-            solver=solver,
-            changes=ChangeThread(),
+            changes=SerialExecutor(),
             neighbours=neighbours,
             previewer=Previewer(bundle, engine, neighbours),
             explainer=Explainer(bundle, engine),
-            studies=ChangeThread(name="studies"),
+            analyses=SerialExecutor(name="analyses"),
             decoder=Decoder(
                 bundle.manifest.preprocess,
                 max_bytes=settings.max_image_bytes,
@@ -158,7 +194,7 @@ class Service:
     @property
     def snapshot(self) -> Snapshot:
         """The newest snapshot; keep it for as long as one request lasts."""
-        return self.registrar.snapshot if self.solver is None else self.solver.snapshot
+        return self.registrar.snapshot
 
     def near_duplicates(self, entry: ClassEntry) -> list[Neighbour]:
         """The classes that can hardly be told from one; none where another process has removed it meanwhile."""
@@ -180,17 +216,11 @@ class Service:
         await self.follower.wait_for(version, deadline)
         return self.snapshot
 
-    async def wait_for_exact(self, version: int, *, deadline: float) -> Snapshot:
-        """The newest snapshot once it is exact and has a version; after the deadline the newest as it is."""
-        return self.snapshot if self.solver is None else await self.solver.wait_for(version, deadline)
-
     async def start(self) -> None:
         """Start answering, in the running event loop."""
         self.changes.prepare(self.bundle.head.rows, np.zeros((1, self.bundle.manifest.head.dimension)))
         await self.batcher.start()
         self.follower.start()
-        if self.solver is not None:
-            self.solver.start()
 
     async def stop(self) -> None:
         """Finish changes that have begun and let everything go."""
@@ -200,10 +230,8 @@ class Service:
     def close(self) -> None:
         """Let everything go; for a service that was never started."""
         self.changes.close()
-        if self.solver is not None:
-            self.solver.close()
         self.follower.close()
-        self.studies.close()
+        self.analyses.close()
         self.decoder.close()
         self.log.close()
 

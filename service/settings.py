@@ -17,7 +17,7 @@ from service.errors import SettingsError
 from service.inference.sessions import Provider
 
 PREFIX = "D3GZSL_"
-Words = Annotated[tuple[str, ...], NoDecode]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 """Several values; written with commas in an environment variable or a flag."""
 
 
@@ -52,12 +52,12 @@ class Settings(BaseSettings):
     max_lag: float = Field(
         10.0, gt=0, le=3600, description="Seconds without reading the registry after which /readyz answers 503."
     )
-    keys: Words = Field(
+    keys: CommaSeparated = Field(
         (), description="Access keys as role:sha256, role classify or admin, with commas between (see keys new)."
     )
     keys_file: Path | None = Field(None, description="File with one role:sha256 per line; # starts a comment.")
     allow_anonymous: bool = Field(False, description="Start without keys on an address others can reach.")
-    allowed_hosts: Words = Field(
+    allowed_hosts: CommaSeparated = Field(
         (), description="Host names that changes may be sent to, beside loopback and --host; * allows any."
     )
     max_image_bytes: int = Field(20_000_000, ge=1, description="Largest image file, in bytes.")

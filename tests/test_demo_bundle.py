@@ -11,8 +11,8 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.preprocess import preprocess
 from model.synthesis import class_embeddings
+from service.classes.class_table import KnownClass
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass
 from service.inference.engine import OnnxEngine
 from training.demo.dataset import draw_jpeg
 from training.demo.world import EXTRA, SEEN, UNSEEN, VisualClass

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from model.bundle import Bundle
-from service.app import create_app
 from service.cli import app as service_cli
 from service.http import class_schemas, problems, schemas
 from service.http.images import JsonImages
+from service.server.app import create_app
 from service.service import Service
 from service.settings import PREFIX, Settings
 from tests.pages import PAGES, README, ROOT, anchors, blocks, calls, inline, rows, section
@@ -266,7 +266,7 @@ def test_no_other_variable_is_named() -> None:
 
 
 def test_the_table_of_problems_is_that_of_the_service() -> None:
-    kinds = {*problems.KINDS.values(), *problems._BY_STATUS.values()}
+    kinds = {*problems.PROBLEM_TYPES.values(), *problems._BY_STATUS.values()}
     table = rows(section(SERVICE_PAGE.read_text(), "Problems"))[1:]
     assert [row[:3] for row in table if len(row) != 4] == []
     documented = [(row[0], row[1], row[2]) for row in table]

@@ -235,7 +235,8 @@ def run(command: list[str], cwd: Path) -> str:
 @pytest.mark.slow
 def test_the_wheel_works_from_another_directory(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import model, service.app, training; print(model.__file__); print(service.__file__); print(training.__file__)"
+        "import model, service.server.app, training; "
+        "print(model.__file__); print(service.__file__); print(training.__file__)"
     )
     for line in run([str(installed / "python"), "-c", code], tmp_path).split():
         assert Path(line).is_relative_to(installed.parent), line

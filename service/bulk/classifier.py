@@ -15,12 +15,11 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.errors import BundleError, ImageError
-from service.bulk.job import Asked
-from service.bulk.listing import printable
-from service.classes.ranking import Question, Ranked, chosen_rows, image_novelty, rank
+from service.bulk.job import BulkRequest, printable
+from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty, rank
 from service.classes.snapshot import Snapshot
 from service.inference.decoding import Decoded, decode
-from service.inference.engine import Embedded, Engine
+from service.inference.engine import Engine, TrunkOutput
 
 _AHEAD = 3  # batches that are decoded or wait for it while the model works on one
 _FAILED = "the model failed on this image"
@@ -39,11 +38,11 @@ class Classifier:
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, snapshot: Snapshot, asked: Asked, *, batch: int, workers: int
+        self, bundle: Bundle, engine: Engine, snapshot: Snapshot, asked: BulkRequest, *, batch: int, workers: int
     ) -> None:
         self._bundle, self._engine, self._snapshot, self._asked = bundle, engine, snapshot, asked
         self._batch = batch
-        self._question = Question(top_k=asked.top_k, scope=asked.scope)
+        self._question = RankOptions(top_k=asked.top_k, scope=asked.scope)
         self._rows = chosen_rows(snapshot, self._question)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
@@ -83,7 +82,7 @@ class Classifier:
         decoded = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
         embedded = self._embed([one.image for one in decoded])
         finite = [one for one in embedded if one is not None]
-        ranked: Iterator[tuple[Ranked, ...]] = iter(())
+        ranked: Iterator[tuple[RankedClass, ...]] = iter(())
         if finite:
             z = np.concatenate([one.embedding for one in finite])
             ranked = iter(rank(self._bundle, self._snapshot, self._rows, z, self._question))
@@ -115,7 +114,7 @@ class Classifier:
             rows.append(row)
         return rows
 
-    def _embed(self, images: Sequence[Any]) -> list[Embedded | None]:
+    def _embed(self, images: Sequence[Any]) -> list[TrunkOutput | None]:
         """What the model makes of each image, float32 [3, S, S]; None where it fails, each tried for itself."""
         if not images:
             return []
@@ -127,6 +126,6 @@ class Classifier:
             return [outcome for image in images for outcome in self._embed([image])]
         finite = np.isfinite(found.embedding).all(axis=1) & np.isfinite(found.teacher_score)
         return [
-            Embedded(found.embedding[i : i + 1], found.teacher_score[i : i + 1]) if finite[i] else None
+            TrunkOutput(found.embedding[i : i + 1], found.teacher_score[i : i + 1]) if finite[i] else None
             for i in range(len(images))
         ]

@@ -13,21 +13,20 @@ from typing import Any
 
 from model.bundle import Bundle
 from model.errors import MissingDependencyError
-from service.bulk.classes import read_classes
 from service.bulk.classifier import Classifier
-from service.bulk.job import Job
+from service.bulk.job import Job, read_class_table
 from service.bulk.results import write_part
 from service.inference.engine import OnnxEngine
 
 
-class _Worker:
+class _PartClassifier:
     """Classifies parts; Ray makes one for each place in the cluster."""
 
     def __init__(self, job: Job, bundle: Path, batch: int) -> None:
         loaded = Bundle.load(bundle)
         engine = OnnxEngine(loaded, threads=1, batch_size=batch)
         self._job = job
-        self._classifier = Classifier(loaded, engine, read_classes(job.folder), job.asked, batch=batch, workers=1)
+        self._classifier = Classifier(loaded, engine, read_class_table(job.folder), job.asked, batch=batch, workers=1)
 
     def __call__(self, numbers: dict[str, Any]) -> dict[str, Any]:
         for number in numbers["part"].tolist():
@@ -36,7 +35,7 @@ class _Worker:
         return numbers
 
 
-def run_parts(
+def run_parts_on_cluster(
     job: Job,
     bundle: Bundle,
     parts: list[int],
@@ -74,7 +73,7 @@ def run_parts(
         done = (
             ray.data.from_items([{"part": number} for number in parts], override_num_blocks=len(parts))
             .map_batches(
-                _Worker,
+                _PartClassifier,
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(places, len(parts))),
                 num_cpus=1,

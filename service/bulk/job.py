@@ -7,19 +7,22 @@ files are in the result once or not yet.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from filelock import FileLock, Timeout
+
+from model.classes import ClassEntry
 from model.errors import DataError, Problem
-from service.bulk.classes import write_classes
-from service.bulk.listing import files_under, read_part, write_listing
+from model.head import Row
+from service.classes.class_table import KnownClass
 from service.classes.ranking import Scope
 from service.classes.snapshot import Snapshot
 
@@ -28,7 +31,7 @@ PART_SIZE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BulkRequest:
     """What a run shall do; one that goes on must be asked for the same.
 
     Attributes:
@@ -63,13 +66,13 @@ class Job:
     """
 
     folder: Path
-    asked: Asked
+    asked: BulkRequest
     registry_version: int
     files: int
     offsets: tuple[int, ...]
 
     @classmethod
-    def begin(cls, folder: Path, asked: Asked, snapshot: Snapshot, *, out: Path) -> Job:
+    def begin(cls, folder: Path, asked: BulkRequest, snapshot: Snapshot, *, out: Path) -> Job:
         """Write down classes and files.
 
         Raises:
@@ -79,7 +82,7 @@ class Job:
         count, offsets = write_listing(folder / LISTING, paths, part_size=PART_SIZE)
         if count == 0:
             raise DataError(f"{asked.root}: expected images, found no file")
-        write_classes(folder, snapshot)
+        write_class_table(folder, snapshot)
         job = cls(
             folder=folder,
             asked=asked,
@@ -94,17 +97,17 @@ class Job:
         return job
 
     @classmethod
-    def resume(cls, folder: Path, asked: Asked) -> Job:
+    def resume(cls, folder: Path, asked: BulkRequest) -> Job:
         """The run that was begun.
 
         Raises:
             DataError: it was asked for something else; names what differs.
         """
         plan = json.loads((folder / PLAN).read_bytes())
-        before = Asked(**plan["asked"])
+        before = BulkRequest(**plan["asked"])
         problems = [
             Problem(pointer=field.name, detail=f"the run has {was!r}, this command {now!r}")
-            for field in fields(Asked)
+            for field in fields(BulkRequest)
             if (was := getattr(before, field.name)) != (now := getattr(asked, field.name))
         ]
         if problems:
@@ -142,18 +145,18 @@ class Job:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Make a run's folder where it is not there, and keep other processes from it.
 
     Raises:
         DataError: another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{folder}: another process is at work on this run") from None
+    try:
+        lock = FileLock(folder / LOCK).acquire(blocking=False)
+    except Timeout:
+        raise DataError(f"{folder}: another process is at work on this run") from None
+    with lock:
         yield
 
 
@@ -162,3 +165,84 @@ def clear(folder: Path) -> None:
     for entry in list(folder.iterdir()):
         if entry.name != LOCK:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+CLASSES, ROWS = "classes.json", "rows.npz"
+
+
+def write_class_table(folder: Path, snapshot: Snapshot) -> None:
+    """Write the classes as JSON and their rows, weight float32 [C, Z] and bias float32 [C]."""
+    entries = [
+        {"entry": known.entry.to_json(), "registry_version": known.registry_version} for known in snapshot.classes
+    ]
+    np.savez(folder / ROWS, weight=snapshot.weight, bias=snapshot.bias)
+    fields = {"registry_version": snapshot.registry_version, "classes": entries}
+    (folder / CLASSES).write_text(json.dumps(fields), encoding="utf-8")
+
+
+def read_class_table(folder: Path) -> Snapshot:
+    """The snapshot that was written."""
+    fields = json.loads((folder / CLASSES).read_bytes())
+    with np.load(folder / ROWS, allow_pickle=False) as arrays:
+        weight, bias = arrays["weight"], arrays["bias"]
+    known = [
+        KnownClass(entry=ClassEntry.from_json(one["entry"]), registry_version=one["registry_version"])
+        for one in fields["classes"]
+    ]
+    rows = [Row(w, float(b)) for w, b in zip(weight, bias, strict=True)]
+    return Snapshot.build(fields["registry_version"], known, rows, dimension=weight.shape[1])
+
+
+def files_under(root: Path, *, leave_out: Collection[Path] = ()) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it, with forward slashes, folder by folder in the order of names.
+
+    Names that begin with a dot are passed over, as are pipes and devices. Links to files are followed, those to folders
+    are not; a link to nothing counts as a file, which cannot be read.
+
+    Args:
+        root: the folder, absolute.
+        leave_out: absolute paths of files and folders that do not count.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    skipped = {str(path) for path in leave_out}
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(root / folder) as found:
+                entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            raise DataError(f"{printable(str(root / folder))}: cannot be read: {error.strerror}") from None
+        entries = [entry for entry in entries if entry.path not in skipped]
+        for entry in entries:
+            if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
+                yield folder + entry.name
+        waiting += [f"{folder}{entry.name}/" for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+
+
+def write_listing(file: Path, paths: Iterator[str], *, part_size: int) -> tuple[int, list[int]]:
+    """Write paths as lines of JSON; returns their number, and the offset in bytes at which each part begins."""
+    count, offsets = 0, []
+    with file.open("wb") as stream:
+        for path in paths:
+            if count % part_size == 0:
+                offsets.append(stream.tell())
+            stream.write(json.dumps(path).encode() + b"\n")
+            count += 1
+        stream.flush()
+        os.fsync(stream.fileno())
+    return count, offsets
+
+
+def read_part(file: Path, offset: int, part_size: int) -> list[str]:
+    """The paths of the part that begins at an offset."""
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return [json.loads(line) for _, line in zip(range(part_size), stream, strict=False)]
+
+
+def printable(path: str) -> str:
+    """A path as text that every program can hold: bytes that are no UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

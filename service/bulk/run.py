@@ -11,16 +11,52 @@ from typing import Any, Literal
 from model.bundle import Bundle
 from model.errors import DataError
 from model.threads import available_cpus
-from service.bulk import cluster, local
-from service.bulk.job import PLAN, Asked, Job, clear, held
-from service.bulk.results import count_statuses, join, summary_of
+from service.bulk.classifier import Classifier
+from service.bulk.cluster import run_parts_on_cluster
+from service.bulk.job import PLAN, BulkRequest, Job, clear, locked, read_class_table
+from service.bulk.results import count_statuses, join, summary_of, write_part
 from service.classes.snapshot import Snapshot
+from service.inference.engine import OnnxEngine
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
+
+
+def run_parts_here(
+    job: Job,
+    bundle: Bundle,
+    parts: list[int],
+    *,
+    threads: int,
+    workers: int,
+    batch: int,
+    on_files: Callable[[int], None] = lambda _count: None,
+) -> None:
+    """Classify the files of some parts in this process, and write each part when it is done.
+
+    Args:
+        job: the run.
+        bundle: the model.
+        parts: their numbers.
+        threads: of the model.
+        workers: threads that decode.
+        batch: most images the model sees at once.
+        on_files: called with a number of files when these have been classified.
+    """
+    engine = OnnxEngine(bundle, threads=threads, batch_size=batch)
+    classifier = Classifier(bundle, engine, read_class_table(job.folder), job.asked, batch=batch, workers=workers)
+    try:
+        for number in parts:
+            rows = []
+            for some in classifier.rows(job.paths(number)):
+                rows += some
+                on_files(len(some))
+            write_part(job.part(number), rows)
+    finally:
+        classifier.close()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class BulkResult:
     """What a run has come to.
 
     Attributes:
@@ -43,8 +79,8 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
-def run(
-    asked: Asked,
+def run_job(
+    asked: BulkRequest,
     bundle: Bundle,
     classes: Callable[[], Snapshot],
     out: Path,
@@ -54,8 +90,8 @@ def run(
     batch: int = 16,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda _done, _total: None,
-) -> Finished:
+    progress: OnProgress = lambda _done, _total: None,
+) -> BulkResult:
     """Classify every file below a folder into a Parquet file.
 
     Args:
@@ -83,7 +119,7 @@ def run(
             raise DataError(f"--out {out}: exists already; choose another place or give --overwrite")
         if not folder.exists():
             return _finished(found, count_statuses(out), already=found["files"])
-    with held(folder):
+    with locked(folder):
         begun = (folder / PLAN).exists()
         if begun and not (resume or overwrite):
             raise DataError(f"{folder}: an unfinished run; go on with --resume, or begin anew with --overwrite")
@@ -107,17 +143,17 @@ def run(
             progress(done, job.files)
 
         if parts and engine == "ray":
-            cluster.run_parts(job, bundle, parts, workers=workers, batch=batch, on_files=on_files)
+            run_parts_on_cluster(job, bundle, parts, workers=workers, batch=batch, on_files=on_files)
         elif parts:
             cpus = available_cpus()
-            local.run_parts(job, bundle, parts, threads=cpus, workers=workers or cpus, batch=batch, on_files=on_files)
+            run_parts_here(job, bundle, parts, threads=cpus, workers=workers or cpus, batch=batch, on_files=on_files)
         counts = join(job, out)
     shutil.rmtree(folder)
     return _finished(job.summary(), counts, already=already)
 
 
-def _finished(summary: Mapping[str, Any], counts: Mapping[str, int], *, already: int) -> Finished:
-    return Finished(
+def _finished(summary: Mapping[str, Any], counts: Mapping[str, int], *, already: int) -> BulkResult:
+    return BulkResult(
         files=summary["files"],
         ok=counts["ok"],
         errors=counts["error"],

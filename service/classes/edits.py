@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.classes import ClassEntry
-from service.classes.table import KnownClass
+from service.classes.class_table import KnownClass
 from service.errors import ClassExistsError, PreconditionError, SeenClassError, UnknownClassError
 from service.registry.change import Change
 

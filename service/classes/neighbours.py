@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from model.classes import ClassEntry
 from model.head import Float32, Row
 from model.vocabulary import Vocabulary
+from service.classes.class_table import ClassTable, KnownClass
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass, Table
 
 NEAR_DUPLICATE = 0.99
 """Cosine from which on two classes are near-duplicates; of the public benchmarks only aPY has two such classes."""
@@ -79,7 +79,7 @@ class Neighbours:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._lock = Lock()
-        self._table: Table | None = None
+        self._table: ClassTable | None = None
         self._kept: Float32 = np.empty((0, len(vocabulary)), dtype=np.float32)
         self._length = 0
 

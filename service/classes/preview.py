@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.head import Float32, Row, check_class_count
+from model.head import Float32, Row
 from model.synthesis import class_embeddings
 from service.classes.neighbours import Neighbourhood, Neighbours
-from service.classes.ranking import Ranked
+from service.classes.ranking import RankedClass
 from service.classes.snapshot import Snapshot
 from service.errors import SeenClassError
-from service.inference.computing import storable, too_far
+from service.inference.class_rows import unusable_attributes
 from service.inference.engine import Engine
 
 _MOST_WINNERS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class WinShare:
     """How many of the described class's synthesised embeddings a class wins, 0..1."""
 
     entry: ClassEntry
@@ -34,7 +34,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class NeighbourLoss:
     """What the described class would take from a neighbour: shares of the neighbour's synthesised embeddings, 0..1.
 
     Attributes:
@@ -67,8 +67,8 @@ class Preview:
     row: Row
     snapshot: Snapshot
     neighbourhood: Neighbourhood
-    won: tuple[Share, ...]
-    taken: tuple[Loss, ...]
+    won: tuple[WinShare, ...]
+    taken: tuple[NeighbourLoss, ...]
 
 
 class Previewer:
@@ -94,16 +94,14 @@ class Previewer:
         Raises:
             SeenClassError: a seen class has the id.
             AttributesError: no finite row can be made from its attributes.
-            TooManyClassesError: the head takes no other class.
         """
         present = snapshot.get(entry.id)
         if present is not None and present.entry.kind == "seen":
             raise SeenClassError(f"class {entry.id!r} was seen in training; it cannot be described again")
-        check_class_count(self._bundle.head.kind, len(snapshot) + (present is None))
         embeddings = self._embeddings(entry)
         row = self._bundle.head.row(embeddings)
-        if not storable(self._bundle, embeddings[None], row.weight[None], [row.bias])[0]:
-            raise too_far()
+        if not (np.isfinite(row.weight).all() and np.isfinite(row.bias)):
+            raise unusable_attributes()
         around = self._neighbours.of(snapshot, entry, row)
         nearest = {
             neighbour.known.entry.id: neighbour.known.entry
@@ -120,7 +118,7 @@ class Previewer:
             taken=tuple(self._loss(around, other, entry, row) for other in nearest.values()),
         )
 
-    def rank(self, preview: Preview, embedding_Z: Float32, *, top_k: int) -> list[Ranked]:
+    def rank(self, preview: Preview, embedding_Z: Float32, *, top_k: int) -> list[RankedClass]:
         """The most probable classes of an image, as if the class were registered; it comes last in the table."""
         snapshot, rows = preview.snapshot, preview.neighbourhood.rows
         logits = np.append(snapshot.logits(embedding_Z[None], rows)[0], _score(embedding_Z[None], preview.row))
@@ -128,20 +126,20 @@ class Previewer:
         probabilities = self._bundle.manifest.calibration.probabilities(logits[None], seen)[0]
         best: list[int] = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
         return [
-            Ranked(preview.entry if i == len(rows) else snapshot.at(int(rows[i])).entry, float(probabilities[i]))
+            RankedClass(preview.entry if i == len(rows) else snapshot.at(int(rows[i])).entry, float(probabilities[i]))
             for i in best
         ]
 
-    def _won(self, around: Neighbourhood, entry: ClassEntry, row: Row, z_NZ: Float32) -> tuple[Share, ...]:
+    def _won(self, around: Neighbourhood, entry: ClassEntry, row: Row, z_NZ: Float32) -> tuple[WinShare, ...]:
         best, winner = self._winners(around, z_NZ)
         own = self._calibrated(_score(z_NZ, row)) > best
         counts = Counter(winner[~own].tolist())
         entries = {number: around.snapshot.at(number).entry for number, _ in counts.most_common(_MOST_WINNERS)}
-        shares = [Share(entry=e, share=counts[number] / len(z_NZ)) for number, e in entries.items()]
-        shares.append(Share(entry=entry, share=float(own.mean())))
+        shares = [WinShare(entry=e, share=counts[number] / len(z_NZ)) for number, e in entries.items()]
+        shares.append(WinShare(entry=entry, share=float(own.mean())))
         return tuple(sorted(shares, key=lambda s: -s.share)[:_MOST_WINNERS])
 
-    def _loss(self, around: Neighbourhood, other: ClassEntry, entry: ClassEntry, row: Row) -> Loss:
+    def _loss(self, around: Neighbourhood, other: ClassEntry, entry: ClassEntry, row: Row) -> NeighbourLoss:
         z_NZ = self._embeddings(other)
         best, winner = self._winners(around, z_NZ)
         without = winner == around.snapshot.row_number(other.id)
@@ -149,7 +147,7 @@ class Previewer:
         before = without
         if around.snapshot.get(entry.id) is not None:  # the class that would be replaced is there today
             before = without & (self._calibrated(_score(z_NZ, around.snapshot.row(entry.id))) <= best)
-        return Loss(
+        return NeighbourLoss(
             entry=other,
             before=float(before.mean()),
             after=float((without & ~taken).mean()),

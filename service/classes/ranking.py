@@ -25,7 +25,7 @@ Scope = Literal["all", "seen", "unseen"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class RankOptions:
     """What is asked about an image.
 
     Attributes:
@@ -42,14 +42,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedClass:
     """One class with its probability among those that took part."""
 
     entry: ClassEntry
     probability: float
 
 
-def chosen_rows(snapshot: Snapshot, question: Question) -> NDArray[np.intp]:
+def chosen_rows(snapshot: Snapshot, question: RankOptions) -> NDArray[np.intp]:
     """Rows of the classes that take part, ascending.
 
     Raises:
@@ -77,8 +77,8 @@ def chosen_rows(snapshot: Snapshot, question: Question) -> NDArray[np.intp]:
 
 
 def rank(
-    bundle: Bundle, snapshot: Snapshot, rows: NDArray[np.intp], z_NZ: Float32, question: Question
-) -> list[tuple[Ranked, ...]]:
+    bundle: Bundle, snapshot: Snapshot, rows: NDArray[np.intp], z_NZ: Float32, question: RankOptions
+) -> list[tuple[RankedClass, ...]]:
     """The most probable classes of each image, most probable first; ties keep the order of the class table.
 
     Args:
@@ -95,7 +95,7 @@ def rank(
             logits_C[None], seen, seen_penalty=question.seen_penalty
         )[0]
         best = _best(probabilities, question.top_k)
-        ranked.append(tuple(Ranked(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in best))
+        ranked.append(tuple(RankedClass(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in best))
     return ranked
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
-from model.head import check_class_count
+from model.head import Row
+from service.classes.class_table import KnownClass
 from service.classes.edits import ANY, Create, Describe, Edit, Precondition, Put, Remove
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass
 from service.errors import (
     BatchConflictError,
     ClassExistsError,
@@ -24,18 +24,15 @@ from service.errors import (
     RegistryReplacedError,
     UnknownClassError,
 )
-from service.inference.computing import Computed, compute_rows
+from service.inference.class_rows import compute_rows
 from service.inference.engine import Engine
-from service.registry.appending import Appending
-from service.registry.change import Change, Operation, Step, Version
-from service.registry.history import changes_back_to, list_versions
-from service.registry.log import ChangeLog
-
-__all__ = ["ANY", "Precondition", "Registrar", "Stored"]
+from service.registry.change import Change, HistoryEntry, LoggedVersion, Operation
+from service.registry.history import changes_back_to, read_versions
+from service.registry.log import ChangeLog, NextVersion
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredClass:
     """A class after a change, and whether it is new."""
 
     known: KnownClass
@@ -81,7 +78,7 @@ class Registrar:
         _, after = self._edit(Create(entry=entry))
         return _there(after, entry.id)
 
-    def put(self, entry: ClassEntry, condition: Precondition = ANY) -> Stored:
+    def put(self, entry: ClassEntry, condition: Precondition = ANY) -> StoredClass:
         """Create or replace a class; what is already so makes no new version.
 
         Raises:
@@ -91,7 +88,7 @@ class Registrar:
             StorageError: the database refuses.
         """
         before, after = self._edit(Put(entry=entry, condition=condition))
-        return Stored(known=_there(after, entry.id), created=before.get(entry.id) is None)
+        return StoredClass(known=_there(after, entry.id), created=before.get(entry.id) is None)
 
     def describe(self, class_id: str, words: Mapping[str, Any], condition: Precondition = ANY) -> KnownClass:
         """Change a class's name, description or metadata; its row stays.
@@ -148,13 +145,13 @@ class Registrar:
             step = log.append("rollback", self._changes_back(log, before, version), source=version)
         return self._publish(before, step)
 
-    def versions(self, *, after: int = 0, limit: int = 100) -> tuple[Version, ...]:
+    def versions(self, *, after: int = 0, limit: int = 100) -> tuple[HistoryEntry, ...]:
         """At most `limit` versions after one, oldest first; version 0 is the bundle alone and not among them.
 
         Raises:
             StorageError: the database refuses.
         """
-        return list_versions(self._log, after=after, limit=limit)
+        return read_versions(self._log, after=after, limit=limit)
 
     def catch_up(self) -> Snapshot:
         """Apply what other processes have committed; returns the newest snapshot.
@@ -180,7 +177,7 @@ class Registrar:
 
     def _apply(self, edits: Sequence[Edit], operation: Operation | None) -> tuple[Snapshot, Snapshot]:
         """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
-        computed: dict[str, Computed] = {}
+        computed: dict[str, Row] = {}
         self._decide(self.catch_up(), edits, computed, single=operation is None)
         with self._appending() as (log, before):
             changes = self._decide(before, edits, computed, single=operation is None)
@@ -190,7 +187,7 @@ class Registrar:
         return before, self._publish(before, step)
 
     def _decide(
-        self, snapshot: Snapshot, edits: Sequence[Edit], computed: dict[str, Computed], *, single: bool
+        self, snapshot: Snapshot, edits: Sequence[Edit], computed: dict[str, Row], *, single: bool
     ) -> list[Change]:
         """The changes that the edits amount to; rows that are missing are computed once every edit is known to fit."""
         failures: dict[int, D3GZSLError] = {}
@@ -208,7 +205,6 @@ class Registrar:
                 if decision is not None:
                     decided.append((i, decision))
         _raise(failures, len(edits), single=single)
-        self._check_room(snapshot, [decision for _, decision in decided])
         missing = [(i, d) for i, d in decided if isinstance(d, ClassEntry) and d.id not in computed]
         rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing])
         for (i, entry), made in zip(missing, rows, strict=True):
@@ -219,13 +215,7 @@ class Registrar:
         _raise(failures, len(edits), single=single)
         return [_change(snapshot, decision, computed) for _, decision in decided]
 
-    def _check_room(self, snapshot: Snapshot, decisions: Sequence[Change | ClassEntry]) -> None:
-        """Raise TooManyClassesError where the head would not be solved for so many classes."""
-        new = sum(isinstance(d, ClassEntry) and snapshot.get(d.id) is None for d in decisions)
-        removed = sum(isinstance(d, Change) and d.entry is None for d in decisions)
-        check_class_count(self._bundle.head.kind, len(snapshot) + new - removed)
-
-    def _changes_back(self, log: Appending, snapshot: Snapshot, version: int) -> list[Change]:
+    def _changes_back(self, log: NextVersion, snapshot: Snapshot, version: int) -> list[Change]:
         """What makes the table that of a former version; nothing for classes that are as they were."""
         restored, as_bundled = changes_back_to(log.connection, self._log, version=version, last=log.version)
         bundled = {entry.id: entry for entry in self._bundle.manifest.classes}
@@ -245,7 +235,7 @@ class Registrar:
         return changes
 
     @contextmanager
-    def _appending(self) -> Iterator[tuple[Appending, Snapshot]]:
+    def _appending(self) -> Iterator[tuple[NextVersion, Snapshot]]:
         """The right to make the next version, and the snapshot of the last one.
 
         Where others made that, observers are told of it, also if nothing is appended to it.
@@ -258,14 +248,14 @@ class Registrar:
             if self._snapshot is not former:
                 self._tell()
 
-    def _advance(self, log: Appending) -> Snapshot:
+    def _advance(self, log: NextVersion) -> Snapshot:
         """The snapshot of the last committed version, when nobody else can make the next one."""
         with self._lock:
             former = self._snapshot
             self._snapshot = self._replay.after(former, self._log.since(former.registry_version, within=log))
             return self._snapshot
 
-    def _publish(self, before: Snapshot, step: Step) -> Snapshot:
+    def _publish(self, before: Snapshot, step: LoggedVersion) -> Snapshot:
         """Show a version that is on disk; returns its snapshot, also where others have made newer ones meanwhile."""
         with self._lock:
             newest = self._snapshot
@@ -280,11 +270,10 @@ class Registrar:
             observer()
 
 
-def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Mapping[str, Computed]) -> Change:
+def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Mapping[str, Row]) -> Change:
     if isinstance(decision, Change):
         return decision if decision.row_at is None else replace(decision, row=snapshot.row(decision.class_id))
-    made = computed[decision.id]
-    return Change(operation="put", class_id=decision.id, entry=decision, row=made.row, embeddings=made.embeddings)
+    return Change(operation="put", class_id=decision.id, entry=decision, row=computed[decision.id])
 
 
 def _there(snapshot: Snapshot, class_id: str) -> KnownClass:

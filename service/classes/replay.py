@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from model.bundle import Bundle
 from model.head import Row
+from service.classes.class_table import ClassTable, KnownClass
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass, Table
 from service.errors import RegistryError
-from service.registry.change import Change, Step
+from service.registry.change import Change, LoggedVersion
 from service.registry.log import ChangeLog
 
 
@@ -33,12 +33,12 @@ class Replay:
             RegistryError: the log is damaged, does not apply, or belongs to another bundle.
             StorageError: the database refuses.
         """
-        table = Table(self._dimension)
+        table = ClassTable(self._dimension)
         with log.loading() as (version, changes):
             table.extend(version, self._bundled_and(changes))
         return Snapshot(registry_version=version, table=table, length=len(table))
 
-    def after(self, snapshot: Snapshot, steps: Iterable[Step]) -> Snapshot:
+    def after(self, snapshot: Snapshot, steps: Iterable[LoggedVersion]) -> Snapshot:
         """The snapshot after further versions.
 
         Raises:

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.head import Float32, Row
 from model.threads import available_cpus
-from service.classes.table import BLOCK, KnownClass, Table
-
-__all__ = ["KnownClass", "Snapshot"]
+from service.classes.class_table import BLOCK, ClassTable, KnownClass
 
 _AT_ONCE = 256
 _FEW = 4  # blocks that are scored sooner than other threads have been told of them
@@ -37,13 +35,11 @@ class Snapshot:
         registry_version: 0 for the bundle alone.
         table: rows, shared with snapshots before and after.
         length: how many rows of the table this snapshot knows of.
-        exact: false while rows stand in for those of a `softmax` head that is still being solved.
     """
 
     registry_version: int
-    table: Table
+    table: ClassTable
     length: int
-    exact: bool = True
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Snapshot:
@@ -55,7 +51,7 @@ class Snapshot:
     @classmethod
     def build(cls, version: int, classes: Sequence[KnownClass], rows: Sequence[Row], *, dimension: int) -> Snapshot:
         """A snapshot from C classes and their rows; `dimension` is Z."""
-        table = Table.of(version, zip(classes, rows, strict=True), dimension=dimension)
+        table = ClassTable.of(version, zip(classes, rows, strict=True), dimension=dimension)
         return cls(registry_version=version, table=table, length=len(table))
 
     def __len__(self) -> int:
@@ -199,9 +195,9 @@ class Snapshot:
         grown = table.version != self.registry_version or len(table) != self.length
         return not grown and table.removed <= max(_WASTE, self.length // 2)
 
-    def _compact(self) -> Table:
+    def _compact(self) -> ClassTable:
         pairs = ((self.table.known[number], self._row_at(number)) for number in self.rows.tolist())
-        return Table.of(self.registry_version, pairs, dimension=self.table.dimension)
+        return ClassTable.of(self.registry_version, pairs, dimension=self.table.dimension)
 
     def _row_at(self, number: int) -> Row:
         block, place = self.table.blocks[number // BLOCK], number % BLOCK

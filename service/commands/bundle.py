@@ -37,7 +37,7 @@ def inspect(directory: Directory, as_json: AsJson = False) -> None:
         ("temperature", f"{manifest.calibration.temperature:g}"),
         ("examples", len(manifest.examples)),
     ]
-    print_table(("", str(directory)), [*rows, *_flat("", manifest.metrics)])
+    print_table(("", str(directory)), [*rows, *_metric_lines("", manifest.metrics)])
 
 
 @app.command()
@@ -56,8 +56,8 @@ def verify(directory: Directory, as_json: AsJson = False) -> None:
         print_line(f"bundle {bundle.manifest.bundle_id} is whole: {len(bundle.manifest.files)} files, both graphs run")
 
 
-def _flat(prefix: str, metrics: Any) -> list[tuple[str, Any]]:
+def _metric_lines(prefix: str, metrics: Any) -> list[tuple[str, Any]]:
     """Nested metrics as one line each."""
     if not isinstance(metrics, dict):
         return [(prefix, f"{metrics:.4g}" if isinstance(metrics, float) else metrics)]
-    return [line for name, value in metrics.items() for line in _flat(f"{prefix}.{name}".lstrip("."), value)]
+    return [line for name, value in metrics.items() for line in _metric_lines(f"{prefix}.{name}".lstrip("."), value)]

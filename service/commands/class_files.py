@@ -19,7 +19,7 @@ def read_attributes(text: str) -> Any:
         DataError: it is neither.
     """
     if text.startswith("@"):
-        return _json(Path(text[1:]))
+        return _read_json(Path(text[1:]))
     if text.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(text)
@@ -37,7 +37,7 @@ def read_attributes(text: str) -> Any:
     return values
 
 
-def _json(file: Path) -> Any:
+def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except OSError as error:
@@ -53,7 +53,7 @@ def read_documents(file: Path) -> list[dict[str, Any]]:
         DataError: the file cannot be read; names each line that is wrong.
     """
     if file.suffix.lower() == ".json":
-        found = _json(file)
+        found = _read_json(file)
         if not isinstance(found, list) or not all(isinstance(item, dict) and "name" in item for item in found):
             raise DataError(f"{file}: expected a JSON list of objects with a name")
         return found

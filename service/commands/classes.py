@@ -17,7 +17,7 @@ from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, p
 
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 
-Attributes = Annotated[
+AttributesOption = Annotated[
     str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
 ]
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
@@ -37,7 +37,7 @@ def list_classes(
 
     filters: dict[str, str | None] = {"kind": kind, "name": name}
     with Client(url, key=key) as client:
-        classes = list(client.classes({k: v for k, v in filters.items() if v is not None}))
+        classes = list(client.classes(**{k: v for k, v in filters.items() if v is not None}))
     if as_json:
         print_json(classes)
     else:
@@ -64,7 +64,7 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
 @app.command("add")
 def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
-    attributes: Attributes,
+    attributes: AttributesOption,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
     replace: Replace = False,
@@ -133,7 +133,7 @@ def import_classes(
 @app.command("preview")
 def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
-    attributes: Attributes,
+    attributes: AttributesOption,
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
     ] = None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.errors import D3GZSLError, DataError
-from service.commands.folder import Registry, classes_of, folder_to_file
+from service.commands.classify_folder import Registry, classes_of, folder_to_file
 from service.commands.output import AsJson, Key, print_json, print_table
 
 _BATCH = 16
@@ -58,7 +58,7 @@ def classify(
         raise DataError(
             "--engine, --workers, --batch, --resume and --overwrite are for folders: give --out FILE.parquet"
         )
-    files = [(str(path), _read(path)) for path in images]
+    files = [(str(path), _read_file(path)) for path in images]
     if url is not None:
         answers = list(_remote(files, url, key, {"top_k": top_k, "scope": scope}))
     else:
@@ -74,7 +74,7 @@ def classify(
         raise DataError(f"{len(failed)} of {len(results)} images could not be read\n" + "\n".join(lines))
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     if path.is_dir():
         raise DataError(f"{path}: a folder; its files are classified into a file with --out FILE.parquet")
     try:
@@ -86,14 +86,11 @@ def _read(path: Path) -> bytes:
 def _remote(
     files: Sequence[tuple[str, bytes]], url: str, key: str | None, query: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    from base64 import b64encode
-
     from service.client import Client
 
     with Client(url, key=key) as client:
         for some in _batches(files):
-            body = {"images": [{"id": name[-256:], "data": b64encode(data).decode()} for name, data in some]}
-            yield client.request("POST", "/classify", params=query, json=body)
+            yield client.classify([(name[-256:], data) for name, data in some], **query)
 
 
 def _local(
@@ -108,14 +105,14 @@ def _local(
 
     from model.preprocess import DEFAULT_MAX_PIXELS
     from model.threads import available_cpus
-    from service.classes.ranking import Question, chosen_rows, image_novelty, rank
+    from service.classes.ranking import RankOptions, chosen_rows, image_novelty, rank
     from service.inference.decoding import decode
     from service.inference.engine import OnnxEngine
     from service.service import load_bundle
 
     bundle = load_bundle(path)
     engine = OnnxEngine(bundle, threads=available_cpus())
-    snapshot, question = classes_of(bundle, registry), Question(top_k=top_k, scope=scope)
+    snapshot, question = classes_of(bundle, registry), RankOptions(top_k=top_k, scope=scope)
     rows = chosen_rows(snapshot, question)
     for some in _batches(files):
         results: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ from service.commands.output import AsJson, print_json, print_line
 if TYPE_CHECKING:
     from model.bundle import Bundle
     from model.classes import ClassEntry
-    from service.inference.computing import Computed
+    from model.head import Row
     from service.registry.database import Database
 
 app = typer.Typer(
@@ -39,11 +39,11 @@ def adopt(
 
     Stop the services of the former bundle first; they would keep their last classes and refuse changes.
     """
-    from service.registry.adoption import adopt as take_over
+    from service.registry.adoption import adopt_registry
 
     with _database(data_dir, database_url) as database:
         loaded = _bundle(bundle)
-        adopted = take_over(database, loaded, _computing(loaded), track=_progress("classes"))
+        adopted = adopt_registry(database, loaded, _computing(loaded), track=_progress("classes"))
     if as_json:
         print_json({**asdict(adopted), "bundle": loaded.manifest.bundle_id})
         return
@@ -99,14 +99,19 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check every number and digest of the log, replay it, synthesise every class anew; status 1 if not all is well."""
-    from service.classes.checking import check as examine
+    from service.classes.integrity import check_integrity
     from service.registry.log import ChangeLog
 
     with _database(data_dir, database_url) as database:
         loaded = _bundle(bundle)
         manifest = loaded.manifest
-        log = ChangeLog(database, bundle_id=manifest.bundle_id, dimension=manifest.head.dimension)
-        report = examine(log, loaded, _computing(loaded), tolerance=tolerance, track=_progress("classes"))
+        log = ChangeLog(
+            database,
+            bundle_id=manifest.bundle_id,
+            dimension=manifest.head.dimension,
+            vocabulary=manifest.vocabulary.names,
+        )
+        report = check_integrity(log, loaded, _computing(loaded), tolerance=tolerance, track=_progress("classes"))
     if as_json:
         print_json({**asdict(report), "bundle": manifest.bundle_id, "ok": not report.findings})
     elif report.findings:
@@ -147,9 +152,9 @@ def _bundle(path: Path | None) -> Bundle:
     return load_bundle(load_settings(bundle=path).bundle)
 
 
-def _computing(bundle: Bundle) -> Callable[[ClassEntry], Computed]:
+def _computing(bundle: Bundle) -> Callable[[ClassEntry], Row]:
     from model.threads import available_cpus
-    from service.inference.computing import compute_row
+    from service.inference.class_rows import compute_row
     from service.inference.engine import OnnxEngine
 
     engine = OnnxEngine(bundle, threads=available_cpus())

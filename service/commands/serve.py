@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from service.settings import PREFIX, Settings, Words, load_settings
+from service.settings import PREFIX, CommaSeparated, Settings, load_settings
 from service.telemetry import logs
 
 
@@ -17,11 +17,11 @@ def serve(**flags: Any) -> None:
     settings = load_settings(**flags)
     logs.configure(form=settings.log_format, level=settings.log_level)
 
-    from service import workers
-    from service.listening import bind
+    from service.server import supervisor
+    from service.server.supervisor import bind
 
     with bind(settings.host, settings.port) as listener:
-        workers.run(settings, listener)
+        supervisor.run_workers(settings, listener)
 
 
 def _flags() -> list[inspect.Parameter]:
@@ -42,7 +42,7 @@ def _flags() -> list[inspect.Parameter]:
 
 def _flag_type(annotation: Any) -> Any:
     parts = (annotation, *get_args(annotation))
-    if annotation == get_args(Words)[0] or any(get_origin(part) is Literal for part in parts):
+    if annotation == get_args(CommaSeparated)[0] or any(get_origin(part) is Literal for part in parts):
         return str
     plain = [part for part in get_args(annotation) if part is not NoneType]
     return plain[0] if plain else annotation

@@ -33,7 +33,7 @@ Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH, descriptio
 Metadata = Annotated[dict[str, JsonValue], Field(description="Free JSON object of at most 16 KiB.")]
 
 
-class _Words(BaseModel):
+class _ClassText(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @field_validator("name", check_fields=False)
@@ -56,7 +56,7 @@ class _Words(BaseModel):
         return metadata
 
 
-class ClassDocument(_Words):
+class ClassDocument(_ClassText):
     """A class to create or replace."""
 
     id: Annotated[str, Field(pattern=CLASS_ID_PATTERN)] | None = Field(
@@ -68,7 +68,7 @@ class ClassDocument(_Words):
     metadata: Metadata = Field(default_factory=dict)
 
 
-class ClassWords(_Words):
+class ClassWords(_ClassText):
     """What may change about a class without its attributes; at least one of them."""
 
     # Factories, because a default would be promised to clients; a field that is not given stays as it is.
@@ -97,16 +97,6 @@ class NearDuplicate(BaseModel):
     attribute_cosine: float = Field(description="Between the normalised attributes of both.")
     row_cosine: float = Field(description="Between the weights of both.")
     threshold: float = Field(description="A class is named where either cosine reaches this.")
-
-
-class ChangeQuery(BaseModel):
-    """Parameters of a change that is answered with the class."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    wait: Literal["exact"] | None = Field(
-        None, description="Answer only when the exact rows are there, or when the deadline has passed."
-    )
 
 
 class ChangedClass(ClassAnswer):

@@ -59,14 +59,14 @@ class SomeJsonImages(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sent:
+class SentImage:
     """An image as it was sent; `data` is an error where its bytes could not even be unpacked."""
 
     id: str
     data: bytes | MalformedBodyError
 
 
-async def read_images(request: Request, *, most: int, most_bytes: int) -> list[Sent]:
+async def read_images(request: Request, *, most: int, most_bytes: int) -> list[SentImage]:
     """The images of a request, at least one.
 
     Args:
@@ -83,18 +83,18 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
     """
     kind = media_type(request)
     if kind.startswith("image/"):
-        images = [Sent(id="0", data=await _raw(request, most_bytes))]
+        images = [SentImage(id="0", data=await _raw(request, most_bytes))]
     elif kind == "multipart/form-data":
         images = await _multipart(request)
     elif kind == "application/json":
-        images = await _off_the_loop(_json, await request.body())
+        images = await _off_the_loop(_read_json_images, await request.body())
     else:
         raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind or 'none'}")
     _check_number(images, most)
     return images
 
 
-async def read_described_images(request: Request, *, most: int) -> tuple[object, list[Sent]]:
+async def read_described_images(request: Request, *, most: int) -> tuple[object, list[SentImage]]:
     """A JSON document about a class, and images beside it, if any.
 
     Args:
@@ -125,7 +125,7 @@ async def read_described_images(request: Request, *, most: int) -> tuple[object,
     return document, images
 
 
-def _check_number(images: Sequence[Sent], most: int) -> None:
+def _check_number(images: Sequence[SentImage], most: int) -> None:
     if len(images) > most:
         raise TooLargeError(f"the request has {len(images)} images; at most {most} are allowed")
 
@@ -147,7 +147,7 @@ async def _off_the_loop(read: Callable[[bytes], Result], body: bytes) -> Result:
     return await asyncio.to_thread(read, body) if len(body) > _MUCH else read(body)
 
 
-def _described_json(body: bytes) -> tuple[object, list[Sent]]:
+def _described_json(body: bytes) -> tuple[object, list[SentImage]]:
     document = loads(body)
     if not isinstance(document, dict) or "images" not in document:
         return document, []
@@ -155,15 +155,17 @@ def _described_json(body: bytes) -> tuple[object, list[Sent]]:
     return {name: value for name, value in document.items() if name != "images"}, images
 
 
-def _json(body: bytes) -> list[Sent]:
+def _read_json_images(body: bytes) -> list[SentImage]:
     return _sent(parse(JsonImages, loads(body), "the list of images is not valid"))
 
 
-def _sent(given: JsonImages | SomeJsonImages) -> list[Sent]:
-    return [Sent(id=image.id or str(i), data=_base64(i, image.data)) for i, image in enumerate(given.images)]
+def _sent(given: JsonImages | SomeJsonImages) -> list[SentImage]:
+    return [
+        SentImage(id=image.id or str(i), data=_decode_base64(i, image.data)) for i, image in enumerate(given.images)
+    ]
 
 
-def _base64(index: int, text: str) -> bytes | MalformedBodyError:
+def _decode_base64(index: int, text: str) -> bytes | MalformedBodyError:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -173,7 +175,7 @@ def _base64(index: int, text: str) -> bytes | MalformedBodyError:
         )
 
 
-async def _multipart(request: Request) -> list[Sent]:
+async def _multipart(request: Request) -> list[SentImage]:
     _, images = await _form(request)
     if not images:
         raise InvalidRequestError(
@@ -183,13 +185,13 @@ async def _multipart(request: Request) -> list[Sent]:
     return images
 
 
-async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[str, str], list[Sent]]:
+async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[str, str], list[SentImage]]:
     """The text fields of a form, of which only some names are taken, and its files."""
     _check_charset(request.headers.get("content-type", ""))
     found: dict[str, str] = {}
     async with request.form(max_files=_MAX_PARTS, max_fields=_MAX_PARTS) as form:
         problems: list[Problem] = []
-        images: list[Sent] = []
+        images: list[SentImage] = []
         for name, part in form.multi_items():
             if name in texts:
                 if name in found:
@@ -201,7 +203,7 @@ async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[st
             elif not isinstance(part, UploadFile):
                 problems.append(Problem(pointer=f"/{name}", detail="expected a file with a filename, got a text field"))
             else:
-                images.append(Sent(id=(part.filename or str(len(images)))[:MAX_ID_LENGTH], data=await part.read()))
+                images.append(SentImage(id=(part.filename or str(len(images)))[:MAX_ID_LENGTH], data=await part.read()))
     if problems:
         raise InvalidRequestError("the form is not valid", problems)
     return found, images

@@ -15,7 +15,7 @@ from service.errors import MalformedBodyError, TooLargeError
 from service.http.problems import REQUEST_ID
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
-from service.telemetry.observation import CURRENT, Observation
+from service.telemetry.request_stats import CURRENT, RequestStats
 from service.telemetry.tracing import Tracing
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -67,7 +67,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        observation = Observation(metrics=self._metrics, tracing=self._tracing)
+        stats = RequestStats(metrics=self._metrics, tracing=self._tracing)
         began, status = time.perf_counter(), 500
 
         async def send_observed(message: Message) -> None:
@@ -76,18 +76,18 @@ class Observe:
                 status = message["status"]
             await send(message)
 
-        token = CURRENT.set(observation)
+        token = CURRENT.set(stats)
         with self._tracing.request(Headers(scope=scope)) if self._tracing else nullcontext() as span:
             try:
                 await self._app(scope, receive, send_observed)
             except Exception:
-                observation.problem = "internal-error"
+                stats.problem = "internal-error"
                 raise
             finally:
                 CURRENT.reset(token)
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 route = _template(scope)
-                self._tell(method, route, status, time.perf_counter() - began, observation)
+                self._tell(method, route, status, time.perf_counter() - began, stats)
                 if span is not None:
                     span.update_name(f"{method} {route}")
                     span.set_attributes(
@@ -95,25 +95,25 @@ class Observe:
                             "http.request.method": method,
                             "http.route": route,
                             "http.response.status_code": status,
-                            "d3gzsl.images": observation.images,
+                            "d3gzsl.images": stats.images,
                             "d3gzsl.request_id": scope[REQUEST_ID],
                         }
                     )
 
-    def _tell(self, method: str, route: str, status: int, seconds: float, observation: Observation) -> None:
-        self._metrics.request(route=route, method=method, status=status, seconds=seconds, problem=observation.problem)
+    def _tell(self, method: str, route: str, status: int, seconds: float, stats: RequestStats) -> None:
+        self._metrics.request(route=route, method=method, status=status, seconds=seconds, problem=stats.problem)
         known = {
             "method": method,
             "route": route,
             "status": status,
             "ms": round(1000 * seconds, 1),
-            "images": observation.images,
+            "images": stats.images,
         }
-        if observation.problem is not None:
-            known["problem"] = observation.problem
+        if stats.problem is not None:
+            known["problem"] = stats.problem
         access_log.info("request", extra=logs.fields(**known))
         if 0 < self._slow_seconds < seconds:
-            stages = {f"{name}_ms": round(ms, 1) for name, ms in observation.stages_ms.items()}
+            stages = {f"{name}_ms": round(ms, 1) for name, ms in stats.stages_ms.items()}
             slow_log.warning("slow request", extra=logs.fields(**known, **stages))
 
 

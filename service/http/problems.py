@@ -20,7 +20,7 @@ from model import errors as base
 from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
 from service import errors as own
 from service.errors import UnavailableError
-from service.telemetry.observation import current
+from service.telemetry.request_stats import current_stats
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _URN = "urn:d3gzsl:problem:"
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProblemType:
     """A kind of problem.
 
     Attributes:
@@ -51,50 +51,60 @@ class Kind:
         return _URN + self.name
 
 
-KINDS: Mapping[type[Exception], Kind] = {
-    own.MalformedBodyError: Kind(400, "malformed-body", "The body cannot be read"),
-    own.NotFiniteError: Kind(400, "number-not-finite", "A number is not finite"),
-    own.UnauthorizedError: Kind(401, "key-needed", "A valid key is needed"),
-    own.ForbiddenError: Kind(403, "role-needed", "The key's role does not allow this"),
-    own.OriginError: Kind(403, "other-origin", "Changes from pages of other origins are not allowed"),
-    own.UnknownClassError: Kind(404, "no-such-class", "The class does not exist"),
-    own.UnknownVersionError: Kind(404, "no-such-version", "The registry never had this version"),
-    own.BatchConflictError: Kind(409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"),
-    base.TooManyClassesError: Kind(409, "too-many-classes", "The head takes no more classes"),
-    own.ClassExistsError: Kind(409, "class-exists", "The class exists already"),
-    own.SeenClassError: Kind(409, "seen-class", "Seen classes cannot be changed"),
-    own.PreconditionError: Kind(412, "precondition-failed", "The state is not the expected one"),
-    base.ImageTooLargeError: Kind(413, "image-too-large", "The image is too large"),
-    own.BatchTooLargeError: Kind(413, "batch-too-large", "The batch has too many classes"),
-    own.TooLargeError: Kind(413, "request-too-large", "The request is too large"),
-    base.UnsupportedImageError: Kind(415, "unsupported-image", "The image has no format that is read here"),
-    own.MediaTypeError: Kind(415, "unsupported-media-type", "The body has a type that is not taken here"),
-    own.HostError: Kind(421, "host-not-allowed", "Changes under this host name are not allowed"),
-    base.AttributesError: Kind(422, "invalid-attributes", "The attributes do not fit the vocabulary"),
-    base.AttributeCountError: Kind(422, "wrong-attribute-count", "The number of attributes is wrong"),
-    base.UnknownAttributeError: Kind(422, "unknown-attribute", "The vocabulary has no such attribute"),
-    own.InvalidClassIdError: Kind(422, "invalid-class-id", "The id of the class is not valid"),
-    own.InvalidClassNameError: Kind(422, "invalid-class-name", "The name of the class is not valid"),
-    own.MetadataTooLargeError: Kind(422, "metadata-too-large", "The metadata of the class is too large"),
-    own.InvalidBatchError: Kind(422, "invalid-batch", "The batch has classes that are not valid; nothing was stored"),
-    base.InvalidInputError: Kind(422, "invalid-request", "The request is not valid"),
-    base.UnreadableImageError: Kind(422, "unreadable-image", "The image is damaged"),
-    own.InferenceError: Kind(500, "inference-failed", "The model failed on this image"),
-    own.OverloadedError: Kind(503, "overloaded", "Too much is waiting"),
-    own.DeadlineError: Kind(503, "deadline-exceeded", "The answer was not ready in time"),
-    own.VersionNotReachedError: Kind(503, "version-not-reached", "The registry has not reached this version yet"),
-    own.NotReadyError: Kind(503, "not-ready", "The service is not ready"),
-    own.RegistryError: Kind(503, "registry-unavailable", "The registry cannot be used; nothing changed", internal=True),
-    D3GZSLError: Kind(500, "internal-error", "The service failed", internal=True),
+PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
+    own.MalformedBodyError: ProblemType(400, "malformed-body", "The body cannot be read"),
+    own.NotFiniteError: ProblemType(400, "number-not-finite", "A number is not finite"),
+    own.UnauthorizedError: ProblemType(401, "key-needed", "A valid key is needed"),
+    own.ForbiddenError: ProblemType(403, "role-needed", "The key's role does not allow this"),
+    own.OriginError: ProblemType(403, "other-origin", "Changes from pages of other origins are not allowed"),
+    own.UnknownClassError: ProblemType(404, "no-such-class", "The class does not exist"),
+    own.UnknownVersionError: ProblemType(404, "no-such-version", "The registry never had this version"),
+    own.BatchConflictError: ProblemType(
+        409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"
+    ),
+    own.ClassExistsError: ProblemType(409, "class-exists", "The class exists already"),
+    own.SeenClassError: ProblemType(409, "seen-class", "Seen classes cannot be changed"),
+    own.PreconditionError: ProblemType(412, "precondition-failed", "The state is not the expected one"),
+    base.ImageTooLargeError: ProblemType(413, "image-too-large", "The image is too large"),
+    own.BatchTooLargeError: ProblemType(413, "batch-too-large", "The batch has too many classes"),
+    own.TooLargeError: ProblemType(413, "request-too-large", "The request is too large"),
+    base.UnsupportedImageError: ProblemType(415, "unsupported-image", "The image has no format that is read here"),
+    own.MediaTypeError: ProblemType(415, "unsupported-media-type", "The body has a type that is not taken here"),
+    own.HostError: ProblemType(421, "host-not-allowed", "Changes under this host name are not allowed"),
+    base.AttributesError: ProblemType(422, "invalid-attributes", "The attributes do not fit the vocabulary"),
+    base.AttributeCountError: ProblemType(422, "wrong-attribute-count", "The number of attributes is wrong"),
+    base.UnknownAttributeError: ProblemType(422, "unknown-attribute", "The vocabulary has no such attribute"),
+    own.InvalidClassIdError: ProblemType(422, "invalid-class-id", "The id of the class is not valid"),
+    own.InvalidClassNameError: ProblemType(422, "invalid-class-name", "The name of the class is not valid"),
+    own.MetadataTooLargeError: ProblemType(422, "metadata-too-large", "The metadata of the class is too large"),
+    own.InvalidBatchError: ProblemType(
+        422, "invalid-batch", "The batch has classes that are not valid; nothing was stored"
+    ),
+    base.InvalidInputError: ProblemType(422, "invalid-request", "The request is not valid"),
+    base.UnreadableImageError: ProblemType(422, "unreadable-image", "The image is damaged"),
+    own.InferenceError: ProblemType(500, "inference-failed", "The model failed on this image"),
+    own.OverloadedError: ProblemType(503, "overloaded", "Too much is waiting"),
+    own.DeadlineError: ProblemType(503, "deadline-exceeded", "The answer was not ready in time"),
+    own.VersionNotReachedError: ProblemType(
+        503, "version-not-reached", "The registry has not reached this version yet"
+    ),
+    own.NotReadyError: ProblemType(503, "not-ready", "The service is not ready"),
+    own.RegistryError: ProblemType(
+        503, "registry-unavailable", "The registry cannot be used; nothing changed", internal=True
+    ),
+    D3GZSLError: ProblemType(500, "internal-error", "The service failed", internal=True),
 }
 """What each error is to a client; an error that is not listed is what its nearest base is."""
 
 _BY_STATUS = {
-    400: Kind(400, "malformed-body", "The body cannot be read"),
-    404: Kind(404, "not-found", "There is nothing under this path"),
-    405: Kind(405, "method-not-allowed", "The method is not allowed here"),
+    400: ProblemType(400, "malformed-body", "The body cannot be read"),
+    404: ProblemType(404, "not-found", "There is nothing under this path"),
+    405: ProblemType(405, "method-not-allowed", "The method is not allowed here"),
 }
-_INTERNAL = KINDS[D3GZSLError]
+_INTERNAL = PROBLEM_TYPES[D3GZSLError]
+
+Responses = dict[int | str, dict[str, Any]]
+_ACCESS = (401, 403, 500)
 
 
 class ProblemError(BaseModel):
@@ -117,20 +127,33 @@ class ProblemDocument(BaseModel):
     errors: list[ProblemError]
 
 
-def kind_of(error: Exception) -> Kind:
+def problem_type_of(error: Exception) -> ProblemType:
     """The kind of an error; the service's own fault where nothing better is known."""
-    return next((KINDS[cls] for cls in type(error).__mro__ if cls in KINDS), _INTERNAL)
+    return next((PROBLEM_TYPES[cls] for cls in type(error).__mro__ if cls in PROBLEM_TYPES), _INTERNAL)
 
 
 def detail_of(error: Exception) -> str:
     """What a client is told beside the title."""
-    kind = kind_of(error)
+    kind = problem_type_of(error)
     if kind.internal:
         return kind.title
     return error.message if isinstance(error, InvalidInputError) else str(error)
 
 
-def install(app: FastAPI) -> None:
+def problem_responses(*statuses: int, public: bool = False) -> Responses:
+    """OpenAPI entries for statuses answered with a problem document; those of access and failure are added."""
+    schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
+    return {
+        status: {"description": _titles(status), "content": {MEDIA_TYPE: schema}}
+        for status in sorted({*statuses, *((500,) if public else _ACCESS)})
+    }
+
+
+def _titles(status: int) -> str:
+    return "; ".join(sorted({kind.title for kind in PROBLEM_TYPES.values() if kind.status == status}))
+
+
+def install_error_handlers(app: FastAPI) -> None:
     """Answer every error of the app with a problem document."""
     app.add_exception_handler(D3GZSLError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -141,13 +164,13 @@ def install(app: FastAPI) -> None:
 
 def response(
     request: Request,
-    kind: Kind,
+    kind: ProblemType,
     detail: str,
     problems: Iterable[Problem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document; for clients of the Open Inference Protocol an error as that has it."""
-    current().problem = kind.name
+    current_stats().problem = kind.name
     if _speaks_v2(request):
         text = "; ".join([detail, *(f"{p.pointer}: {p.detail}" for p in problems)])
         return JSONResponse({"error": text}, status_code=kind.status, headers=headers)
@@ -177,7 +200,7 @@ def request_id(request: Request) -> str:
 
 
 def _domain_error(request: Request, error: Exception) -> JSONResponse:
-    kind = kind_of(error)
+    kind = problem_type_of(error)
     if kind.internal:
         log.error("request %s: %s", request_id(request), error, exc_info=error)
     headers = {}
@@ -196,19 +219,19 @@ def _client_gone(request: Request, _error: Exception) -> JSONResponse:
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    kind = KINDS[InvalidInputError]
+    kind = PROBLEM_TYPES[InvalidInputError]
     return response(request, kind, "some parameters are not valid", validation_problems(error.errors()))
 
 
 def validation_problems(errors: Iterable[Mapping[str, Any]], *, prefix: str = "") -> list[Problem]:
     """Pydantic's errors as problems with JSON pointers."""
     return [
-        Problem(pointer=prefix + "".join(f"/{pointer_part(part)}" for part in e["loc"]), detail=_words(e))
+        Problem(pointer=prefix + "".join(f"/{pointer_part(part)}" for part in e["loc"]), detail=_what_came(e))
         for e in errors
     ]
 
 
-def _words(error: Mapping[str, Any]) -> str:
+def _what_came(error: Mapping[str, Any]) -> str:
     words = str(error["msg"])
     if error["type"] in ("missing", "extra_forbidden"):
         return words
@@ -219,7 +242,7 @@ def _words(error: Mapping[str, Any]) -> str:
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
-    kind = _BY_STATUS.get(error.status_code) or Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+    kind = _BY_STATUS.get(error.status_code) or ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase)
     detail = f"{request.method} {request.url.path}" if error.detail == phrase else str(error.detail)
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:

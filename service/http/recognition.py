@@ -14,34 +14,35 @@ from numpy.typing import NDArray
 
 from model.errors import D3GZSLError, ImageError
 from model.head import Float32
-from service.classes.ranking import Question, Ranked, is_long, rank
+from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, rank
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, InferenceError, MalformedBodyError
-from service.http.images import Sent
-from service.http.problems import kind_of
-from service.inference.batcher import Answer
+from service.http.images import SentImage
+from service.http.problems import detail_of, problem_type_of
+from service.http.schemas import Explanation, ImageAnswer, ImageFailure, ImageProblem, Prediction
+from service.inference.batcher import InferenceResult
 from service.inference.decoding import Decoded
 from service.service import Service
-from service.telemetry.observation import current
+from service.telemetry.request_stats import current_stats
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedImage:
     """An image behind decoding and model."""
 
     decoded: Decoded
     decode_ms: float
-    answer: Answer
+    answer: InferenceResult
 
 
-async def embed_all(service: Service, images: Sequence[Sent]) -> list[Embedded | D3GZSLError]:
+async def embed_all(service: Service, images: Sequence[SentImage]) -> list[EmbeddedImage | D3GZSLError]:
     """Decode and embed images for which there are places; what is wrong with one alone comes back as a value."""
     return await asyncio.gather(*(_observed(_embed(service, image.data)) for image in images))
 
 
-async def embed_inputs(service: Service, inputs: Float32) -> list[Embedded | D3GZSLError]:
+async def embed_inputs(service: Service, inputs: Float32) -> list[EmbeddedImage | D3GZSLError]:
     """Embed network inputs that the client made itself, float32 [N, 3, S, S]; as :func:`embed_all`."""
     return await asyncio.gather(*(_observed(_embed_input(service, image)) for image in inputs))
 
@@ -50,50 +51,52 @@ async def rank_all(
     service: Service,
     snapshot: Snapshot,
     rows: NDArray[np.intp],
-    outcomes: Sequence[Embedded | D3GZSLError],
-    question: Question,
-) -> list[tuple[Ranked, ...]]:
+    outcomes: Sequence[EmbeddedImage | D3GZSLError],
+    question: RankOptions,
+) -> list[tuple[RankedClass, ...]]:
     """The classes of each image, none for those that could not be read; see :func:`service.classes.ranking.rank`."""
-    z_NZ = np.array([outcome.answer.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
+    z_NZ = np.array([outcome.answer.embedding for outcome in outcomes if isinstance(outcome, EmbeddedImage)])
     if len(z_NZ) == 0:
         return [()] * len(outcomes)
     started = time.perf_counter()
     arguments = (service.bundle, snapshot, rows, z_NZ, question)
     ranked = await asyncio.to_thread(rank, *arguments) if is_long(rows, *z_NZ.shape) else rank(*arguments)
-    current().ranked(1000 * (time.perf_counter() - started))
+    current_stats().ranked(1000 * (time.perf_counter() - started))
     following = iter(ranked)
-    return [next(following) if isinstance(outcome, Embedded) else () for outcome in outcomes]
+    return [next(following) if isinstance(outcome, EmbeddedImage) else () for outcome in outcomes]
 
 
-async def _observed(work: Awaitable[Embedded | D3GZSLError]) -> Embedded | D3GZSLError:
+async def _observed(work: Awaitable[EmbeddedImage | D3GZSLError]) -> EmbeddedImage | D3GZSLError:
     """The outcome of an image, which is counted."""
     try:
         outcome = await work
     except asyncio.CancelledError:
-        current().image("abandoned")
+        current_stats().image("abandoned")
         raise
     except D3GZSLError as error:
-        current().image(kind_of(error).name)
+        current_stats().image(problem_type_of(error).name)
         raise
-    if isinstance(outcome, Embedded):
+    if isinstance(outcome, EmbeddedImage):
         answer = outcome.answer
-        current().embedded(decode_ms=outcome.decode_ms, queue_ms=answer.queue_ms, inference_ms=answer.inference_ms)
-        current().image("answered")
+        current_stats().embedded(
+            decode_ms=outcome.decode_ms, queue_ms=answer.queue_ms, inference_ms=answer.inference_ms
+        )
+        current_stats().image("answered")
     else:
-        current().image(kind_of(outcome).name)
+        current_stats().image(problem_type_of(outcome).name)
     return outcome
 
 
-async def _embed_input(service: Service, image: Float32) -> Embedded | D3GZSLError:
+async def _embed_input(service: Service, image: Float32) -> EmbeddedImage | D3GZSLError:
     _, height, width = image.shape
     try:
         answer = await service.batcher.submit(image)
     except InferenceError as error:
         return error
-    return Embedded(Decoded(image=image, width=width, height=height), 0.0, answer)
+    return EmbeddedImage(Decoded(image=image, width=width, height=height), 0.0, answer)
 
 
-async def _embed(service: Service, data: bytes | MalformedBodyError) -> Embedded | D3GZSLError:
+async def _embed(service: Service, data: bytes | MalformedBodyError) -> EmbeddedImage | D3GZSLError:
     if isinstance(data, MalformedBodyError):
         return data
     started = time.perf_counter()
@@ -104,9 +107,35 @@ async def _embed(service: Service, data: bytes | MalformedBodyError) -> Embedded
             service.batcher.dropped += 1
             raise
         decode_ms = 1000 * (time.perf_counter() - started)
-        return Embedded(decoded, decode_ms, await service.batcher.submit(decoded.image))
+        return EmbeddedImage(decoded, decode_ms, await service.batcher.submit(decoded.image))
     except (ImageError, InferenceError) as error:
         return error
+
+
+def image_answer(
+    service: Service,
+    image_id: str,
+    outcome: EmbeddedImage | D3GZSLError,
+    best: Sequence[RankedClass],
+    explanations: Sequence[Explanation] = (),
+) -> ImageAnswer | ImageFailure:
+    """What is answered about one image: its classes, of which the first may be explained, or why it has none."""
+    if isinstance(outcome, D3GZSLError):
+        kind = problem_type_of(outcome)
+        error = ImageProblem(type=kind.type, title=kind.title, status=kind.status, detail=detail_of(outcome))
+        return ImageFailure(id=image_id, error=error)
+    predictions = [
+        Prediction(class_id=r.entry.id, name=r.entry.name, kind=r.entry.kind, probability=r.probability) for r in best
+    ]
+    for i, explanation in enumerate(explanations):
+        predictions[i] = predictions[i].model_copy(update={"explanation": explanation})
+    return ImageAnswer(
+        id=image_id,
+        width=outcome.decoded.width,
+        height=outcome.decoded.height,
+        novelty=image_novelty(service.bundle, outcome.answer.teacher_score),
+        predictions=predictions,
+    )
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

@@ -13,8 +13,8 @@ from service.inference.sessions import Provider
 from service.registry.change import CLASS_IDS_SHOWN
 
 HeadState = Annotated[
-    Literal["exact", "provisional"],
-    Field(description="Provisional while the exact rows of a softmax head are still being computed."),
+    Literal["exact"],
+    Field(description="Always exact: the answer follows from the bundle and the version of the registry."),
 ]
 
 
@@ -96,7 +96,7 @@ class ImageAnswer(BaseModel):
     predictions: list[Prediction] = Field(description="Most probable first.")
 
 
-class ImageError(BaseModel):
+class ImageProblem(BaseModel):
     """Why an image has no answer; the fields of a problem document."""
 
     type: str
@@ -109,7 +109,7 @@ class ImageFailure(BaseModel):
     """An image without an answer."""
 
     id: str
-    error: ImageError
+    error: ImageProblem
 
 
 class Timing(BaseModel):

@@ -74,7 +74,7 @@ def _check(document: Any) -> None:
             "numbers must be finite",
             [
                 Problem(pointer=pointer, detail=f"expected a finite number, got {_shown(value)}")
-                for pointer, value in islice(_not_finite(document, ""), _MOST_NAMED)
+                for pointer, value in islice(_infinite_numbers(document, ""), _MOST_NAMED)
             ],
         )
 
@@ -83,13 +83,13 @@ def _is_finite(number: float) -> bool:
     return abs(number) <= sys.float_info.max  # false for NaN, and for integers that no float can hold
 
 
-def _not_finite(value: Any, pointer: str) -> Iterator[tuple[str, float]]:
+def _infinite_numbers(value: Any, pointer: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _not_finite(inner, f"{pointer}/{pointer_part(key)}")
+            yield from _infinite_numbers(inner, f"{pointer}/{pointer_part(key)}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _not_finite(inner, f"{pointer}/{i}")
+            yield from _infinite_numbers(inner, f"{pointer}/{i}")
     elif isinstance(value, int | float) and not _is_finite(value):
         yield pointer, value
 

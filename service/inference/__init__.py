@@ -1,1 +1,1 @@
-"""Images to features and scores: decoding, ONNX sessions, batches, deadlines."""
+"""Images to embeddings and descriptions to rows of the head: decoding, ONNX sessions, batches, explanations."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -18,9 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model.head import Float32
-from service.errors import InferenceError, NotReadyError
-from service.inference.admission import Admission
-from service.inference.engine import Embedded
+from service.errors import InferenceError, NotReadyError, OverloadedError
+from service.inference.engine import TrunkOutput
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,72 @@ _MOST_FAILURES = 8
 _LONGEST_PAUSE = 30.0
 
 
+_SURE = 0.6
+"""Share of a request's time that the wait ahead of it may take: beyond that its deadline would be a matter of luck."""
+
+
+class Admission:
+    """A bounded number of places, refused at once where there is none or where the wait would be too long.
+
+    Args:
+        capacity: most images admitted and not yet answered.
+        batch_size: of the model; a measurement of so many images weighs as much as all before it.
+        clock: seconds.
+    """
+
+    def __init__(self, capacity: int, *, batch_size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._capacity, self._batch_size, self._clock = capacity, batch_size, clock
+        self._since = clock()
+        self.admitted = 0
+        self.refused = 0
+        """Images turned away since the start."""
+        self.seconds_per_image = 0.0
+        """Between two images that leave while others wait; 0 before the first measurement."""
+
+    def check(self, images: int = 1, *, seconds: float | None = None) -> None:
+        """Refuse what could not be answered.
+
+        Args:
+            images: how many want a place.
+            seconds: that they have left.
+
+        Raises:
+            OverloadedError: not enough places are free, or not early enough; says when to come back.
+        """
+        wait = self.admitted * self.seconds_per_image
+        if self.admitted + images > self._capacity:
+            words = f"{self.admitted} images are waiting and {images} more would exceed the {self._capacity} allowed"
+        # With nobody ahead it is tried all the same, since only so the measurement can become a better one.
+        elif self.admitted and seconds is not None and wait + images * self.seconds_per_image > _SURE * seconds:
+            words = f"{self.admitted} images are waiting, too many for an answer within {seconds:.3g} seconds"
+        else:
+            return
+        self.refused += images
+        raise OverloadedError(words, retry_after=max(1, math.ceil(wait)))
+
+    @contextmanager
+    def admit(self, images: int, *, seconds: float | None = None) -> Iterator[None]:
+        """Hold places while the block runs; raises what :meth:`check` raises."""
+        self.check(images, seconds=seconds)
+        if not self.admitted:
+            self._since = self._clock()
+        self.admitted += images
+        try:
+            yield
+        finally:
+            self.admitted -= images
+
+    def answered(self, images: int) -> None:
+        """Measure: so many images have left since the last time, or since the first of them came."""
+        now = self._clock()
+        measured = (now - self._since) / images
+        weight = images / (images + self._batch_size) if self.seconds_per_image else 1.0
+        self.seconds_per_image += weight * (measured - self.seconds_per_image)
+        self._since = now
+
+
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class InferenceResult:
     """What the model says about one image.
 
     Attributes:
@@ -49,13 +113,13 @@ class Answer:
 
 
 @dataclass(eq=False)
-class _Item:
+class _QueuedImage:
     image: Float32
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[InferenceResult]
     since: float = field(default_factory=time.perf_counter)
 
 
-Outcome = Answer | InferenceError | NotReadyError
+Outcome = InferenceResult | InferenceError | NotReadyError
 
 
 class _BrokenModelError(RuntimeError):
@@ -78,7 +142,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[Float32], Embedded],
+        run: Callable[[Float32], TrunkOutput],
         *,
         batch_size: int,
         capacity: int,
@@ -93,8 +157,8 @@ class Batcher:
         """How often the work began again."""
         self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
         """Told the size and the seconds of each batch, in the model's thread."""
-        self._queue: deque[_Item] = deque()
-        self._at_work: list[_Item] = []
+        self._queue: deque[_QueuedImage] = deque()
+        self._at_work: list[_QueuedImage] = []
         self._began: float | None = None
         self._failures = 0
         self._changed = threading.Condition()
@@ -155,7 +219,7 @@ class Batcher:
         with self.admission.admit(images, seconds=seconds):
             yield
 
-    async def submit(self, image: Float32) -> Answer:
+    async def submit(self, image: Float32) -> InferenceResult:
         """Queue one image, float32 [3, S, S], for which there is a place, and wait for its answer.
 
         Raises:
@@ -163,7 +227,7 @@ class Batcher:
             NotReadyError: the worker does not run.
         """
         self._check_alive()
-        item = _Item(image, asyncio.get_running_loop().create_future())
+        item = _QueuedImage(image, asyncio.get_running_loop().create_future())
         with self._changed:
             self._queue.append(item)
             self._changed.notify()
@@ -205,9 +269,9 @@ class Batcher:
                 self._answer(self._at_work)
             self._at_work = []
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[_QueuedImage]:
         """The next images that somebody still waits for."""
-        batch: list[_Item] = []
+        batch: list[_QueuedImage] = []
         while self._queue and len(batch) < self._batch_size:
             item = self._queue.popleft()
             if item.answer.done():
@@ -216,7 +280,7 @@ class Batcher:
                 batch.append(item)
         return batch
 
-    def _answer(self, batch: list[_Item]) -> None:
+    def _answer(self, batch: list[_QueuedImage]) -> None:
         self._began = began = time.perf_counter()
         try:
             embedded = self._run(np.stack([item.image for item in batch]))
@@ -240,18 +304,18 @@ class Batcher:
         self.on_batch(len(batch), seconds)
         self._give(batch, _outcomes(batch, embedded, began, seconds))
 
-    def _give(self, batch: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+    def _give(self, batch: Sequence[_QueuedImage], outcomes: Sequence[Outcome]) -> None:
         """Hand outcomes to the event loop, where they belong."""
         if batch and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
 
     # --- in the event loop --------------------------------------------------------------------------------------------
 
-    def _deliver(self, batch: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+    def _deliver(self, batch: Sequence[_QueuedImage], outcomes: Sequence[Outcome]) -> None:
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.answer.done():
                 continue
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, InferenceResult):
                 item.answer.set_result(outcome)
             else:
                 item.answer.set_exception(outcome)
@@ -264,14 +328,14 @@ class Batcher:
             self._queue.clear()
         self._fail(waiting)
 
-    def _fail(self, items: Sequence[_Item]) -> None:
+    def _fail(self, items: Sequence[_QueuedImage]) -> None:
         self._give(items, [NotReadyError("the model's worker has stopped") for _ in items])
 
 
-def _outcomes(batch: Sequence[_Item], embedded: Embedded, began: float, seconds: float) -> list[Outcome]:
+def _outcomes(batch: Sequence[_QueuedImage], embedded: TrunkOutput, began: float, seconds: float) -> list[Outcome]:
     finite = np.isfinite(embedded.embedding).all(axis=1) & np.isfinite(embedded.teacher_score)
     return [
-        Answer(
+        InferenceResult(
             embedding=embedded.embedding[i],
             teacher_score=float(embedded.teacher_score[i]),
             queue_ms=1000 * (began - item.since),

@@ -24,7 +24,7 @@ _CACHE_BYTES = 32_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Effects:
+class AttributeEffects:
     """What each attribute does to a class's row of the head: the row, less the row with that attribute at its mean.
 
     Attributes:
@@ -73,7 +73,7 @@ class Explainer:
         bytes_each = 4 * len(manifest.vocabulary) * (manifest.head.dimension + 1)
         self._capacity = max(1, _CACHE_BYTES // bytes_each)
         self._lock = Lock()
-        self._kept: OrderedDict[tuple[str, tuple[float, ...]], Effects] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[float, ...]], AttributeEffects] = OrderedDict()
 
     def explain(
         self, entry: ClassEntry, embedding_Z: Float32, *, most: int
@@ -101,7 +101,7 @@ class Explainer:
             [c for c in ranked if c.contribution < 0][:most],
         )
 
-    def effects(self, entry: ClassEntry) -> Effects:
+    def effects(self, entry: ClassEntry) -> AttributeEffects:
         """What each attribute of a class does to its row."""
         key = (entry.id, entry.attributes)
         with self._lock:
@@ -115,7 +115,7 @@ class Explainer:
                 self._kept.popitem(last=False)
         return effects
 
-    def _effects(self, entry: ClassEntry) -> Effects:
+    def _effects(self, entry: ClassEntry) -> AttributeEffects:
         manifest = self._bundle.manifest
         vocabulary, head = manifest.vocabulary, manifest.head
         samples = min(SAMPLES, head.samples)
@@ -131,4 +131,4 @@ class Explainer:
             embeddings = self._engine.synthesize(np.tile(noise_MK, (len(part), 1)), np.repeat(part, samples, axis=0))
             means[start : start + step] = embeddings.reshape(len(part), samples, -1).mean(axis=1, dtype=np.float64)
         weight, bias = self._bundle.head.rows(means)
-        return Effects(weight=weight[0] - weight[1:], bias=bias[0] - bias[1:])
+        return AttributeEffects(weight=weight[0] - weight[1:], bias=bias[0] - bias[1:])

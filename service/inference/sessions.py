@@ -22,7 +22,7 @@ _ERRORS = 3  # a provider that cannot start says why in such a line only
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runtime:
+class SessionConfig:
     """Where a graph runs.
 
     Attributes:
@@ -48,7 +48,7 @@ class Runtime:
         return (*(2**i for i in range(math.ceil(math.log2(self.batch_size)))), self.batch_size)
 
 
-def open_session(file: Path, runtime: Runtime, *, row: dict[str, tuple[int, ...]]) -> Any:
+def open_session(file: Path, runtime: SessionConfig, *, row: dict[str, tuple[int, ...]]) -> Any:
     """An inference session.
 
     Args:
@@ -104,7 +104,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _providers(runtime: Runtime, row: dict[str, tuple[int, ...]]) -> list[Any]:
+def _providers(runtime: SessionConfig, row: dict[str, tuple[int, ...]]) -> list[Any]:
     """The provider and, behind a GPU's, those for the few nodes that it leaves out."""
     cpu = _NAMES["cpu"]
     if runtime.provider == "cpu":

@@ -10,20 +10,19 @@ import sqlalchemy as sa
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
-from model.head import check_class_count
+from model.head import Row
 from service.errors import RegistryError
-from service.inference.computing import Computed
-from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database
+from service.registry.log import NextVersion
 from service.registry.tables import changes, registry
 
-Compute = Callable[[ClassEntry], Computed]
+Compute = Callable[[ClassEntry], Row]
 Track = Callable[[list[ClassEntry]], Iterable[ClassEntry]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adopted:
+class Adoption:
     """What an adoption did.
 
     Attributes:
@@ -39,7 +38,7 @@ class Adopted:
     superseded: tuple[str, ...]
 
 
-def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track = iter) -> Adopted:
+def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, track: Track = iter) -> Adoption:
     """Make a registry the bundle's own; nothing is changed where that fails.
 
     Args:
@@ -51,7 +50,6 @@ def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track 
     Raises:
         RegistryError: there is no registry, it belongs to the bundle already, its vocabulary is another, a class does
             not fit the bundle, or somebody changed it meanwhile.
-        TooManyClassesError: more classes than the bundle's head is solved for.
         StorageError: the database refuses.
     """
     with database.reading() as connection:
@@ -62,24 +60,21 @@ def adopt(database: Database, bundle: Bundle, compute: Compute, *, track: Track 
     identity = bundle.manifest.bundle_id
     if head.bundle_id == identity:
         raise RegistryError(f"the registry {database.name} belongs to the bundle {identity} already")
-    _check_vocabulary(database, bundle, head.vocabulary, last)
+    _check_vocabulary(database, bundle, head.vocabulary)
     own = {entry.id: entry for entry in bundle.manifest.classes}
     superseded = tuple(i for i, (entry, _) in last.items() if entry and i in own and own[i].kind == "seen")
     kept = {i: found for i, found in last.items() if i not in superseded}
-    made = [*_removals(kept, own), *_words(kept, own)]
+    made = [*_removals(kept, own), *_rewordings(kept, own)]
     wanted = [entry for i, (entry, bundled) in kept.items() if entry and not (bundled and i in own)]
     removed = sum(change.entry is None for change in made)
-    check_class_count(bundle.head.kind, len(own) - removed + sum(entry.id not in own for entry in wanted))
     for entry in track(wanted):
         try:
-            computed = compute(entry)
+            row = compute(entry)
         except AttributesError as error:
             raise RegistryError(f"the class {entry.id!r} does not fit the bundle {identity}: {error}") from None
-        made.append(
-            Change(operation="put", class_id=entry.id, entry=entry, row=computed.row, embeddings=computed.embeddings)
-        )
+        made.append(Change(operation="put", class_id=entry.id, entry=entry, row=row))
     version = _hand_over(database, bundle, head, made)
-    return Adopted(version=version, former=str(head.bundle_id), classes=len(made) - removed, superseded=superseded)
+    return Adoption(version=version, former=str(head.bundle_id), classes=len(made) - removed, superseded=superseded)
 
 
 def _hand_over(database: Database, bundle: Bundle, head: sa.Row[tuple[object, ...]], made: list[Change]) -> int:
@@ -90,7 +85,7 @@ def _hand_over(database: Database, bundle: Bundle, head: sa.Row[tuple[object, ..
         values = {"bundle_id": bundle.manifest.bundle_id, "base": now.version}
         vocabulary = list(bundle.manifest.vocabulary.names)
         connection.execute(sa.update(registry).values(**values, vocabulary=vocabulary))
-        appending = Appending(database, connection, version=int(now.version), position=int(now.position))
+        appending = NextVersion(database, connection, version=int(now.version), position=int(now.position))
         return appending.append("adopt", made).version
 
 
@@ -104,22 +99,15 @@ def _last_documents(connection: sa.Connection, base: int) -> dict[str, tuple[Cla
     }
 
 
-def _check_vocabulary(
-    database: Database, bundle: Bundle, names: list[str] | None, last: dict[str, tuple[ClassEntry | None, bool]]
-) -> None:
+def _check_vocabulary(database: Database, bundle: Bundle, names: list[str]) -> None:
     own = list(bundle.manifest.vocabulary.names)
-    if names is not None and names != own:
+    if names != own:
         different = [f"{a!r} for {b!r}" for a, b in zip(names, own, strict=False) if a != b]
         raise RegistryError(
             f"the registry {database.name} describes classes by {len(names)} attributes, the bundle "
             f"{bundle.manifest.bundle_id} by {len(own)} that are not the same"
             + (f": {', '.join(different[:5])}" if different else "")
         )
-    for class_id, (entry, _) in last.items():
-        if entry is not None and len(entry.attributes) != len(own):
-            raise RegistryError(
-                f"the class {class_id!r} has {len(entry.attributes)} attributes, the bundle's vocabulary {len(own)}"
-            )
 
 
 def _removals(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, ClassEntry]) -> list[Change]:
@@ -128,7 +116,7 @@ def _removals(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, Cl
     return [Change(operation="remove", class_id=class_id) for class_id in gone]
 
 
-def _words(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, ClassEntry]) -> list[Change]:
+def _rewordings(kept: dict[str, tuple[ClassEntry | None, bool]], own: dict[str, ClassEntry]) -> list[Change]:
     """Classes of either bundle's own of which only the words were changed: the row is the new bundle's."""
     return [
         Change(

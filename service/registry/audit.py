@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import RegistryError
-from service.registry.digest import GENESIS, digest_change, digest_version
+from service.registry.change import GENESIS, digest_change, digest_version
 from service.registry.log import AT_ONCE
 from service.registry.tables import changes, head_rows, registry, versions
 
@@ -72,7 +72,7 @@ def _digests_of_changes(
     """Digests of the changes of each version, and how many changes there are."""
     own = head_rows.c.position == changes.c.position
     query = (
-        sa.select(changes, head_rows.c.weight, head_rows.c.bias, head_rows.c.embeddings)
+        sa.select(changes, head_rows.c.weight, head_rows.c.bias)
         .select_from(changes.outerjoin(head_rows, own))
         .order_by(changes.c.position)
     )
@@ -90,7 +90,7 @@ def _digests_of_changes(
                 class_id=row.class_id,
                 document=row.document,
                 row_position=row.row_position,
-                stored=None if row.weight is None else (row.weight, row.bias, row.embeddings),
+                stored=None if row.weight is None else (row.weight, row.bias),
             )
         )
     if expected != last:

@@ -31,7 +31,6 @@ from service.registry.tables import changes, head_rows, registry, versions
 FORMAT = "d3gzsl-registry-backup"
 FORMAT_VERSION = 1
 _HEAD = ("bundle_id", "version", "position", "base", "vocabulary")
-_BYTES = ("weight", "embeddings")
 
 
 def write_backup(database: Database, file: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -117,13 +116,13 @@ def _lines(connection: sa.Connection) -> Iterator[dict[str, Any]]:
     for row in streaming.execute(sa.select(versions).order_by(versions.c.version)).mappings():
         yield {"version": {**row, "made_at": in_utc(row["made_at"]).isoformat()}}
     own = head_rows.c.position == changes.c.position
-    query = sa.select(changes, head_rows.c.weight, head_rows.c.bias, head_rows.c.embeddings)
+    query = sa.select(changes, head_rows.c.weight, head_rows.c.bias)
     for row in streaming.execute(
         query.select_from(changes.outerjoin(head_rows, own)).order_by(changes.c.position)
     ).mappings():
         change = {column.name: row[column.name] for column in changes.columns}
         if row["weight"] is not None:
-            change["row"] = {"bias": row["bias"], **{name: _text(row[name]) for name in _BYTES}}
+            change["row"] = {"bias": row["bias"], "weight": base64.b64encode(row["weight"]).decode()}
         yield {"change": change}
 
 
@@ -156,7 +155,7 @@ def _insert(connection: sa.Connection, lines: list[dict[str, Any]]) -> None:
         {
             "position": change["position"],
             "bias": change["row"]["bias"],
-            **{name: _data(change["row"][name]) for name in _BYTES},
+            "weight": base64.b64decode(change["row"]["weight"], validate=True),
         }
         for change in changed
         if "row" in change
@@ -173,11 +172,3 @@ def _insert(connection: sa.Connection, lines: list[dict[str, Any]]) -> None:
 def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield first
     yield from rest
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else base64.b64encode(data).decode()
-
-
-def _data(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text, validate=True)

@@ -1,16 +1,17 @@
-"""What the log is made of: changes of one class each, and versions of any number of them.
-
-N: synthesised samples, Z: embedding dimension.
-"""
+"""What the log is made of: changes of one class each, versions of any number of them, and digests of both."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from model.classes import ClassEntry
-from model.head import Float16, Row
+from model.head import Row
 
 ChangeOperation = Literal["put", "describe", "remove"]
 Operation = Literal["put", "describe", "remove", "batch", "rollback", "adopt"]
@@ -26,7 +27,6 @@ class Change:
         entry: the class after the change; None for `remove`.
         row: its row of the head, as the registering process computed it. Given with `entry` and no `row_at`, it is
             stored with the change.
-        embeddings: float16 [N, Z] stored beside such a row, where the head is solved from them; not read back with it.
         row_at: position of the change that stored the row; with neither this nor `row`, the row is the bundle's own.
     """
 
@@ -34,12 +34,11 @@ class Change:
     class_id: str
     entry: ClassEntry | None = None
     row: Row | None = None
-    embeddings: Float16 | None = None
     row_at: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
+class LoggedVersion:
     """A version with its changes, in the order in which they apply."""
 
     version: int
@@ -47,7 +46,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Version:
+class HistoryEntry:
     """What the history says about a version.
 
     Attributes:
@@ -73,3 +72,37 @@ CLASS_IDS_SHOWN = 100
 def in_utc(time: datetime) -> datetime:
     """A time as databases give it back, some of them without its zone, which then is UTC."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+GENESIS = hashlib.sha256(b"d3gzsl registry").hexdigest()
+"""The digest before version 1."""
+
+StoredRow = tuple[bytes, float]
+"""A stored row: weight and bias."""
+
+
+def digest_change(
+    *,
+    position: int,
+    operation: str,
+    class_id: str,
+    document: Any,
+    row_position: int | None,
+    stored: StoredRow | None,
+) -> bytes:
+    """SHA-256 over everything that is stored of a change; `stored` is the row it brought, if it brought one."""
+    words = json.dumps([position, operation, class_id, document, row_position], sort_keys=True)
+    digest = hashlib.sha256(words.encode())
+    if stored is not None:
+        weight, bias = stored
+        digest.update(struct.pack("<d", bias))
+        digest.update(hashlib.sha256(weight).digest())
+    return digest.digest()
+
+
+def digest_version(before: str, *, version: int, operation: str, source: int | None, changes: Iterable[bytes]) -> str:
+    """SHA-256, hexadecimal, over the digest before, the version and the digests of its changes in order."""
+    digest = hashlib.sha256(json.dumps([before, version, operation, source]).encode())
+    for change in changes:
+        digest.update(change)
+    return digest.hexdigest()

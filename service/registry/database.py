@@ -19,7 +19,7 @@ from model.errors import MissingDependencyError
 from service.errors import RegistryError, StorageError
 
 FILE = "registry.sqlite3"
-CURRENT_REVISION = "0002"
+CURRENT_REVISION = "0001"
 """The newest migration; a database that has it needs no Alembic at start."""
 CHANNEL = "d3gzsl_registry"
 """Where PostgreSQL announces new versions."""

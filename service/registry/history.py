@@ -8,12 +8,12 @@ from typing import cast
 import sqlalchemy as sa
 
 from service.errors import UnknownVersionError
-from service.registry.change import CLASS_IDS_SHOWN, Change, Operation, Version, in_utc
+from service.registry.change import CLASS_IDS_SHOWN, Change, HistoryEntry, Operation, in_utc
 from service.registry.log import AT_ONCE, WITH_ROWS, ChangeLog
 from service.registry.tables import changes, registry, versions
 
 
-def list_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[Version, ...]:
+def read_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[HistoryEntry, ...]:
     """At most `limit` versions after one, oldest first; version 0 is the bundle and not among them.
 
     Raises:
@@ -45,7 +45,7 @@ def list_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[Version, .
             ):
                 ids[version].append(class_id)
     return tuple(
-        Version(
+        HistoryEntry(
             version=row.version,
             operation=cast(Operation, row.operation),
             made_at=in_utc(row.made_at),

@@ -1,6 +1,6 @@
 """The log of changes: appended to under one lock, read back bit for bit.
 
-N: synthesised samples, Z: embedding dimension.
+Z: embedding dimension.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,9 @@ from sqlalchemy.exc import IntegrityError
 
 from model.classes import ClassEntry
 from model.errors import D3GZSLError
-from model.head import Float16, Row
+from model.head import Row
 from service.errors import RegistryError, RegistryReplacedError, StorageError
-from service.registry.appending import Appending
-from service.registry.change import Change, Step
+from service.registry.change import GENESIS, Change, LoggedVersion, Operation, StoredRow, digest_change, digest_version
 from service.registry.database import Database
 from service.registry.tables import changes, head_rows, registry, versions
 
@@ -39,6 +40,70 @@ WITH_ROWS = sa.select(*_COLUMNS).select_from(
 )
 
 
+class NextVersion:
+    """The next version in the making, in a transaction that has the lock on the registry's one row.
+
+    Args:
+        database: announces the version.
+        connection: in the transaction.
+        version: the last one that is committed.
+        position: of its last change.
+    """
+
+    def __init__(self, database: Database, connection: sa.Connection, *, version: int, position: int) -> None:
+        self._database, self.connection = database, connection
+        self.version, self._position = version, position
+
+    def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> LoggedVersion:
+        """Write one version of any number of changes; returns it as it will be read."""
+        version = self.version + 1
+        written = tuple(
+            replace(change, row_at=position) if change.row is not None and change.row_at is None else change
+            for position, change in enumerate(made, start=self._position + 1)
+        )
+        rows: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
+        digests: list[bytes] = []
+        for position, change in enumerate(written, start=self._position + 1):
+            stored = _stored(change) if change.row_at == position else None
+            record: dict[str, Any] = {
+                "position": position,
+                "operation": change.operation,
+                "class_id": change.class_id,
+                "document": None if change.entry is None else change.entry.to_json(),
+                "row_position": change.row_at,
+            }
+            digests.append(digest_change(**record, stored=stored))
+            records.append({**record, "version": version})
+            if stored is not None:
+                rows.append(dict(zip(("weight", "bias"), stored, strict=True), position=position))
+        connection = self.connection
+        before = connection.scalar(sa.select(versions.c.digest).where(versions.c.version == self.version)) or GENESIS
+        if rows:
+            connection.execute(sa.insert(head_rows), rows)
+        if records:
+            connection.execute(sa.insert(changes), records)
+        connection.execute(
+            sa.insert(versions).values(
+                version=version,
+                operation=operation,
+                source=source,
+                changes=len(records),
+                digest=digest_version(before, version=version, operation=operation, source=source, changes=digests),
+                made_at=datetime.now(UTC),
+            )
+        )
+        self.version, self._position = version, self._position + len(records)
+        connection.execute(sa.update(registry).values(version=self.version, position=self._position))
+        self._database.announce(connection, version)
+        return LoggedVersion(version=version, changes=written)
+
+
+def _stored(change: Change) -> StoredRow:
+    assert change.row is not None
+    return change.row.weight.astype("<f4").tobytes(), change.row.bias
+
+
 class ChangeLog:
     """The registry of one bundle in a database.
 
@@ -52,21 +117,14 @@ class ChangeLog:
         RegistryError: it belongs to another bundle.
     """
 
-    def __init__(
-        self, database: Database, *, bundle_id: str, dimension: int, vocabulary: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, database: Database, *, bundle_id: str, dimension: int, vocabulary: Sequence[str]) -> None:
         self.database, self.dimension = database, dimension
-        self._bundle_id, self._vocabulary = bundle_id, None if vocabulary is None else list(vocabulary)
+        self._bundle_id, self._vocabulary = bundle_id, list(vocabulary)
         self._generation = ""
         with database.reading() as connection:
-            found = connection.execute(sa.select(registry.c.bundle_id, registry.c.vocabulary)).one_or_none()
-        if found is None:
+            claimed = connection.execute(sa.select(registry.c.id)).one_or_none() is not None
+        if not claimed:
             self._claim()
-        elif found.bundle_id == bundle_id and found.vocabulary is None and self._vocabulary is not None:
-            with database.writing() as connection:  # of a registry from before vocabularies were noted
-                connection.execute(
-                    sa.update(registry).where(registry.c.bundle_id == bundle_id).values(vocabulary=self._vocabulary)
-                )
         with database.reading() as connection:
             self._generation = str(self._head(connection, any_generation=True).generation)
 
@@ -86,7 +144,7 @@ class ChangeLog:
             yield int(head.version), self._last_changes(connection, int(head.base))
             self._generation = str(head.generation)
 
-    def since(self, version: int, *, within: Appending | None = None) -> list[Step]:
+    def since(self, version: int, *, within: NextVersion | None = None) -> list[LoggedVersion]:
         """Every version after one, oldest first, up to the last one committed.
 
         Args:
@@ -104,7 +162,7 @@ class ChangeLog:
             return self._since(connection, version)
 
     @contextmanager
-    def appending(self) -> Iterator[Appending]:
+    def appending(self) -> Iterator[NextVersion]:
         """The right to make the next version; what was appended is on disk when the block has been left.
 
         Raises:
@@ -114,25 +172,7 @@ class ChangeLog:
         with self.database.writing() as connection:
             # The lock on this row is kept until the commit: versions are gapless and in the order of commits.
             head = self._head(connection, lock=True)
-            yield Appending(self.database, connection, version=int(head.version), position=int(head.position))
-
-    def embeddings(self, positions: Sequence[int]) -> dict[int, Float16]:
-        """Stored embeddings, float16 [N, Z], by the positions of the changes that brought them.
-
-        Raises:
-            RegistryError: some were not stored.
-            StorageError: the database refuses.
-        """
-        found: dict[int, Float16] = {}
-        wanted = sa.select(head_rows.c.position, head_rows.c.embeddings).where(head_rows.c.embeddings.is_not(None))
-        with self.database.reading() as connection:
-            for start in range(0, len(positions), AT_ONCE):
-                some = wanted.where(head_rows.c.position.in_(positions[start : start + AT_ONCE]))
-                for position, data in connection.execute(some):
-                    found[position] = np.frombuffer(data, dtype="<f2").reshape(-1, self.dimension)
-        if missing := sorted(set(positions) - found.keys()):
-            raise RegistryError(f"the registry {self.database.name} has no embeddings at position {missing[0]}")
-        return found
+            yield NextVersion(self.database, connection, version=int(head.version), position=int(head.position))
 
     @property
     def base(self) -> int:
@@ -200,7 +240,7 @@ class ChangeLog:
         for record in connection.execution_options(yield_per=AT_ONCE).execute(query):
             yield record[1], self.read(record)
 
-    def _since(self, connection: sa.Connection, version: int) -> list[Step]:
+    def _since(self, connection: sa.Connection, version: int) -> list[LoggedVersion]:
         last = int(self._head(connection).version)
         if last <= version:
             return []
@@ -217,7 +257,7 @@ class ChangeLog:
             raise RegistryError(
                 f"the registry {self.database.name} lacks versions or changes between {version} and {last}"
             )
-        return [Step(version=number, changes=tuple(made)) for number, made in found.items()]
+        return [LoggedVersion(version=number, changes=tuple(made)) for number, made in found.items()]
 
     def read(self, record: Any) -> Change:
         """A change from a record of the tables; RegistryError where it is damaged."""

@@ -19,7 +19,7 @@ registry = sa.Table(
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("base", sa.BigInteger, nullable=False),
     sa.Column("generation", sa.String(32), nullable=False),
-    sa.Column("vocabulary", sa.JSON(none_as_null=True)),
+    sa.Column("vocabulary", sa.JSON(none_as_null=True), nullable=False),
     sa.CheckConstraint("id = 1", name="one_row"),
 )
 """One row, locked while a version is made: whose registry this is, the last version and the last position.
@@ -65,7 +65,6 @@ head_rows = sa.Table(
     sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("weight", sa.LargeBinary, nullable=False),
     sa.Column("bias", sa.Double, nullable=False),
-    sa.Column("embeddings", sa.LargeBinary),
 )
-"""What the registering process computed, by the position of its change, never updated: a row of the head, and the
-synthesised embeddings where the head is solved from them; little-endian float32, and float16 the embeddings."""
+"""What the registering process computed, by the position of its change, never updated: a row of the head, its weight as
+little-endian float32."""

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from asgi_lifespan import LifespanManager
 
-from service.app import create_app
 from service.inference.engine import Engine
+from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
 from tests.service.processes import Server, serving

@@ -91,9 +91,6 @@ def _program() -> None:
     import sqlalchemy.dialects.sqlite  # noqa: F401
     import uvicorn.protocols.http.h11_impl  # noqa: F401
 
-    import service.app
-    import service.cli  # noqa: F401
-
     for line in sys.stdin:
         question = json.loads(line)
         if isinstance(question, int):

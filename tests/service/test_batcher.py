@@ -11,9 +11,8 @@ import pytest
 
 from model.head import Float32
 from service.errors import InferenceError, NotReadyError, OverloadedError
-from service.inference.admission import Admission
-from service.inference.batcher import Answer, Batcher
-from service.inference.engine import Embedded
+from service.inference.batcher import Admission, Batcher, InferenceResult
+from service.inference.engine import TrunkOutput
 
 pytestmark = pytest.mark.anyio
 
@@ -26,13 +25,13 @@ class Model:
         self.free = threading.Event()
         self.free.set()
 
-    def __call__(self, images: Float32) -> Embedded:
+    def __call__(self, images: Float32) -> TrunkOutput:
         assert self.free.wait(10)
         values = images[:, 0, 0, 0]
         self.batches.append(values.tolist())
         if (values == 13).any():
             raise RuntimeError("thirteen")
-        return Embedded(np.stack([values, np.where(values == 7, np.nan, values)], axis=1), values)
+        return TrunkOutput(np.stack([values, np.where(values == 7, np.nan, values)], axis=1), values)
 
 
 def image(value: float) -> Float32:
@@ -41,7 +40,7 @@ def image(value: float) -> Float32:
 
 @asynccontextmanager
 async def batching(
-    run: Callable[[Float32], Embedded], *, batch_size: int = 4, capacity: int = 100, **options: Any
+    run: Callable[[Float32], TrunkOutput], *, batch_size: int = 4, capacity: int = 100, **options: Any
 ) -> AsyncIterator[Batcher]:
     batcher = Batcher(run, batch_size=batch_size, capacity=capacity, **options)
     await batcher.start()
@@ -235,6 +234,6 @@ async def test_stopping_answers_what_waits() -> None:
         model.free.set()
         await stopping
         at_work, *others = await asyncio.gather(*waiting, return_exceptions=True)
-    assert isinstance(at_work, Answer)
+    assert isinstance(at_work, InferenceResult)
     assert all(isinstance(outcome, NotReadyError) for outcome in others)
     assert batcher.at_work_for == 0

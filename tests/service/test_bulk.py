@@ -21,15 +21,23 @@ import pytest
 from model.bundle import Bundle
 from model.errors import BundleError, DataError
 from service.bulk import results, run
-from service.bulk.classes import read_classes, write_classes
 from service.bulk.classifier import Classifier
-from service.bulk.job import PART_SIZE, Asked, Job, held
-from service.bulk.listing import files_under, printable, read_part, write_listing
+from service.bulk.job import (
+    PART_SIZE,
+    BulkRequest,
+    Job,
+    files_under,
+    locked,
+    printable,
+    read_class_table,
+    read_part,
+    write_class_table,
+    write_listing,
+)
 from service.classes.snapshot import Snapshot
-from service.inference.engine import Embedded, OnnxEngine
+from service.inference.engine import OnnxEngine, TrunkOutput
 from tests.service.conftest import Running
 from tests.service.processes import command, d3gzsl, environment
-from tests.service.test_softmax import softmax_dir  # noqa: F401  # a fixture
 from tests.service.tiny import NAMES, VIOLET, photo, png
 
 Rows = list[dict[str, Any]]
@@ -207,26 +215,22 @@ def test_a_result_says_what_was_asked_and_comes_in_row_groups(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("head", ["lda", "softmax"])
 async def test_registered_classes_take_part_where_a_registry_is_named(
     running: Running,
     bundle_dir: Path,
-    softmax_dir: Path,  # noqa: F811
     tmp_path: Path,
-    head: str,
 ) -> None:
-    bundle = bundle_dir if head == "lda" else softmax_dir
     root, out = tmp_path / "in", tmp_path / "out.parquet"
     root.mkdir()
     (root / "violet.png").write_bytes(png((230, 0, 230)))
     document = {"name": "Violet", "attributes": dict(zip(NAMES, VIOLET, strict=True))}
-    async with running(bundle=bundle) as client:
-        assert (await client.post("/classes?wait=exact", json=document)).status_code == 201
+    async with running() as client:
+        assert (await client.post("/classes", json=document)).status_code == 201
         sent = {"content": png((230, 0, 230)), "headers": {"content-type": "image/png"}}
         answer = (await client.post("/classify", **sent)).json()
     assert answer["head"] == "exact"
     (predictions,) = (result["predictions"] for result in answer["results"])
-    ran(root, out, bundle, "--overwrite")
+    ran(root, out, bundle_dir, "--overwrite")
     assert "violet" not in rows_of(out)[0]["class_id"]
     found = d3gzsl(
         "classify",
@@ -234,7 +238,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
         "--out",
         out,
         "--bundle",
-        bundle,
+        bundle_dir,
         "--data-dir",
         tmp_path / "data",
         "--overwrite",
@@ -246,7 +250,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
     assert row["class_id"][0] == "violet"
     assert row["probability"] == pytest.approx([p["probability"] for p in predictions], rel=1e-4)
     assert row["registry_version"] == 1
-    alone = d3gzsl("classify", root / "violet.png", "--bundle", bundle, "--data-dir", tmp_path / "data", "--json")
+    alone = d3gzsl("classify", root / "violet.png", "--bundle", bundle_dir, "--data-dir", tmp_path / "data", "--json")
     (result,) = json.loads(alone.stdout)["results"]
     assert json.loads(alone.stdout)["registry_version"] == 1
     assert [p["class_id"] for p in result["predictions"]] == row["class_id"]
@@ -254,8 +258,8 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
 
 def test_a_class_table_survives_its_files(bundle_dir: Path, tmp_path: Path) -> None:
     snapshot = Snapshot.of_bundle(Bundle.load(bundle_dir))
-    write_classes(tmp_path, snapshot)
-    again = read_classes(tmp_path)
+    write_class_table(tmp_path, snapshot)
+    again = read_class_table(tmp_path)
     assert again.classes == snapshot.classes
     assert again.weight.tobytes() == snapshot.weight.tobytes()
     assert again.bias.tobytes() == snapshot.bias.tobytes()
@@ -340,7 +344,7 @@ def begun(bundle_dir: Path, tmp_path: Path) -> Path:
     for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))):
         (photos / f"{name}.png").write_bytes(png(colour))
     bundle = Bundle.load(bundle_dir)
-    asked = Asked(
+    asked = BulkRequest(
         root=str(photos),
         bundle_id=bundle.manifest.bundle_id,
         registry="bundle",
@@ -393,7 +397,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed_with_another(
     assert "  top_k: the run has 5, this command 2" in said
     assert "  scope: the run has 'all', this command 'seen'" in said
     assert "give one of them" in refused(*where, "--resume", "--overwrite")
-    with held(run.partial_folder(begun)):
+    with locked(run.partial_folder(begun)):
         assert "another process is at work on this run" in refused(*where, "--resume")
     assert ran(photos, begun, bundle_dir, "--overwrite", "--top-k", 2)["already"] == 0
     assert len(rows_of(begun)[0]["class_id"]) == 2
@@ -420,7 +424,7 @@ class Fussy:
         self._real = OnnxEngine(bundle, threads=1)
         self.batches: list[int] = []
 
-    def embed(self, images: Any) -> Embedded:
+    def embed(self, images: Any) -> TrunkOutput:
         self.batches.append(len(images))
         colour = images.mean(axis=(2, 3))
         if (colour[:, 0] > 0.9).any():
@@ -438,7 +442,7 @@ def test_an_image_on_which_the_model_fails_takes_no_other_along(bundle_dir: Path
     for name, colour in colours.items():
         (tmp_path / f"{name}.png").write_bytes(png(colour))
     bundle = Bundle.load(bundle_dir)
-    asked = Asked(
+    asked = BulkRequest(
         root=str(tmp_path), bundle_id="x", registry="bundle", top_k=1, scope="all", max_bytes=9999, max_pixels=9999
     )
     engine = Fussy(bundle)
@@ -455,7 +459,7 @@ def test_only_a_few_batches_are_in_memory(bundle_dir: Path, tmp_path: Path) -> N
     """Each image that is decoded has been asked for, and none is asked for long before the model needs it."""
     (tmp_path / "red.png").write_bytes(png((255, 0, 0)))
     bundle = Bundle.load(bundle_dir)
-    asked = Asked(
+    asked = BulkRequest(
         root=str(tmp_path), bundle_id="x", registry="bundle", top_k=1, scope="all", max_bytes=9999, max_pixels=9999
     )
     classifier = Classifier(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.http.routes.shared import MAX_BODY_BYTES
+from service.http.dependencies import MAX_BODY_BYTES
 from tests.service.conftest import Client, Running
 from tests.service.tiny import NAMES, VIOLET, png
 

@@ -16,7 +16,7 @@ from model.bundle import Bundle
 from model.calibration import novelty
 from model.head import Float32, logits
 from model.preprocess import preprocess
-from service.inference.engine import Embedded, OnnxEngine
+from service.inference.engine import OnnxEngine, TrunkOutput
 from tests.service.conftest import Client, Running
 from tests.service.tiny import photo, png
 
@@ -254,12 +254,12 @@ class HeldEngine:
         self.free = threading.Event()
         self.calls = 0
 
-    def embed(self, images: Float32) -> Embedded:
+    def embed(self, images: Float32) -> TrunkOutput:
         self.calls += 1
         assert self.free.wait(10)
         if (images[:, 0] == 1).all(axis=(1, 2)).any():
             raise RuntimeError("a red image")
-        return Embedded(np.zeros((len(images), 4), np.float32), np.zeros(len(images), np.float32))
+        return TrunkOutput(np.zeros((len(images), 4), np.float32), np.zeros(len(images), np.float32))
 
     def synthesize(self, noise: Float32, attributes: Float32) -> Float32:
         raise AssertionError("no class is registered here")

@@ -232,3 +232,20 @@ def test_help_names_every_command() -> None:
     flags = ran("serve", "--help")
     for words in ("--max-image-bytes", "D3GZSL_MAX_IMAGE_BYTES", "--allow-anonymous", "8000"):
         assert words in flags
+
+
+@pytest.mark.parametrize("command_line", [["serve", "--port", "0"], ["classify"]])
+def test_a_bundle_with_a_head_that_is_not_served_is_refused(
+    bundle_dir: Path, images: list[Path], tmp_path: Path, command_line: list[str]
+) -> None:
+    shutil.copytree(bundle_dir, tmp_path / "softmax")
+    file = tmp_path / "softmax" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["head"]["shrinkage"]
+    manifest["head"] |= {"kind": "softmax", "penalty": 0.1, "tolerance": 1e-4}
+    file.write_text(json.dumps(manifest))
+    given = images[:1] if command_line == ["classify"] else ["--data-dir", tmp_path]
+    (line,) = failed(*command_line, *given, "--bundle", tmp_path / "softmax").strip().splitlines()
+    assert str(tmp_path / "softmax") in line
+    assert "lda" in line
+    assert "softmax" in line

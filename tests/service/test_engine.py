@@ -13,7 +13,7 @@ from model.errors import BundleError
 from model.noise import class_noise
 from service.errors import SettingsError
 from service.inference.engine import OnnxEngine
-from service.inference.sessions import Provider, Runtime
+from service.inference.sessions import Provider, SessionConfig
 from tests.service import tiny
 
 
@@ -144,5 +144,5 @@ def test_a_gpu_sees_warmed_numbers_of_images_only(
 
 @pytest.mark.parametrize(("size", "buckets"), [(1, (1,)), (2, (1, 2)), (16, (1, 2, 4, 8, 16)), (5, (1, 2, 4, 5))])
 def test_buckets_are_powers_of_two_up_to_the_batch_size(size: int, buckets: tuple[int, ...]) -> None:
-    assert Runtime(threads=1, provider="cuda", batch_size=size).buckets == buckets
-    assert Runtime(threads=1, batch_size=size).buckets == (size,)
+    assert SessionConfig(threads=1, provider="cuda", batch_size=size).buckets == buckets
+    assert SessionConfig(threads=1, batch_size=size).buckets == (size,)

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.head import Float32
-from service.inference.engine import Embedded
+from service.inference.engine import TrunkOutput
 from tests.pages import ROOT, inline
 from tests.service.conftest import Client, Running
 from tests.service.processes import serving
@@ -88,10 +88,10 @@ class HeldModel:
         self.free = threading.Event()
         self.batches: list[int] = []
 
-    def embed(self, images: Float32) -> Embedded:
+    def embed(self, images: Float32) -> TrunkOutput:
         assert self.free.wait(10)
         self.batches.append(len(images))
-        return Embedded(np.zeros((len(images), Z), dtype=np.float32), np.zeros(len(images), dtype=np.float32))
+        return TrunkOutput(np.zeros((len(images), Z), dtype=np.float32), np.zeros(len(images), dtype=np.float32))
 
     def synthesize(self, noise: Float32, attributes: Float32) -> Float32:
         return np.zeros((len(noise), Z), dtype=np.float32)

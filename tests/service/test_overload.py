@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from model.head import Float32
-from service.inference.engine import Embedded
+from service.inference.engine import TrunkOutput
 from service.service import Service
 from tests.service.conftest import Client, Running
 from tests.service.tiny import png
@@ -31,10 +31,10 @@ class HeldEngine:
         self.steps = threading.Semaphore(0)
         self.images = 0
 
-    def embed(self, images: Float32) -> Embedded:
+    def embed(self, images: Float32) -> TrunkOutput:
         assert self.steps.acquire(timeout=10)
         self.images += len(images)
-        return Embedded(np.zeros((len(images), 4), np.float32), np.zeros(len(images), np.float32))
+        return TrunkOutput(np.zeros((len(images), 4), np.float32), np.zeros(len(images), np.float32))
 
     def synthesize(self, noise: Float32, attributes: Float32) -> Float32:
         raise AssertionError("no class is registered here")

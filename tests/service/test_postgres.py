@@ -72,7 +72,11 @@ def test_a_database_without_an_encoding_answers_in_text(server: Postgres) -> Non
 
 def test_the_same_changes_give_the_same_bits_as_in_sqlite(opening: Opening, bundle: Bundle, tmp_path: Path) -> None:
     file = Database(database_url(tmp_path, None))
-    in_file = Registrar(bundle, FakeEngine(), ChangeLog(file, bundle_id=bundle.manifest.bundle_id, dimension=tiny.Z))
+    in_file = Registrar(
+        bundle,
+        FakeEngine(),
+        ChangeLog(file, bundle_id=bundle.manifest.bundle_id, dimension=tiny.Z, vocabulary=tiny.NAMES),
+    )
     in_server = Registrar(bundle, FakeEngine(), opening())
     for registrar in (in_file, in_server):
         history_of(registrar)

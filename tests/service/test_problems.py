@@ -13,9 +13,9 @@ import pytest
 from model import errors as base
 from model.errors import D3GZSLError
 from service import errors as own
-from service.app import create_app
 from service.errors import StorageError
-from service.http.problems import KINDS, kind_of
+from service.http.problems import PROBLEM_TYPES, problem_type_of
+from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Client, Running
@@ -60,19 +60,19 @@ def subclasses(cls: type[D3GZSLError]) -> Iterator[type[D3GZSLError]]:
 
 def test_every_error_of_a_request_has_a_status_of_its_own() -> None:
     at_start_only = {own.SettingsError, base.BundleError, base.DataError, base.MissingDependencyError}
-    at_start_only |= {base.ConvergenceError, base.StoppedError}  # and of the thread that solves the softmax head
+    at_start_only |= {base.ConvergenceError, base.StoppedError}  # of training only
     abstract = {base.ImageError, own.AccessError, own.ClassError, own.UnavailableError}
     mapped = [e for e in subclasses(D3GZSLError) if e.__module__ in (base.__name__, own.__name__)]
     for error in set(mapped) - at_start_only - abstract:
-        assert any(cls in KINDS for cls in error.__mro__[:-4]), error
-    names = [kind.name for kind in KINDS.values()]
+        assert any(cls in PROBLEM_TYPES for cls in error.__mro__[:-4]), error
+    names = [kind.name for kind in PROBLEM_TYPES.values()]
     assert len(set(names)) == len(names)
 
 
 def test_the_nearest_base_decides() -> None:
-    assert kind_of(StorageError("x")) is KINDS[own.RegistryError]
-    assert kind_of(base.DataError("x")) is KINDS[base.InvalidInputError]
-    assert kind_of(ValueError("x")).status == 500
+    assert problem_type_of(StorageError("x")) is PROBLEM_TYPES[own.RegistryError]
+    assert problem_type_of(base.DataError("x")) is PROBLEM_TYPES[base.InvalidInputError]
+    assert problem_type_of(ValueError("x")).status == 500
 
 
 @pytest.mark.anyio

@@ -129,7 +129,7 @@ def test_the_service_never_loads_torch(bundle_dir: Path, tmp_path: Path) -> None
 import asyncio, sys, httpx
 from base64 import b64decode
 from asgi_lifespan import LifespanManager
-from service.app import create_app
+from service.server.app import create_app
 from service.cli import app as commands
 from service.service import Service
 from service.settings import load_settings

@@ -10,8 +10,8 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.synthesis import class_embeddings
-from service.classes.edits import Create, Describe, Put, Remove
-from service.classes.registrar import Precondition, Registrar
+from service.classes.edits import Create, Describe, Precondition, Put, Remove
+from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
 from service.errors import (
     BatchConflictError,
@@ -24,10 +24,9 @@ from service.errors import (
     UnknownClassError,
     UnknownVersionError,
 )
-from service.registry.appending import Appending
 from service.registry.change import Change
 from service.registry.database import Database, database_url
-from service.registry.log import ChangeLog
+from service.registry.log import ChangeLog, NextVersion
 from tests.service import tiny
 
 
@@ -48,7 +47,12 @@ def bundle(bundle_dir: Path) -> Bundle:
 
 @pytest.fixture
 def log(bundle: Bundle, tmp_path: Path) -> Iterator[ChangeLog]:
-    opened = ChangeLog(Database(database_url(tmp_path, None)), bundle_id=bundle.manifest.bundle_id, dimension=tiny.Z)
+    opened = ChangeLog(
+        Database(database_url(tmp_path, None)),
+        bundle_id=bundle.manifest.bundle_id,
+        dimension=tiny.Z,
+        vocabulary=tiny.NAMES,
+    )
     yield opened
     opened.close()
 
@@ -226,7 +230,7 @@ def test_a_change_that_is_not_on_disk_is_not_seen(
         raise StorageError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Appending, "append", full)
+        patched.setattr(NextVersion, "append", full)
         with pytest.raises(StorageError):
             registrar.create(unseen("violet"))
     assert registrar.snapshot.get("violet") is None

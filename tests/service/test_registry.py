@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -15,10 +14,9 @@ import sqlalchemy as sa
 from model.classes import ClassEntry
 from model.head import Row
 from service.errors import RegistryError, StorageError, UnknownVersionError
-from service.registry import tables
-from service.registry.change import Change, Operation, Step
+from service.registry.change import Change, LoggedVersion, Operation
 from service.registry.database import CURRENT_REVISION, Database, database_url
-from service.registry.history import changes_back_to, list_versions
+from service.registry.history import changes_back_to, read_versions
 from service.registry.log import ChangeLog
 from service.registry.tables import metadata
 
@@ -32,7 +30,7 @@ def opening(tmp_path: Path) -> Iterator[Opening]:
     def open_log(bundle_id: str = "ours", *, busy_timeout: float = 5.0) -> ChangeLog:
         database = Database(database_url(tmp_path, None), busy_timeout=busy_timeout)
         try:
-            log = ChangeLog(database, bundle_id=bundle_id, dimension=4)
+            log = ChangeLog(database, bundle_id=bundle_id, dimension=4, vocabulary=("a", "b", "c"))
         except BaseException:
             database.close()
             raise
@@ -59,7 +57,7 @@ def put(class_id: str = "yak", seed: int = 0) -> Change:
     return Change(operation="put", class_id=class_id, entry=entry(class_id), row=Row(weight, float(np.float32(0.1))))
 
 
-def append(log: ChangeLog, *made: Change, operation: Operation = "batch") -> Step:
+def append(log: ChangeLog, *made: Change, operation: Operation = "batch") -> LoggedVersion:
     with log.appending() as appending:
         return appending.append(operation, made)
 
@@ -139,14 +137,14 @@ def test_the_history_tells_what_each_version_did(opening: Opening) -> None:
     with log.appending() as appending:
         appending.append("rollback", [], source=0)
 
-    first, second, third = list_versions(log, after=0, limit=10)
+    first, second, third = read_versions(log, after=0, limit=10)
 
     assert (first.version, first.operation, first.changes, first.class_ids) == (1, "put", 1, ("a",))
     assert (second.changes, second.class_ids) == (150, tuple(f"b{i:03}" for i in range(100)))
     assert (third.operation, third.source, third.changes, third.class_ids) == ("rollback", 0, 0, ())
     assert started <= first.made_at <= second.made_at <= datetime.now(UTC)
-    assert [v.version for v in list_versions(log, after=1, limit=1)] == [2]
-    assert list_versions(log, after=3, limit=10) == ()
+    assert [v.version for v in read_versions(log, after=1, limit=1)] == [2]
+    assert read_versions(log, after=3, limit=10) == ()
 
 
 def test_the_way_back_names_stored_rows_and_stores_none_again(opening: Opening) -> None:
@@ -259,70 +257,3 @@ def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> No
         assert compare_metadata(context, metadata) == []
         assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == CURRENT_REVISION
     database.close()
-
-
-def test_a_log_from_before_the_history_is_taken_over_whole(tmp_path: Path) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    from service.registry.audit import audit
-
-    url = database_url(tmp_path, None)
-    config = Config()
-    config.set_main_option("script_location", str(Path(tables.__file__).parent / "migrations"))
-    engine = sa.create_engine(url)
-    weights = [np.full(4, i, dtype="<f4") for i in range(3)]
-    document = entry("yak").to_json()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.execute(sa.text("INSERT INTO registry (id, bundle_id, version) VALUES (1, 'ours', 6)"))
-        for version, (operation, class_id, words, weight) in enumerate(
-            [
-                ("put", "yak", document, weights[0]),
-                ("describe", "yak", {**document, "name": "Yak"}, None),
-                ("describe", "bundled", {**document, "id": "bundled"}, None),
-                ("remove", "yak", None, None),
-                ("put", "yak", document, weights[1]),
-                ("describe", "yak", {**document, "name": "Grunter"}, None),
-            ],
-            start=1,
-        ):
-            connection.execute(
-                sa.text(
-                    "INSERT INTO changes (version, operation, class_id, document, weight, bias, made_at) "
-                    "VALUES (:version, :operation, :class_id, :document, :weight, :bias, '2026-11-20 10:00:00')"
-                ),
-                {
-                    "version": version,
-                    "operation": operation,
-                    "class_id": class_id,
-                    "document": None if words is None else json.dumps(words),
-                    "weight": None if weight is None else weight.tobytes(),
-                    "bias": None if weight is None else 0.5,
-                },
-            )
-    engine.dispose()
-
-    log = ChangeLog(Database(url), bundle_id="ours", dimension=4)
-
-    steps = log.since(0)
-    made = [change for step in steps for change in step.changes]
-    assert [(change.operation, change.class_id, change.row_at) for change in made] == [
-        ("put", "yak", 1),
-        ("describe", "yak", 1),
-        ("describe", "bundled", None),
-        ("remove", "yak", None),
-        ("put", "yak", 5),
-        ("describe", "yak", 5),
-    ]
-    assert made[-1].row is not None
-    assert made[-1].row.weight.tobytes() == weights[1].tobytes()
-    assert [v.operation for v in list_versions(log, after=0, limit=9)] == [change.operation for change in made]
-    assert list_versions(log, after=0, limit=1)[0].made_at == datetime(2026, 11, 20, 10, tzinfo=UTC)
-    with log.database.reading() as connection:
-        assert audit(connection).findings == ()
-    assert append(log, put("gnu")).version == 7
-    with log.database.reading() as connection:
-        assert audit(connection).findings == ()
-    log.close()

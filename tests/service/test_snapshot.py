@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from model.classes import ClassEntry
 from model.head import Row
+from service.classes.class_table import BLOCK, KnownClass
 from service.classes.snapshot import Snapshot
-from service.classes.table import BLOCK, KnownClass
 
 Z = 7
 

@@ -16,9 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.listening import bind, url_of
+from service.server.supervisor import bind, number_of_workers, url_of, worker_settings
 from service.settings import Settings
-from service.workers import number_of_workers, share
 from tests.service.processes import Server, d3gzsl, serving
 from tests.service.tiny import VIOLET, png
 
@@ -186,9 +185,9 @@ def test_the_number_of_workers(chosen: Any, provider: Any, cpus: int, workers: i
 
 
 def test_workers_share_the_cpus_unless_threads_are_chosen() -> None:
-    assert share(Settings(), 3, cpus=8).threads == 2
-    assert share(Settings(), 3, cpus=2).threads == 1
-    assert share(Settings(threads=5), 3, cpus=8).threads == 5
+    assert worker_settings(Settings(), 3, cpus=8).threads == 2
+    assert worker_settings(Settings(), 3, cpus=2).threads == 1
+    assert worker_settings(Settings(threads=5), 3, cpus=8).threads == 5
 
 
 def test_the_url_of_a_socket() -> None:

@@ -1,20 +1,39 @@
-"""/classes: what can be recognised, and how one class changes."""
+"""/classes: what can be recognised, and how one class or many change."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from service.classes.class_table import KnownClass
+from service.classes.edits import Create, Put
 from service.classes.neighbours import Neighbour
-from service.classes.table import KnownClass
-from service.errors import UnknownClassError
+from service.classes.snapshot import Snapshot
+from service.errors import BatchTooLargeError, UnknownClassError
 from service.http.access import may_change, may_classify
-from service.http.class_schemas import ChangedClass, ChangeQuery, ClassAnswer, ClassPage, ListQuery
-from service.http.documents import Described, read_class, read_words
-from service.http.routes.headers import (
+from service.http.class_documents import (
+    DescribedClass,
+    fields_of,
+    near_duplicates,
+    read_class,
+    read_classes,
+    read_words,
+)
+from service.http.class_schemas import (
+    BatchAnswer,
+    BatchDocument,
+    BatchItem,
+    ChangedClass,
+    ClassAnswer,
+    ClassPage,
+    ListQuery,
+)
+from service.http.dependencies import TheService, json_body, json_of, snapshot_for
+from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
     TAGGED,
@@ -28,17 +47,11 @@ from service.http.routes.headers import (
     set_version,
     to_cursor,
 )
-from service.http.routes.shared import (
-    TheService,
-    fields_of,
-    head_state,
-    json_body,
-    json_of,
-    near_duplicates,
-    problems,
-    snapshot_for,
-)
-from service.http.schemas import HeadState, ReadQuery
+from service.http.images import parse
+from service.http.problems import problem_responses
+from service.http.schemas import ReadQuery
+from service.http.strictjson import MAX_VALUES, loads
+from service.service import Service
 
 router = APIRouter(tags=["classes"])
 reads = [Depends(may_classify)]
@@ -52,7 +65,7 @@ changes = [Depends(may_change)]
     responses={
         200: {"headers": TAGGED},
         304: {"description": "The page still has the tag of If-None-Match."},
-        **problems(422, 503),
+        **problem_responses(422, 503),
     },
     dependencies=reads,
 )
@@ -88,7 +101,7 @@ async def list_classes(
     responses={
         200: {"headers": TAGGED},
         304: {"description": "The class still has the tag of If-None-Match."},
-        **problems(404, 422, 503),
+        **problem_responses(404, 422, 503),
     },
     dependencies=reads,
 )
@@ -110,13 +123,11 @@ async def show_class(
     "/classes",
     status_code=201,
     summary="Register a class",
-    responses={201: {"headers": {**TAGGED, **LOCATION}}, **problems(400, 409, 413, 415, 421, 422, 503)},
+    responses={201: {"headers": {**TAGGED, **LOCATION}}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
     openapi_extra=json_body("ClassDocument"),
     dependencies=changes,
 )
-async def create_class(
-    request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
-) -> ChangedClass:
+async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
     """Register a class by its attributes; answered when it is on disk, and recognised from the next request on."""
     described = read_class(await json_of(request), service.bundle.manifest.vocabulary)
 
@@ -127,8 +138,7 @@ async def create_class(
     known, duplicates = await service.changes.run(create)
     set_location(request, response, known.entry.id)
     set_version(response, known.registry_version, etag=known.etag)
-    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
-    return _changed(known, head, described, duplicates)
+    return _changed(known, described, duplicates)
 
 
 @router.put(
@@ -137,14 +147,12 @@ async def create_class(
     responses={
         200: {"description": "Replaced, or already so.", "headers": TAGGED},
         201: {"description": "Created.", "model": ChangedClass, "headers": {**TAGGED, **LOCATION}},
-        **problems(400, 409, 412, 413, 415, 421, 422, 503),
+        **problem_responses(400, 409, 412, 413, 415, 421, 422, 503),
     },
     openapi_extra={**json_body("ClassDocument"), **PRECONDITIONS},
     dependencies=changes,
 )
-async def put_class(
-    class_id: str, request: Request, response: Response, query: Annotated[ChangeQuery, Query()], service: TheService
-) -> ChangedClass:
+async def put_class(class_id: str, request: Request, response: Response, service: TheService) -> ChangedClass:
     """Make the class what the body says; doing so twice is the same as once."""
     condition = precondition(request)
     described = read_class(await json_of(request), service.bundle.manifest.vocabulary, class_id=class_id)
@@ -158,14 +166,13 @@ async def put_class(
         response.status_code = 201
         set_location(request, response, class_id)
     set_version(response, known.registry_version, etag=known.etag)
-    head = await head_state(service, known.registry_version, wait=query.wait == "exact")
-    return _changed(known, head, described, duplicates)
+    return _changed(known, described, duplicates)
 
 
 @router.patch(
     "/classes/{class_id}",
     summary="Change a class's words",
-    responses={200: {"headers": TAGGED}, **problems(400, 404, 409, 412, 413, 415, 421, 422, 503)},
+    responses={200: {"headers": TAGGED}, **problem_responses(400, 404, 409, 412, 413, 415, 421, 422, 503)},
     openapi_extra={**json_body("ClassWords"), **PRECONDITIONS},
     dependencies=changes,
 )
@@ -182,7 +189,7 @@ async def describe_class(class_id: str, request: Request, response: Response, se
     "/classes/{class_id}",
     status_code=204,
     summary="Remove a class",
-    responses={204: {"headers": VERSION}, **problems(404, 409, 412, 421, 422, 503)},
+    responses={204: {"headers": VERSION}, **problem_responses(404, 409, 412, 421, 422, 503)},
     openapi_extra=PRECONDITIONS,
     dependencies=changes,
 )
@@ -192,11 +199,63 @@ async def remove_class(class_id: str, request: Request, service: TheService) -> 
     return Response(status_code=204, headers={VERSION_HEADER: str(version)})
 
 
-def _changed(known: KnownClass, head: HeadState, described: Described, duplicates: Sequence[Neighbour]) -> ChangedClass:
+def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[Neighbour]) -> ChangedClass:
     return ChangedClass(
         **fields_of(known),
-        head=head,
+        head="exact",
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         near_duplicates=near_duplicates(duplicates),
+    )
+
+
+@router.post(
+    "/classes:batch",
+    summary="Register many classes",
+    responses={200: {"headers": VERSION}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
+    openapi_extra=json_body("BatchDocument"),
+    dependencies=changes,
+)
+async def store_batch(request: Request, response: Response, service: TheService) -> BatchAnswer:
+    """Create or replace many classes as one version of the table; where one of them is refused, none is stored."""
+    mode, described = await asyncio.to_thread(_read_batch, await request.body(), service)
+
+    def store() -> tuple[Snapshot, Snapshot, list[list[Neighbour]]]:
+        edit = Create if mode == "create" else Put
+        before, after = service.registrar.apply_batch([edit(entry=one.entry) for one in described])
+        rows = [(one.entry, after.row(one.entry.id)) for one in described]
+        return before, after, service.neighbours.near_duplicates(after, rows)
+
+    before, after, duplicates = await service.changes.run(store)
+    response.headers[VERSION_HEADER] = str(after.registry_version)
+    return BatchAnswer(
+        registry_version=after.registry_version,
+        head="exact",
+        classes=[_item(one, before, after, near) for one, near in zip(described, duplicates, strict=True)],
+    )
+
+
+def _read_batch(body: bytes, service: Service) -> tuple[Literal["create", "upsert"], list[DescribedClass]]:
+    most, vocabulary = service.settings.max_batch_classes, service.bundle.manifest.vocabulary
+    given = loads(body, max_values=MAX_VALUES + 2 * most * len(vocabulary))
+    batch = parse(BatchDocument, given, "the batch is not valid")
+    if len(batch.classes) > most:
+        raise BatchTooLargeError(f"the batch has {len(batch.classes)} classes; at most {most} are allowed")
+    return batch.mode, read_classes(batch.classes, vocabulary)
+
+
+def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence[Neighbour]) -> BatchItem:
+    former, known = before.get(one.entry.id), after.get(one.entry.id)
+    assert known is not None
+    status: Literal["created", "replaced", "unchanged"] = "created"
+    if former is not None:
+        status = "unchanged" if former.registry_version == known.registry_version else "replaced"
+    return BatchItem(
+        id=one.entry.id,
+        status=status,
+        registry_version=known.registry_version,
+        etag=known.etag,
+        filled=list(one.filled),
+        out_of_range=list(one.out_of_range),
+        near_duplicates=near_duplicates(near),
     )

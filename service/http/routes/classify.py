@@ -9,13 +9,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 
 from model.errors import D3GZSLError
-from service.classes.ranking import Question, Ranked, chosen_rows
+from service.classes.ranking import RankedClass, RankOptions, chosen_rows
 from service.http.access import may_classify
+from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import MULTIPART_FIELD, read_images
-from service.http.recognition import Embedded, embed_all, rank_all, while_connected
-from service.http.routes.shared import TheService, TimeoutMs, image_answer, problems, snapshot_for
+from service.http.problems import problem_responses
+from service.http.recognition import EmbeddedImage, embed_all, image_answer, rank_all, while_connected
 from service.http.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
-from service.inference.deadline import Deadline
 from service.service import Service
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(may_classify)])
@@ -44,7 +44,7 @@ _BODY: dict[str, Any] = {
     "/classify",
     summary="Recognise what images show",
     response_model_exclude_unset=True,
-    responses=problems(400, 413, 415, 422, 503),
+    responses=problem_responses(400, 413, 415, 422, 503),
     openapi_extra=_BODY,
 )
 async def classify(
@@ -58,7 +58,7 @@ async def classify(
     An image that cannot be read has an `error` in its own result; where it is the only one, the response has its
     status. Probabilities sum to 1 over the classes that take part.
     """
-    question = Question(
+    question = RankOptions(
         top_k=query.top_k, scope=query.scope, classes=tuple(query.classes), seen_penalty=query.seen_penalty
     )
     settings = service.settings
@@ -74,11 +74,11 @@ async def classify(
             raise outcomes[0]
         ranked = await rank_all(service, snapshot, rows, outcomes, question)
         explanations = await _explanations(service, query, outcomes, ranked)
-    done = [outcome for outcome in outcomes if isinstance(outcome, Embedded)]
+    done = [outcome for outcome in outcomes if isinstance(outcome, EmbeddedImage)]
     return ClassifyAnswer(
         bundle=service.bundle.manifest.bundle_id,
         registry_version=snapshot.registry_version,
-        head="exact" if snapshot.exact else "provisional",
+        head="exact",
         results=[
             image_answer(service, sent.id, outcome, best, explained)
             for sent, outcome, best, explained in zip(images, outcomes, ranked, explanations, strict=True)
@@ -94,8 +94,8 @@ async def classify(
 async def _explanations(
     service: Service,
     query: ClassifyQuery,
-    outcomes: Sequence[Embedded | D3GZSLError],
-    ranked: Sequence[Sequence[Ranked]],
+    outcomes: Sequence[EmbeddedImage | D3GZSLError],
+    ranked: Sequence[Sequence[RankedClass]],
 ) -> list[list[Explanation]]:
     """Explanations of the first classes of each image, where they are asked for."""
     if query.explain is None:
@@ -104,15 +104,15 @@ async def _explanations(
     def explain() -> list[list[Explanation]]:
         return [
             [_explanation(service, r, outcome, query.top_attributes) for r in best[: service.settings.max_explained]]
-            if isinstance(outcome, Embedded)
+            if isinstance(outcome, EmbeddedImage)
             else []
             for outcome, best in zip(outcomes, ranked, strict=True)
         ]
 
-    return await service.studies.run(explain)
+    return await service.analyses.run(explain)
 
 
-def _explanation(service: Service, ranked: Ranked, image: Embedded, most: int) -> Explanation:
+def _explanation(service: Service, ranked: RankedClass, image: EmbeddedImage, most: int) -> Explanation:
     supporting, opposing = service.explainer.explain(ranked.entry, image.answer.embedding, most=most)
     return Explanation(
         supporting=[ContributionAnswer(**asdict(c)) for c in supporting],

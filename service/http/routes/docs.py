@@ -18,7 +18,7 @@ from service.http.class_schemas import BatchDocument, ClassDocument, ClassWords,
 from service.http.images import JsonImages
 from service.http.problems import ProblemDocument
 from service.http.schemas import RollbackDocument
-from service.http.v2_schemas import InferRequest, V2Error
+from service.http.v2.schemas import InferRequest, V2Error
 
 _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     ProblemDocument,
@@ -33,7 +33,7 @@ _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
 )
 
 
-def install(app: FastAPI) -> None:
+def install_docs(app: FastAPI) -> None:
     """Serve /, /docs and its assets, and complete the OpenAPI document."""
     app.mount("/docs/assets", StaticFiles(directory=_assets()), name="docs-assets")
 

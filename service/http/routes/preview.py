@@ -11,6 +11,7 @@ from model.errors import D3GZSLError
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
 from service.http.access import may_preview
+from service.http.class_documents import near_duplicates, read_class
 from service.http.class_schemas import (
     Confusion,
     LossAnswer,
@@ -19,13 +20,12 @@ from service.http.class_schemas import (
     PreviewQuery,
     ShareAnswer,
 )
-from service.http.documents import read_class
+from service.http.dependencies import Deadline, TheService, snapshot_for
+from service.http.headers import VERSION, VERSION_HEADER
 from service.http.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
-from service.http.recognition import Embedded, embed_all, while_connected
-from service.http.routes.headers import VERSION, VERSION_HEADER
-from service.http.routes.shared import TheService, image_answer, near_duplicates, problems, snapshot_for
+from service.http.problems import problem_responses
+from service.http.recognition import EmbeddedImage, embed_all, image_answer, while_connected
 from service.http.schemas import ImageAnswer, ImageFailure
-from service.inference.deadline import Deadline
 from service.service import Service
 
 router = APIRouter(tags=["classes"], dependencies=[Depends(may_preview)])
@@ -55,7 +55,7 @@ _BODY: dict[str, Any] = {
     "/classes:preview",
     summary="Try a class out",
     response_model_exclude_unset=True,
-    responses={200: {"headers": VERSION}, **problems(400, 409, 413, 415, 421, 422, 503)},
+    responses={200: {"headers": VERSION}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
     openapi_extra=_BODY,
 )
 async def preview_class(
@@ -67,12 +67,12 @@ async def preview_class(
     async with deadline.kept():
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
         described = read_class(document, service.bundle.manifest.vocabulary)
-        outcomes: Sequence[Embedded | D3GZSLError] = ()
+        outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
             with service.batcher.admit(len(images), seconds=deadline.left):
                 outcomes = await while_connected(request, embed_all(service, images))
 
-        def study() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:
+        def analyse() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:
             preview = service.previewer.preview(snapshot, described.entry, neighbours=query.neighbours)
             (duplicates,) = service.neighbours.near_duplicates(snapshot, [(preview.entry, preview.row)])
             results = [
@@ -81,7 +81,7 @@ async def preview_class(
             ]
             return preview, duplicates, results
 
-        preview, duplicates, results = await service.studies.run(study)
+        preview, duplicates, results = await service.analyses.run(analyse)
     around = preview.neighbourhood
     response.headers[VERSION_HEADER] = str(snapshot.registry_version)
     return PreviewAnswer(
@@ -101,10 +101,12 @@ async def preview_class(
 
 
 def _result(
-    service: Service, image_id: str, outcome: Embedded | D3GZSLError, preview: Preview, top_k: int
+    service: Service, image_id: str, outcome: EmbeddedImage | D3GZSLError, preview: Preview, top_k: int
 ) -> ImageAnswer | ImageFailure:
     best = (
-        service.previewer.rank(preview, outcome.answer.embedding, top_k=top_k) if isinstance(outcome, Embedded) else []
+        service.previewer.rank(preview, outcome.answer.embedding, top_k=top_k)
+        if isinstance(outcome, EmbeddedImage)
+        else []
     )
     return image_answer(service, image_id, outcome, best)
 

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.classes.snapshot import Snapshot
 from service.http.access import may_change, may_classify
-from service.http.images import parse
-from service.http.routes.headers import (
+from service.http.dependencies import TheService, json_body, json_of, snapshot_for
+from service.http.headers import (
     TAGGED,
     bad_cursor,
     from_cursor,
@@ -23,7 +23,8 @@ from service.http.routes.headers import (
     tags_of,
     to_cursor,
 )
-from service.http.routes.shared import TheService, json_body, json_of, problems, snapshot_for
+from service.http.images import parse
+from service.http.problems import problem_responses
 from service.http.schemas import (
     KindCounts,
     ReadQuery,
@@ -49,7 +50,7 @@ _VERSION_TAG = re.compile(r'"(\d{1,18})"')
     responses={
         200: {"headers": TAGGED},
         304: {"description": "The class table still has the version of If-None-Match."},
-        **problems(422, 503),
+        **problem_responses(422, 503),
     },
     dependencies=reads,
 )
@@ -68,7 +69,7 @@ async def registry(
 @router.get(
     "/registry/versions",
     summary="List the versions of the class table",
-    responses=problems(422, 503),
+    responses=problem_responses(422, 503),
     dependencies=reads,
 )
 async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheService) -> VersionPage:
@@ -101,7 +102,7 @@ async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheSe
 @router.post(
     "/registry:rollback",
     summary="Return to a version",
-    responses={200: {"headers": TAGGED}, **problems(400, 404, 412, 413, 415, 421, 422, 503)},
+    responses={200: {"headers": TAGGED}, **problem_responses(400, 404, 412, 413, 415, 421, 422, 503)},
     openapi_extra={
         **json_body("RollbackDocument"),
         **precondition_parameters(if_match="Tags of GET /registry one of which it must have, or *."),

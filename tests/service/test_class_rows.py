@@ -10,7 +10,7 @@ import pytest
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
-from service.inference.computing import compute_row, compute_rows
+from service.inference.class_rows import compute_row, compute_rows
 from service.inference.engine import Engine, OnnxEngine
 from tests.service import tiny
 
@@ -49,7 +49,7 @@ def test_rows_are_those_of_each_class_alone(bundle: Bundle, count: int, onnx: bo
     for entry, made in zip(many, together, strict=True):
         alone = compute_row(bundle, engine, entry)
         assert not isinstance(made, AttributesError)
-        assert (made.row.weight.tobytes(), made.row.bias) == (alone.row.weight.tobytes(), alone.row.bias)
+        assert (made.weight.tobytes(), made.bias) == (alone.weight.tobytes(), alone.bias)
 
 
 def test_the_networks_run_a_few_times_only(bundle: Bundle) -> None:
@@ -67,6 +67,6 @@ def test_only_the_class_that_is_too_far_has_no_row(bundle: Bundle) -> None:
     assert [p.pointer for p in second.problems] == ["/attributes"]
     for made in (first, third):
         assert not isinstance(made, AttributesError)
-        assert made.row.weight.tobytes() == compute_row(bundle, Counting(), near).row.weight.tobytes()
+        assert made.weight.tobytes() == compute_row(bundle, Counting(), near).weight.tobytes()
     with pytest.raises(AttributesError):
         compute_row(bundle, Counting(), far)

@@ -1,4 +1,4 @@
-"""Classes as clients describe them: from JSON to entries of the class table, with everything that is wrong named."""
+"""Classes as clients describe them, read with everything that is wrong named, and as they are answered."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id, slug
 from model.errors import AttributesError, InvalidInputError, Problem
 from model.vocabulary import Vocabulary
+from service.classes.class_table import KnownClass
+from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
     InvalidBatchError,
     InvalidClassIdError,
@@ -20,7 +22,7 @@ from service.errors import (
     InvalidRequestError,
     MetadataTooLargeError,
 )
-from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords
+from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords, NearDuplicate
 from service.http.problems import validation_problems
 
 MOST_NAMED = 1000
@@ -30,7 +32,7 @@ Wrong = list[tuple[type[InvalidInputError], Problem]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class DescribedClass:
     """A class as a client described it.
 
     Attributes:
@@ -44,7 +46,7 @@ class Described:
     out_of_range: tuple[str, ...]
 
 
-def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = None) -> Described:
+def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = None) -> DescribedClass:
     """The class of a document.
 
     Args:
@@ -72,16 +74,16 @@ def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = 
         description=document.description,
         metadata=document.metadata,
     )
-    return Described(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values))
+    return DescribedClass(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values))
 
 
-def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Described]:
+def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[DescribedClass]:
     """The classes of a batch, no two with one id.
 
     Raises:
         InvalidBatchError: names everything that is wrong with each.
     """
-    described: list[Described] = []
+    described: list[DescribedClass] = []
     problems: list[Problem] = []
     places: dict[str, int] = {}
     refused = 0
@@ -99,7 +101,7 @@ def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Descri
             problems.append(Problem(pointer=f"/classes/{i}/id", detail=detail))
         described.append(one)
     if problems:
-        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", named(problems))
+        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", shorten(problems))
     return described
 
 
@@ -120,7 +122,26 @@ def read_words(given: object) -> dict[str, Any]:
     return words
 
 
-def named(problems: Sequence[Problem]) -> Sequence[Problem]:
+def fields_of(known: KnownClass) -> dict[str, Any]:
+    """What is answered about a class."""
+    return {**known.entry.to_json(), "registry_version": known.registry_version}
+
+
+def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:
+    """What is answered about classes that are almost the same."""
+    return [
+        NearDuplicate(
+            class_id=n.known.entry.id,
+            name=n.known.entry.name,
+            attribute_cosine=n.attribute_cosine,
+            row_cosine=n.row_cosine,
+            threshold=NEAR_DUPLICATE,
+        )
+        for n in neighbours
+    ]
+
+
+def shorten(problems: Sequence[Problem]) -> Sequence[Problem]:
     """The first problems, with a last one that counts the rest where there are too many for an answer."""
     if len(problems) <= MOST_NAMED:
         return problems

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, HTTPException, Path
 from model import __version__
 from service.errors import NotReadyError
 from service.http.access import may_classify
-from service.http.routes.shared import Responses, TheService
-from service.http.routes.shared import problems as documents
-from service.http.v2_schemas import MODEL, ModelMetadata, ModelReady, ServerHealth, ServerMetadata, TensorMetadata
+from service.http.dependencies import TheService
+from service.http.problems import Responses, problem_responses
+from service.http.v2.schemas import MODEL, ModelMetadata, ModelReady, ServerHealth, ServerMetadata, TensorMetadata
 from service.service import Service
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -30,10 +30,12 @@ ModelName = Annotated[str, Path(description=f"Always {MODEL}.")]
 ModelVersion = Annotated[str, Path(description="The bundle's id.")]
 
 
-def errors(*statuses: int, public: bool = False) -> Responses:
+def v2_errors(*statuses: int, public: bool = False) -> Responses:
     """OpenAPI entries for statuses answered with an error of this protocol."""
     schema: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/V2Error"}}}
-    return {status: {**entry, "content": schema} for status, entry in documents(*statuses, public=public).items()}
+    return {
+        status: {**entry, "content": schema} for status, entry in problem_responses(*statuses, public=public).items()
+    }
 
 
 def check_model(service: Service, name: str, version: str | None = None) -> None:
@@ -45,26 +47,26 @@ def check_model(service: Service, name: str, version: str | None = None) -> None
         raise HTTPException(404, f"expected the version {bundle} of the model, got {version!r}")
 
 
-@router.get("", summary="The server", responses=errors(), dependencies=reads)
+@router.get("", summary="The server", responses=v2_errors(), dependencies=reads)
 async def server() -> ServerMetadata:
     """Name, version and what it can do beyond the protocol."""
     return ServerMetadata(name=MODEL, version=__version__, extensions=["binary_tensor_data"])
 
 
-@router.get("/health/live", summary="Whether the server lives", responses=errors(public=True))
+@router.get("/health/live", summary="Whether the server lives", responses=v2_errors(public=True))
 async def live(service: TheService) -> ServerHealth:
     """Answers as long as the process does."""
     return ServerHealth(live=True, ready=_is_ready(service))
 
 
-@router.get("/health/ready", summary="Whether the server is ready", responses=errors(503, public=True))
+@router.get("/health/ready", summary="Whether the server is ready", responses=v2_errors(503, public=True))
 async def ready(service: TheService) -> ServerHealth:
     """503 where images would not be answered."""
     service.check_ready()
     return ServerHealth(live=True, ready=True)
 
 
-@router.get("/models/{model}", summary="The model", responses=errors(404, 422), dependencies=reads)
+@router.get("/models/{model}", summary="The model", responses=v2_errors(404, 422), dependencies=reads)
 async def model_metadata(service: TheService, model: ModelName) -> ModelMetadata:
     """The tensors that the model takes, one of them in each request, and those that it gives."""
     check_model(service, model)
@@ -84,7 +86,9 @@ async def model_metadata(service: TheService, model: ModelName) -> ModelMetadata
     )
 
 
-@router.get("/models/{model}/versions/{version}", summary="A version", responses=errors(404, 422), dependencies=reads)
+@router.get(
+    "/models/{model}/versions/{version}", summary="A version", responses=v2_errors(404, 422), dependencies=reads
+)
 async def version_metadata(service: TheService, model: ModelName, version: ModelVersion) -> ModelMetadata:
     """The same, where the version is the one that is served."""
     check_model(service, model, version)
@@ -92,7 +96,10 @@ async def version_metadata(service: TheService, model: ModelName, version: Model
 
 
 @router.get(
-    "/models/{model}/ready", summary="Whether the model is ready", responses=errors(404, 422, 503), dependencies=reads
+    "/models/{model}/ready",
+    summary="Whether the model is ready",
+    responses=v2_errors(404, 422, 503),
+    dependencies=reads,
 )
 async def model_ready(service: TheService, model: ModelName) -> ModelReady:
     """503 where images would not be answered."""
@@ -104,7 +111,7 @@ async def model_ready(service: TheService, model: ModelName) -> ModelReady:
 @router.get(
     "/models/{model}/versions/{version}/ready",
     summary="Whether a version is ready",
-    responses=errors(404, 422, 503),
+    responses=v2_errors(404, 422, 503),
     dependencies=reads,
 )
 async def version_ready(service: TheService, model: ModelName, version: ModelVersion) -> ModelReady:

@@ -45,7 +45,7 @@ class KnownClass:
         return f'"{self.registry_version}-{digest[:16]}"'
 
 
-class Block:
+class RowBlock:
     """Room for B rows.
 
     Attributes:
@@ -62,7 +62,7 @@ class Block:
         self.gone = np.full(BLOCK, _NEVER, dtype=np.int64)
 
 
-class Table:
+class ClassTable:
     """Every row there was, by its slot; a row is written once and then only marked as gone.
 
     A snapshot is a number of slots and a version: what was appended or removed later does not concern it. One thread
@@ -74,7 +74,7 @@ class Table:
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
-        self.blocks: list[Block] = []
+        self.blocks: list[RowBlock] = []
         self.known: list[KnownClass] = []
         self.removed = 0
         self.version = 0
@@ -86,7 +86,7 @@ class Table:
         return len(self.known)
 
     @classmethod
-    def of(cls, version: int, classes: Iterable[tuple[KnownClass, Row]], *, dimension: int) -> Table:
+    def of(cls, version: int, classes: Iterable[tuple[KnownClass, Row]], *, dimension: int) -> ClassTable:
         """A table of classes with their rows, in their order."""
         table = cls(dimension)
         table.extend(version, ((known.entry.id, (known, row)) for known, row in classes))
@@ -139,13 +139,13 @@ class Table:
         seen = [block.seen for block in self._blocks(length)]
         return np.concatenate([*seen, np.empty(0, dtype=np.bool_)])[:length]
 
-    def _blocks(self, length: int) -> list[Block]:
+    def _blocks(self, length: int) -> list[RowBlock]:
         return self.blocks[: -(-length // BLOCK)]
 
     def _write(self, known: KnownClass, row: Row) -> None:
         slot = len(self.known)
         if slot == BLOCK * len(self.blocks):
-            self.blocks.append(Block(self.dimension))
+            self.blocks.append(RowBlock(self.dimension))
         block, place = self.blocks[slot // BLOCK], slot % BLOCK
         block.weight[place], block.bias[place] = row.weight, row.bias
         block.seen[place] = known.entry.kind == "seen"

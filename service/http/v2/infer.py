@@ -14,17 +14,16 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from model.errors import D3GZSLError, Problem
 from model.head import Float32
-from service.classes.ranking import Question, Ranked, chosen_rows, image_novelty
+from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty
 from service.errors import InferenceError, InvalidRequestError, MediaTypeError, TooLargeError
 from service.http.access import may_classify
-from service.http.images import Sent
+from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
+from service.http.images import SentImage
 from service.http.problems import detail_of
-from service.http.recognition import Embedded, embed_all, embed_inputs, rank_all, while_connected
-from service.http.routes.shared import TheService, TimeoutMs, snapshot_for
-from service.http.routes.v2 import OUTPUTS, ModelName, ModelVersion, check_model, errors
-from service.http.tensors import Received, answer, image_files, network_inputs, read_request
-from service.http.v2_schemas import MODEL, AnswerParameters, InferAnswer, InferRequest
-from service.inference.deadline import Deadline
+from service.http.recognition import EmbeddedImage, embed_all, embed_inputs, rank_all, while_connected
+from service.http.v2.metadata import OUTPUTS, ModelName, ModelVersion, check_model, v2_errors
+from service.http.v2.schemas import MODEL, AnswerParameters, InferAnswer, InferRequest
+from service.http.v2.tensors import ReceivedRequest, answer, image_files, network_inputs, read_request
 from service.service import Service
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["open inference protocol"], dependencies=[Depends(may_classify)])
@@ -42,7 +41,7 @@ _BODY: dict[str, Any] = {
         },
     }
 }
-_RESPONSES = errors(400, 404, 413, 415, 422, 503)
+_RESPONSES = v2_errors(400, 404, 413, 415, 422, 503)
 
 
 @router.post("/infer", summary="Infer", response_model=InferAnswer, responses=_RESPONSES, openapi_extra=_BODY)
@@ -70,12 +69,12 @@ async def infer_with_version(
 async def _infer(request: Request, service: Service, deadline: Deadline) -> Response:
     async with deadline.kept():
         service.batcher.check(seconds=deadline.left)
-        asked, inputs = await _read(request, service)
+        asked, inputs = await _read_inputs(request, service)
     parameters = asked.parameters
     if parameters.timeout is not None:
         deadline = Deadline.from_now(deadline.left, timeout_ms=max(1, parameters.timeout // 1000))
     snapshot = await snapshot_for(service, parameters.min_registry_version, seconds=deadline.left)
-    question = Question(
+    question = RankOptions(
         top_k=parameters.top_k,
         scope=parameters.scope,
         classes=tuple(parameters.classes),
@@ -93,14 +92,14 @@ async def _infer(request: Request, service: Service, deadline: Deadline) -> Resp
         AnswerParameters(
             bundle=service.bundle.manifest.bundle_id,
             registry_version=snapshot.registry_version,
-            head="exact" if snapshot.exact else "provisional",
+            head="exact",
         ),
         images,
         ranked,
     )
 
 
-async def _read(request: Request, service: Service) -> tuple[InferRequest, list[Sent] | Float32]:
+async def _read_inputs(request: Request, service: Service) -> tuple[InferRequest, list[SentImage] | Float32]:
     """What is asked for, and the images: files, or what the network takes."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
@@ -109,7 +108,7 @@ async def _read(request: Request, service: Service) -> tuple[InferRequest, list[
     size = service.bundle.manifest.preprocess.size
     most = _MOST_JSON_INPUTS * 3 * size * (size + 1) + 10_000  # numbers, and the lists around them
 
-    def read() -> tuple[InferRequest, list[Sent] | Float32]:
+    def read() -> tuple[InferRequest, list[SentImage] | Float32]:
         received = read_request(body, length, max_values=most)
         _check_outputs(received.request)
         return received.request, _inputs(service, received)
@@ -127,20 +126,20 @@ def _check_outputs(asked: InferRequest) -> None:
         raise InvalidRequestError("there is no such output", problems)
 
 
-def _inputs(service: Service, received: Received) -> list[Sent] | Float32:
+def _inputs(service: Service, received: ReceivedRequest) -> list[SentImage] | Float32:
     (tensor,) = received.request.inputs
     most = service.settings.max_batch_images
     if tensor.shape and tensor.shape[0] > most:
         raise TooLargeError(f"the request has {tensor.shape[0]} images; at most {most} are allowed")
     if tensor.name == "image_bytes":
-        return [Sent(id=str(i), data=data) for i, data in enumerate(image_files(tensor, received.raw))]
+        return [SentImage(id=str(i), data=data) for i, data in enumerate(image_files(tensor, received.raw))]
     if tensor.name == "pixels":
         return network_inputs(tensor, received.raw, size=service.bundle.manifest.preprocess.size)
     detail = f"expected image_bytes or pixels, got {tensor.name!r}"
     raise InvalidRequestError("there is no such input", [Problem(pointer="/inputs/0/name", detail=detail)])
 
 
-def _all_answered(outcomes: Sequence[Embedded | D3GZSLError]) -> list[Embedded]:
+def _all_answered(outcomes: Sequence[EmbeddedImage | D3GZSLError]) -> list[EmbeddedImage]:
     """What came from the model; the protocol has no errors of single images, so that one fails them all."""
     failed = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, D3GZSLError)}
     own = next((error for error in failed.values() if isinstance(error, InferenceError)), None)
@@ -149,15 +148,15 @@ def _all_answered(outcomes: Sequence[Embedded | D3GZSLError]) -> list[Embedded]:
     if failed:
         problems = [Problem(pointer=f"/inputs/0/data/{i}", detail=detail_of(error)) for i, error in failed.items()]
         raise InvalidRequestError("some of the images cannot be read", problems)
-    return [outcome for outcome in outcomes if isinstance(outcome, Embedded)]
+    return [outcome for outcome in outcomes if isinstance(outcome, EmbeddedImage)]
 
 
 def _response(
     service: Service,
     asked: InferRequest,
     parameters: AnswerParameters,
-    images: Sequence[Embedded],
-    ranked: Sequence[Sequence[Ranked]],
+    images: Sequence[EmbeddedImage],
+    ranked: Sequence[Sequence[RankedClass]],
 ) -> Response:
     best = [r for of_image in ranked for r in of_image]
     table = [len(images), len(ranked[0])]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Observation:
+class RequestStats:
     """Collects what happens in a request.
 
     Attributes:
@@ -59,9 +59,9 @@ class Observation:
             end = start
 
 
-CURRENT: ContextVar[Observation | None] = ContextVar("observation", default=None)
+CURRENT: ContextVar[RequestStats | None] = ContextVar("request_stats", default=None)
 
 
-def current() -> Observation:
-    """The observation of the request at work; outside of requests one that nobody sees."""
-    return CURRENT.get() or Observation()
+def current_stats() -> RequestStats:
+    """The numbers of the request at work; outside of requests some that nobody sees."""
+    return CURRENT.get() or RequestStats()

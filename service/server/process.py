@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from service.app import create_app
+from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
 from service.telemetry import logs
@@ -16,7 +16,7 @@ _KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than proxies keep theirs, which else would send into a closing one."""
 
 
-def serve(settings: Settings, listener: socket.socket, *, started: Callable[[str], None]) -> None:
+def run_server(settings: Settings, listener: socket.socket, *, started: Callable[[str], None]) -> None:
     """Answer until a signal says to stop.
 
     Args:

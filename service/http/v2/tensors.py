@@ -21,7 +21,7 @@ from model.head import Float32
 from service.errors import InvalidRequestError, MalformedBodyError
 from service.http.images import parse
 from service.http.strictjson import loads
-from service.http.v2_schemas import InferInput, InferRequest, TensorAnswer, TensorParameters
+from service.http.v2.schemas import InferInput, InferRequest, TensorAnswer, TensorParameters
 
 _MOST_DIGITS = 18  # of a length, far beyond any body
 _LENGTH = struct.Struct("<I")
@@ -29,14 +29,14 @@ _FP32 = np.dtype("<f4")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Received:
+class ReceivedRequest:
     """A request with the bytes of its input where they came behind the JSON; otherwise None."""
 
     request: InferRequest
     raw: bytes | None
 
 
-def read_request(body: bytes, header_length: str | None, *, max_values: int) -> Received:
+def read_request(body: bytes, header_length: str | None, *, max_values: int) -> ReceivedRequest:
     """Take a request's body apart.
 
     Args:
@@ -65,7 +65,7 @@ def read_request(body: bytes, header_length: str | None, *, max_values: int) -> 
         raise MalformedBodyError(f"the input has a binary_data_size of {size or 0}, got {behind} bytes behind the JSON")
     if (size is None) == (tensor.data is None):
         raise _invalid("/inputs/0/data", "expected either data or the parameter binary_data_size")
-    return Received(request=request, raw=None if size is None else body[length:])
+    return ReceivedRequest(request=request, raw=None if size is None else body[length:])
 
 
 def image_files(tensor: InferInput, raw: bytes | None) -> list[bytes]:
@@ -77,7 +77,11 @@ def image_files(tensor: InferInput, raw: bytes | None) -> list[bytes]:
     _check_datatype(tensor, "BYTES")
     if len(tensor.shape) not in (1, 2) or tensor.shape[0] < 1 or tensor.shape[1:] not in ([], [1]):
         raise _invalid("/inputs/0/shape", f"expected [N] or [N, 1] with N above 0, got {tensor.shape}")
-    files = [_base64(i, text) for i, text in enumerate(_flat(tensor.data))] if raw is None else list(_elements(raw))
+    files = (
+        [_decode_file(i, text) for i, text in enumerate(_flattened(tensor.data))]
+        if raw is None
+        else list(_elements(raw))
+    )
     if len(files) != tensor.shape[0]:
         raise _invalid("/inputs/0/data", f"expected {tensor.shape[0]} elements, got {len(files)}")
     return files
@@ -145,15 +149,15 @@ def _elements(raw: bytes) -> Iterator[bytes]:
         place = end
 
 
-def _flat(data: Any) -> Iterator[Any]:
+def _flattened(data: Any) -> Iterator[Any]:
     for value in data:
         if isinstance(value, list):
-            yield from _flat(value)
+            yield from _flattened(value)
         else:
             yield value
 
 
-def _base64(index: int, text: Any) -> bytes:
+def _decode_file(index: int, text: Any) -> bytes:
     try:
         if isinstance(text, str):
             return base64.b64decode(text, validate=True)

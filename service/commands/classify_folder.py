@@ -32,13 +32,13 @@ def folder_to_file(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Classify all files of a folder; `how` is passed on to :func:`service.bulk.run.run`."""
+    """Classify all files of a folder; `how` is passed on to :func:`service.bulk.run.run_job`."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         raise MissingDependencyError("--out needs pyarrow; install d3gzsl with the extra `bulk`") from None
-    from service.bulk.job import Asked
-    from service.bulk.run import partial_folder, run
+    from service.bulk.job import BulkRequest
+    from service.bulk.run import partial_folder, run_job
     from service.service import load_bundle
     from service.settings import load_settings
 
@@ -46,7 +46,7 @@ def folder_to_file(
         given = ", ".join(map(str, images))
         raise DataError(f"--out takes the results of one folder: expected an existing folder, got {given}")
     loaded, settings = load_bundle(bundle), load_settings()
-    asked = Asked(
+    asked = BulkRequest(
         root=str(images[0].resolve()),
         bundle_id=loaded.manifest.bundle_id,
         registry=registry_name(registry),
@@ -59,7 +59,7 @@ def folder_to_file(
     with _bar(quiet=as_json) as bar:
         task = bar.add_task("images", total=None)
         try:
-            finished = run(
+            finished = run_job(
                 asked,
                 loaded,
                 lambda: classes_of(loaded, registry),
@@ -93,12 +93,11 @@ def classes_of(bundle: Bundle, registry: Registry) -> Snapshot:
         DataError: a directory and a database are given.
         RegistryError: there is no registry, it belongs to another bundle, or it is damaged.
     """
-    from model.threads import available_cpus
-    from service.classes.reading import read_snapshot
+    from service.classes.replay import Replay
     from service.classes.snapshot import Snapshot
     from service.errors import RegistryError
-    from service.inference.engine import OnnxEngine
     from service.registry.database import Database
+    from service.registry.log import ChangeLog
 
     if registry == (None, None):
         return Snapshot.of_bundle(bundle)
@@ -107,7 +106,14 @@ def classes_of(bundle: Bundle, registry: Registry) -> Snapshot:
         raise RegistryError(f"there is no registry at {url.database}")
     database = Database(url)
     try:
-        return read_snapshot(bundle, OnnxEngine(bundle, threads=available_cpus()), database)
+        manifest = bundle.manifest
+        log = ChangeLog(
+            database,
+            bundle_id=manifest.bundle_id,
+            dimension=manifest.head.dimension,
+            vocabulary=manifest.vocabulary.names,
+        )
+        return Replay(bundle).load(log)
     finally:
         database.close()
 

@@ -1,26 +1,28 @@
-"""What the service is and how it does: vocabulary, health, build."""
+"""What the service is and how it does: vocabulary, health, build, metrics."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request, Response
 
 from model import __version__
 from service.http.access import may_classify
-from service.http.routes.shared import TheService, problems
+from service.http.dependencies import TheService
+from service.http.problems import problem_responses
 from service.http.schemas import (
     AttributeAnswer,
     AttributeList,
     Health,
     VersionAnswer,
 )
+from service.telemetry.metrics import MEDIA_TYPE, Metrics
 
 router = APIRouter(tags=["about"])
 reads = [Depends(may_classify)]
 
 
-@router.get("/attributes", summary="The attribute vocabulary", responses=problems(), dependencies=reads)
+@router.get("/attributes", summary="The attribute vocabulary", responses=problem_responses(), dependencies=reads)
 async def attributes(service: TheService) -> AttributeList:
     """The attributes that describe a class, in order, with range and mean over the training classes."""
     return AttributeList(
@@ -31,20 +33,20 @@ async def attributes(service: TheService) -> AttributeList:
     )
 
 
-@router.get("/healthz", summary="Whether the process lives", responses=problems(public=True))
+@router.get("/healthz", summary="Whether the process lives", responses=problem_responses(public=True))
 async def healthz() -> Health:
     """Answers as long as the process does."""
     return Health(status="live")
 
 
-@router.get("/readyz", summary="Whether images are answered", responses=problems(503, public=True))
+@router.get("/readyz", summary="Whether images are answered", responses=problem_responses(503, public=True))
 async def readyz(service: TheService) -> Health:
     """503 where the model's worker does not run."""
     service.check_ready()
     return Health(status="ready")
 
 
-@router.get("/version", summary="Build and bundle", responses=problems(public=True))
+@router.get("/version", summary="Build and bundle", responses=problem_responses(public=True))
 async def about(service: TheService) -> VersionAnswer:
     """What runs here."""
     manifest = service.bundle.manifest
@@ -66,3 +68,16 @@ def _runtime_version() -> str:
         except PackageNotFoundError:
             continue
     return "none"
+
+
+@router.get(
+    "/metrics",
+    summary="Numbers for Prometheus",
+    response_class=Response,
+    responses={**problem_responses(), 200: {"description": "Prometheus's text format.", "content": {"text/plain": {}}}},
+    dependencies=reads,
+)
+async def metrics(request: Request) -> Response:
+    """Requests, images, batches, the queue and the registry, in Prometheus's text format."""
+    numbers: Metrics = request.app.state.metrics
+    return Response(numbers.render(), media_type=MEDIA_TYPE)

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from model import __version__
 from service.http import problems
 from service.http.middleware import BodyLimit, HeadAsGet, Observe, RequestId
-from service.http.routes import about, batch, classes, classify, docs, metrics, preview, registry, v2, v2_infer
+from service.http.routes import classes, classify, docs, preview, registry, service_info
+from service.http.v2 import infer, metadata
 from service.service import Service
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -20,12 +21,25 @@ _SHARE_EVERY = 1.0  # seconds
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application; it starts the service with the server and closes it at the end."""
+    """The application; it starts the service with the server and closes it at the end.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from service import Service, Settings, create_app
+    >>> with TemporaryDirectory() as folder:
+    ...     service = Service.open(Settings(data_dir=folder))  # with the embedded demo bundle
+    ...     app = create_app(service)  # for `uvicorn.run(app)`
+    ...     service.close()  # as nothing has started it here
+    >>> "/classify" in app.openapi()["paths"]
+    True
+
+    Args:
+        service: opened and not yet started; one service for each application.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
-        sharing = asyncio.create_task(_share(numbers)) if numbers.shared else None
+        sharing = asyncio.create_task(_share(metrics)) if metrics.shared else None
         try:
             yield
         finally:
@@ -35,8 +49,8 @@ def create_app(service: Service) -> FastAPI:
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    numbers, tracing = Metrics(service), Tracing.from_settings(service.settings)
-    service.batcher.on_batch = numbers.batch
+    metrics, tracing = Metrics(service), Tracing.from_settings(service.settings)
+    service.batcher.on_batch = metrics.batch
     app = FastAPI(
         title="D3GZSL",
         summary="Recognises image classes, those seen in training and those only described by attributes.",
@@ -46,20 +60,20 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service, app.state.metrics = service, numbers
-    problems.install(app)
+    app.state.service, app.state.metrics = service, metrics
+    problems.install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=service.settings.max_request_bytes)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(Observe, metrics=numbers, tracing=tracing, slow_seconds=service.settings.slow_request)
+    app.add_middleware(Observe, metrics=metrics, tracing=tracing, slow_seconds=service.settings.slow_request)
     app.add_middleware(RequestId)
-    for part in (classify, classes, batch, preview, registry, about, metrics, v2, v2_infer):
+    for part in (classify, classes, preview, registry, service_info, metadata, infer):
         app.include_router(part.router)
-    docs.install(app)
+    docs.install_docs(app)
     return app
 
 
-async def _share(numbers: Metrics) -> None:
+async def _share(metrics: Metrics) -> None:
     """Keep up to date what other processes show of this one."""
     while True:
-        numbers.refresh()
+        metrics.refresh()
         await asyncio.sleep(_SHARE_EVERY)

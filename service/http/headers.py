@@ -12,8 +12,8 @@ from typing import Any
 from fastapi import Request, Response
 
 from model.errors import Problem
+from service.classes.class_table import KnownClass
 from service.classes.edits import Precondition
-from service.classes.table import KnownClass
 from service.errors import InvalidRequestError
 
 VERSION_HEADER = "registry-version"

@@ -9,10 +9,10 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
+from model.head import Row
+from service.classes.class_table import KnownClass
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
-from service.classes.table import KnownClass
-from service.inference.computing import Computed
 from service.registry.audit import audit
 from service.registry.log import ChangeLog
 
@@ -23,7 +23,7 @@ _MOST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class IntegrityReport:
     """What a check found.
 
     Attributes:
@@ -43,14 +43,14 @@ class Report:
     findings: tuple[str, ...]
 
 
-def check(
+def check_integrity(
     log: ChangeLog,
     bundle: Bundle,
-    compute: Callable[[ClassEntry], Computed],
+    compute: Callable[[ClassEntry], Row],
     *,
     tolerance: float = TOLERANCE,
     track: Callable[[list[KnownClass]], Iterable[KnownClass]] = iter,
-) -> Report:
+) -> IntegrityReport:
     """Audit the log, replay it step by step and at once, and compute every registered row anew.
 
     Args:
@@ -76,7 +76,7 @@ def check(
     registered = [known for known in loaded.classes if known.row_at is not None]
     largest = 0.0
     for known in track(registered):
-        stored, fresh = loaded.row(known.entry.id), compute(known.entry).row
+        stored, fresh = loaded.row(known.entry.id), compute(known.entry)
         scale = float(np.linalg.norm(fresh.weight)) + abs(fresh.bias)
         difference = float(np.linalg.norm(stored.weight - fresh.weight)) + abs(stored.bias - fresh.bias)
         relative = difference / scale if scale > 0 else difference
@@ -85,7 +85,7 @@ def check(
             findings.append(f"the row of {known.entry.id!r} is {relative:.2g} away from a fresh one")
     if len(findings) > _MOST:
         findings = [*findings[:_MOST], f"and {len(findings) - _MOST} more"]
-    return Report(
+    return IntegrityReport(
         version=loaded.registry_version,
         changes=audited.changes,
         classes=len(loaded),
