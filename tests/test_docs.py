@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -312,6 +313,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_can_be_reached_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[\w-]+\.md|CONTRIBUTING\.md)", README.read_text()))
     assert linked == {"CONTRIBUTING.md", *(f"docs/{page.name}" for page in PAGES if page != README)}
+
+
+@pytest.mark.parametrize("drawing", sorted((ROOT / "docs").glob("*.svg")), ids=lambda drawing: drawing.name)
+def test_drawings_are_xml_that_loads_and_runs_nothing(drawing: Path) -> None:
+    root = ElementTree.fromstring(drawing.read_text())  # our own files
+    names = {element.tag.rpartition("}")[2] for element in root.iter()}
+    attributes = {name.rpartition("}")[2] for element in root.iter() for name in element.attrib}
+    assert not names & {"script", "image", "foreignObject", "use"}
+    assert not attributes & {"href", "src"}
+    assert not re.search(r"@import|url\((?!#)", drawing.read_text())
 
 
 @pytest.mark.parametrize("page", WITH_PLACES, ids=lambda page: page.name)
