@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,23 +17,32 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from model.bundle import Bundle
+from service.app import create_app
 from service.cli import app as service_cli
 from service.http import class_schemas, problems, schemas
 from service.http.images import JsonImages
-from service.server.app import create_app
 from service.service import Service
 from service.settings import PREFIX, Settings
 from tests.pages import PAGES, README, ROOT, anchors, blocks, calls, inline, rows, section
 from tests.service.tiny import tiny_bundle
 from training.cli import app as training_cli
 
-SERVICE_PAGE = ROOT / "docs" / "service.md"
+RUNNING_PAGE = ROOT / "docs" / "running.md"
+HTTP_PAGE = ROOT / "docs" / "http-api.md"
+COMMANDS_PAGE = ROOT / "docs" / "commands.md"
 BUNDLE_PAGE = ROOT / "docs" / "bundle.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+CHANGELOG = ROOT / "CHANGELOG.md"
+RESULTS = tuple(sorted((ROOT / "benchmarks" / "results").glob("*.md")))
+WITH_PLACES = (*PAGES, CONTRIBUTING)
+WITH_LINKS = (*WITH_PLACES, CHANGELOG, *RESULTS)
+MAX_README_LINES = 120
 PROGRAMS = {"d3gzsl": typer.main.get_command(service_cli), "d3gzsl-train": typer.main.get_command(training_cli)}
 PLANNED = "Not there yet"
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
 PAGE_IDS = [page.name for page in PAGES]
 _ENDPOINT = re.compile(r"^(GET|POST|PUT|PATCH|DELETE) (/\S*)$")
+_PLACE = re.compile(r"^(?:benchmarks|docker|docs|model|requirements|service|tests|training)/[\w./-]*$")
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -85,9 +95,10 @@ def test_every_command_is_documented(name: str) -> None:
     assert re.search(rf"\b{name}\b(?!-)", EVERYTHING), f"no page says a word about `{name}`"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name.startswith("d3gzsl ")])
-def test_every_option_of_the_service_commands_is_documented(name: str) -> None:
-    text = SERVICE_PAGE.read_text() + BUNDLE_PAGE.read_text()
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_documented(name: str) -> None:
+    pages = (COMMANDS_PAGE, RUNNING_PAGE, BUNDLE_PAGE) if name.startswith("d3gzsl ") else (COMMANDS_PAGE,)
+    text = "\n".join(page.read_text() for page in pages)
     options = {option for option in option_names(COMMANDS[name]) if option.startswith("--")}
     assert sorted(option for option in options if not re.search(rf"{option}(?![\w-])", text)) == []
 
@@ -107,12 +118,18 @@ def test_the_check_of_lines_finds_mistakes(line: str) -> None:
         check_call(line.split())
 
 
-def test_readme_and_service_page_have_lines_to_check() -> None:
+def test_the_pages_with_commands_have_lines_to_check() -> None:
     assert len(calls(README.read_text())) >= 6
-    assert len(calls(SERVICE_PAGE.read_text())) >= 10
+    assert len(calls(RUNNING_PAGE.read_text())) >= 4
+    assert len(calls(COMMANDS_PAGE.read_text())) >= 30
 
 
-@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_commands_stand_in_the_table_of_commands() -> None:
+    table = {row[0].partition("](")[0].strip("[`") for row in rows(COMMANDS_PAGE.read_text())}
+    assert sorted(name for name in COMMANDS if not {name, name.rpartition(" ")[0]} & table) == []
+
+
+@pytest.mark.parametrize("page", WITH_PLACES, ids=lambda page: page.name)
 def test_commands_named_in_the_text_exist(page: Path) -> None:
     text = without_plans(page)
     known = {option for command in COMMANDS.values() for option in option_names(command)}
@@ -126,7 +143,7 @@ def test_commands_named_in_the_text_exist(page: Path) -> None:
             assert words[0].partition("=")[0] in known, code
 
 
-@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+@pytest.mark.parametrize("page", WITH_PLACES, ids=lambda page: page.name)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = page.read_text()
@@ -165,7 +182,7 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def without_plans(page: Path) -> str:
     """The page without what it says is planned only."""
     text = page.read_text()
-    return text.replace(section(text, PLANNED), "") if page == SERVICE_PAGE else text
+    return text.replace(section(text, PLANNED), "") if page == HTTP_PAGE else text
 
 
 def endpoints(text: str) -> set[str]:
@@ -173,19 +190,19 @@ def endpoints(text: str) -> set[str]:
 
 
 def test_every_endpoint_is_in_the_table(openapi: dict[str, Any]) -> None:
-    table = {row[0] for row in rows(section(SERVICE_PAGE.read_text(), "Endpoints"))}
+    table = {row[0] for row in rows(section(HTTP_PAGE.read_text(), "Endpoints"))}
     assert len(operations(openapi)) >= 12
     assert sorted(set(operations(openapi)) - table) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+@pytest.mark.parametrize("page", WITH_PLACES, ids=lambda page: page.name)
 def test_endpoints_that_are_named_exist(page: Path, openapi: dict[str, Any]) -> None:
     beside = {"GET /", "GET /docs", "GET /openapi.json"}  # pages, which the document of the API leaves out
     assert sorted(endpoints(without_plans(page)) - set(operations(openapi)) - beside) == []
 
 
 def test_what_is_planned_is_not_there(openapi: dict[str, Any]) -> None:
-    text = section(SERVICE_PAGE.read_text(), PLANNED)
+    text = section(HTTP_PAGE.read_text(), PLANNED)
     assert endpoints(text)
     assert sorted(endpoints(text) & set(operations(openapi))) == []
     parameters = {p["name"] for operation in operations(openapi).values() for p in operation.get("parameters", ())}
@@ -197,7 +214,7 @@ def test_what_is_planned_is_not_there(openapi: dict[str, Any]) -> None:
 
 
 def test_every_parameter_is_documented(openapi: dict[str, Any]) -> None:
-    text = SERVICE_PAGE.read_text()
+    text = HTTP_PAGE.read_text()
     named = {row[0] for row in rows(text)} | {row[0].partition(":")[0] for row in rows(text)}
     parameters = {p["name"] for o in operations(openapi).values() for p in o.get("parameters", ()) if p["in"] != "path"}
     assert {"top_k", "cursor", "If-Match"} <= parameters
@@ -229,14 +246,14 @@ def fits(model: type[BaseModel], document: Any) -> bool:
 
 
 def test_json_examples_are_answers_of_the_service() -> None:
-    examples = [json.loads(block) for block in blocks(SERVICE_PAGE.read_text(), "json")]
+    examples = [json.loads(block) for block in blocks(EVERYTHING, "json")]
     shown = {model for example in examples for model in ANSWERS if fits(model, example)}
     assert [example for example in examples if not any(fits(model, example) for model in ANSWERS)] == []
     assert {schemas.ClassifyAnswer, schemas.Explanation, class_schemas.ChangedClass, problems.ProblemDocument} <= shown
 
 
 def test_every_field_of_an_answer_is_explained() -> None:
-    text = section(SERVICE_PAGE.read_text(), "Classify")
+    text = section(HTTP_PAGE.read_text(), "Classify")
     explained = {name.strip("` ") for row in rows(text) for name in row[0].split(",")} | {"class_id", "id", "name"}
     models = (schemas.ClassifyAnswer, schemas.ImageAnswer, schemas.Prediction)
     fields = {name for model in models for name in model.model_fields}
@@ -248,7 +265,7 @@ def test_every_field_of_an_answer_is_explained() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_in_the_table(name: str) -> None:
-    table = {row[0]: row for row in rows(section(SERVICE_PAGE.read_text(), "Settings"))}
+    table = {row[0]: row for row in rows(section(RUNNING_PAGE.read_text(), "Settings"))}
     variable, flag = PREFIX + name.upper(), f"--{name.replace('_', '-')}"
     assert variable in table, f"{variable} is not documented"
     assert table[variable][1] == flag
@@ -267,17 +284,21 @@ def test_no_other_variable_is_named() -> None:
 
 def test_the_table_of_problems_is_that_of_the_service() -> None:
     kinds = {*problems.PROBLEM_TYPES.values(), *problems._BY_STATUS.values()}
-    table = rows(section(SERVICE_PAGE.read_text(), "Problems"))[1:]
+    table = rows(section(HTTP_PAGE.read_text(), "Problems"))[1:]
     assert [row[:3] for row in table if len(row) != 4] == []
     documented = [(row[0], row[1], row[2]) for row in table]
     assert len(documented) == len(set(documented))
     assert set(documented) == {(str(kind.status), kind.name, kind.title) for kind in kinds}
 
 
-# --- links, and the page of the bundle --------------------------------------------------------------------------------
+# --- links and places -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= MAX_README_LINES
+
+
+@pytest.mark.parametrize("page", WITH_LINKS, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match(r"https?://", target):
@@ -290,8 +311,32 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
-    linked = set(re.findall(r"\]\((docs/[\w.-]+)", README.read_text()))
-    assert linked == {f"docs/{page.name}" for page in PAGES if page != README}
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md|CONTRIBUTING\.md)", README.read_text()))
+    assert linked == {"CONTRIBUTING.md", *(f"docs/{page.name}" for page in PAGES if page != README)}
+
+
+@pytest.mark.parametrize("drawing", sorted((ROOT / "docs").glob("*.svg")), ids=lambda drawing: drawing.name)
+def test_drawings_are_xml_that_loads_and_runs_nothing(drawing: Path) -> None:
+    root = ElementTree.fromstring(drawing.read_text())  # our own files
+    names = {element.tag.rpartition("}")[2] for element in root.iter()}
+    attributes = {name.rpartition("}")[2] for element in root.iter() for name in element.attrib}
+    assert not names & {"script", "image", "foreignObject", "use"}
+    assert not attributes & {"href", "src"}
+    assert not re.search(r"@import|url\((?!#)", drawing.read_text())
+
+
+@pytest.mark.parametrize("page", WITH_PLACES, ids=lambda page: page.name)
+def test_files_and_folders_that_are_named_exist(page: Path) -> None:
+    named = {code for code in inline(page.read_text()) if _PLACE.match(code) and "NAME" not in code}
+    assert sorted(place for place in named if not (ROOT / place).exists()) == []
+
+
+def test_the_page_of_the_architecture_names_places() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert len({code for code in inline(text) if _PLACE.match(code)}) >= 60
+
+
+# --- the page of the bundle -------------------------------------------------------------------------------------------
 
 
 def test_every_field_of_the_manifest_is_explained(tiny: Path) -> None:

@@ -156,7 +156,7 @@ async def test_every_metric_is_in_the_docs_and_none_besides(client: Client) -> N
     families = {family.name: family.type for family in text_string_to_metric_families(text)}
     there = {f"{name}_total" if kind == "counter" else name for name, kind in families.items()}
     there = {name for name in there if not name.endswith("_created")}
-    page = (ROOT / "docs" / "service.md").read_text()
+    page = (ROOT / "docs" / "running.md").read_text()
     assert {code for code in inline(page) if code.startswith("d3gzsl_")} == there
 
 
