@@ -128,7 +128,7 @@ def one_split(
                 "student": {k: v for k, v in metrics["student"].items() if k != "per_class"},
                 "novelty_auroc": metrics["novelty"]["auroc"],
                 "epochs": trained.selected.epochs,
-                "head": trained.selected.served.choice.name,
+                "head": trained.selected.head.name,
                 "validation_H": trained.selected.validation["H"],
                 "seconds": round(time.monotonic() - begun),
             }

@@ -1,13 +1,13 @@
-"""Classes held back from training and registered over HTTP, against the run that knew them; both forms of the head.
+"""Classes held back from training and registered over HTTP, against the run that knew them.
 
     python benchmarks/held_back.py SETS... --out benchmarks/results/DATE-held-back [--backbone FILE]
 
 SETS are benchmark folders (`res101.mat`, `att_splits.mat`) and folders of photos (`images/`, `classes.csv`, and
 `--backbone`). A row is a set and a seed: one run knows all classes, the other is trained without a third of the unseen
-classes (the seed draws them; of photos it also makes the split). Both are exported once with each head and served by
-the real app; in the second the held-back classes are registered by `POST /classes:batch?wait=exact`. Every test row
-then goes through `POST /classify`: photos as they are, benchmark features as pictures (benchmarks/pixel_backbone.py).
-Rows are written to OUT.json as they finish and those that are there are not repeated; OUT.md is made from them.
+classes (the seed draws them; of photos it also makes the split). Both are exported and served by the real app; in the
+second the held-back classes are registered by `POST /classes:batch`. Every test row then goes through `POST /classify`:
+photos as they are, benchmark features as pictures (benchmarks/pixel_backbone.py). Rows are written to OUT.json as they
+finish and those that are there are not repeated; OUT.md is made from them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
 from benchmarks.animals import score  # noqa: E402
-from benchmarks.held_back_table import HEADS, difference, table  # noqa: E402
+from benchmarks.held_back_table import difference, table  # noqa: E402
 from benchmarks.pixel_backbone import with_pixel_backbone  # noqa: E402
 from benchmarks.rows import command, rows_of, save  # noqa: E402
 from model.vocabulary import Vocabulary  # noqa: E402
@@ -79,9 +79,7 @@ def main() -> None:
                 rows = [*rows_of(file), row]  # another process may have added some meanwhile
                 save(file, rows, command("held_back.py"))
                 arguments.out.with_suffix(".md").write_text(table(rows, command("held_back.py")))
-                print(
-                    f"{folder.name} seed {seed}: " + "; ".join(map(difference, HEADS, [row] * len(HEADS))), flush=True
-                )
+                print(f"{folder.name} seed {seed}: {difference(row)}", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -115,11 +113,8 @@ def open_photos(folder: Path, arguments: argparse.Namespace, work: Path) -> Call
 
 
 def measure(dataset: Dataset, picture: Picture, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both runs with both heads, each through HTTP."""
-    config = configured(
-        [*arguments.settings, f"seed={seed}", 'selection.heads=["lda", "softmax"]'],
-        base=load_recipe(arguments.recipe).settings,
-    )
+    """Both runs, each through HTTP."""
+    config = configured([*arguments.settings, f"seed={seed}"], base=load_recipe(arguments.recipe).settings)
     unseen = np.flatnonzero(~dataset.seen)
     held = np.sort(np.random.default_rng(seed).choice(unseen, round(len(unseen) / 3), replace=False))
     new = [dataset.classes[index] for index in held.tolist()]
@@ -142,19 +137,17 @@ def run(
     true: list[str],
     seen: set[str],
 ) -> dict[str, Any]:
-    """Fit once, then export, serve and score with each head."""
-    found: dict[str, Any] = {}
+    """Fit, export, serve and score."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "run").mkdir()
         trained = fit(dataset, config, folder / "run", data={"kind": "benchmark"}, device=torch.device("cpu"))
-        for head in HEADS:
-            export(dataset, trained, folder / head, head=head)
-            answers = asyncio.run(classify(folder / head, folder / f"{head}-data", registered, pictures))
-            scored = score([(Path(), name) for name in true], answers, seen)
-            best = trained.selected.heads[head]
-            found[head] = {**scored, "validation_H": best.H, "choice": best.choice.name}
-    return {**found, "served": trained.selected.kind, "epochs": trained.selected.epochs}
+        export(dataset, trained, folder / "bundle")
+        answers = asyncio.run(classify(folder / "bundle", folder / "data", registered, pictures))
+        scored = score([(Path(), name) for name in true], answers, seen)
+    selected = trained.selected
+    chosen = {"validation_H": selected.validation["H"], "choice": selected.head.name, "epochs": selected.epochs}
+    return {**scored, **chosen}
 
 
 def without(dataset: Dataset, held: NDArray[np.int64]) -> Dataset:
@@ -178,22 +171,19 @@ def without(dataset: Dataset, held: NDArray[np.int64]) -> Dataset:
 
 
 async def classify(bundle: Path, data_dir: Path, register: list[dict[str, Any]], pictures: list[bytes]) -> list[str]:
-    """Top-1 of every picture by the real app, after registering classes; all answers by exact rows."""
+    """Top-1 of every picture by the real app, after registering classes."""
     app = create_app(Service.open(Settings(bundle=bundle, data_dir=data_dir, threads=1, deadline=600)))
     transport = httpx.ASGITransport(app=app)
     async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         if register:
-            answer = await client.post("/classes:batch?wait=exact", json={"classes": register}, timeout=600)
+            answer = await client.post("/classes:batch", json={"classes": register}, timeout=600)
             answer.raise_for_status()
         answers = []
         for start in range(0, len(pictures), REQUEST):
             files = [("images", (str(i), data)) for i, data in enumerate(pictures[start : start + REQUEST])]
             answer = await client.post("/classify", params={"top_k": 1}, files=files, timeout=600)
             answer.raise_for_status()
-            fields = answer.json()
-            if fields["head"] != "exact":
-                raise SystemExit(f"expected exact rows, got {fields['head']} ones")
-            answers += [result["predictions"][0]["class_id"] for result in fields["results"]]
+            answers += [result["predictions"][0]["class_id"] for result in answer.json()["results"]]
     return answers
 
 

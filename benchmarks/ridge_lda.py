@@ -20,7 +20,7 @@ from training.config import SelectionConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler, Scaling
 from training.metrics import evaluate, per_class_accuracy
-from training.selection.fold_scores import Scored, best_penalty, curve_of
+from training.selection.fold_scores import FoldScores, best_penalty, curve_of
 from training.selection.folds import used_folds
 
 RIDGE = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -37,12 +37,12 @@ def ridge_lda(
 ) -> dict[str, Any]:
     """U, S, H, T1, AUSUC of the baseline on the test rows, accuracies by class, and what validation chose."""
     candidates = list(itertools.product(WIDTHS if kernel else (LINEAR,), RIDGE, config.shrinkage))
-    scored: dict[Candidate, list[Scored]] = {c: [] for c in candidates}
+    scored: dict[Candidate, list[FoldScores]] = {c: [] for c in candidates}
     for fold in used_folds(dataset, config, seed):
         labels = np.searchsorted(fold.classes, dataset.labels[fold.held])
         seen = ~np.isin(fold.classes, fold.hidden)
         for candidate, scores in scores_of(dataset, fold.train, fold.held, fold.classes, candidates, scaling):
-            scored[candidate].append(Scored(logits=scores, labels=labels, seen=seen))
+            scored[candidate].append(FoldScores(logits=scores, labels=labels, seen=seen))
     results = {c: best_penalty([curve_of(s) for s in runs]) for c, runs in scored.items()}
     best = max(results, key=lambda c: results[c][1])
     everything = np.arange(len(dataset.classes))

@@ -30,12 +30,11 @@ from numpy.typing import NDArray
 from model import __version__
 from model.calibration import Calibration
 from model.classes import ClassEntry
-from model.errors import BundleError, DataError
-from model.head import MAX_BANK_BYTES, MAX_BANK_ROWS, Float32, Head, HeadSpec
+from model.errors import BundleError
+from model.head import MAX_BANK_BYTES, Float32, HeadSpec
 from model.lda import LdaHead
 from model.manifest import MANIFEST, Backbone, Example, Manifest, bundle_id
 from model.preprocess import PreprocessSpec
-from model.softmax import SoftmaxHead
 from model.vocabulary import Vocabulary
 
 TRUNK, SYNTHESIZER, HEAD, BANK = "trunk.onnx", "synthesizer.onnx", "head.npz", "bank.npz"
@@ -66,7 +65,7 @@ class Bundle:
     manifest: Manifest
     weight: Float32
     bias: Float32
-    head: Head
+    head: LdaHead
     novelty_reference: Float32
 
     @property
@@ -102,21 +101,9 @@ class Bundle:
             manifest=manifest,
             weight=weight,
             bias=bias,
-            head=_head(manifest.head, bank, weight, bias),
+            head=_head(manifest.head, bank),
             novelty_reference=reference,
         )
-
-    def verify_head(self) -> None:
-        """Check that the rows of a `softmax` head solve its bank, which loading leaves out to save the time.
-
-        Raises:
-            BundleError: they are too far from it.
-        """
-        if isinstance(self.head, SoftmaxHead):
-            try:
-                self.head.verify()
-            except ValueError as error:
-                raise BundleError(f"{HEAD} does not go with {BANK}: {error}") from None
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -169,7 +156,7 @@ def write_bundle(
     vocabulary: Vocabulary,
     classes: tuple[ClassEntry, ...],
     head_spec: HeadSpec,
-    head: Head,
+    head: LdaHead,
     weight: Float32,
     bias: Float32,
     novelty_reference: Float32,
@@ -244,7 +231,7 @@ def write_bundle(
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
         beside.chmod(0o755)
-        Bundle.load(beside).verify_head()
+        Bundle.load(beside)
         _swap(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -311,25 +298,11 @@ def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
         raise BundleError(f"{file.name} cannot be read: {error}") from None
 
 
-def _head(spec: HeadSpec, bank: Mapping[str, NDArray[Any]], weight: Float32, bias: Float32) -> Head:
-    if spec.kind == "lda":
-        factor = _array(bank, BANK, "covariance_cholesky", (spec.dimension, spec.dimension))
-        if (np.diag(factor) <= 0).any():
-            raise BundleError(f"{BANK}: covariance_cholesky must have a diagonal above 0")
-        return LdaHead.from_bank(bank)
-    rows = _array(bank, BANK, "rows", (None, spec.dimension), np.float16)
-    counts = _array(bank, BANK, "counts", (len(weight),), np.int64)
-    if counts.min() < 1 or counts.max() > MAX_BANK_ROWS or counts.sum() != len(rows):
-        raise BundleError(
-            f"{BANK}: counts must be 1 to {MAX_BANK_ROWS} rows of each class and {len(rows)} in all, "
-            f"got {counts.min()} to {counts.max()} and {counts.sum()}"
-        )
-    assert spec.penalty is not None
-    assert spec.tolerance is not None
-    try:
-        return SoftmaxHead.from_bank(bank, weight, bias, penalty=spec.penalty, tolerance=spec.tolerance)
-    except DataError as error:
-        raise BundleError(f"{BANK}: {error}") from None
+def _head(spec: HeadSpec, bank: Mapping[str, NDArray[Any]]) -> LdaHead:
+    factor = _array(bank, BANK, "covariance_cholesky", (spec.dimension, spec.dimension))
+    if (np.diag(factor) <= 0).any():
+        raise BundleError(f"{BANK}: covariance_cholesky must have a diagonal above 0")
+    return LdaHead.from_bank(bank)
 
 
 def _array(

@@ -6,13 +6,11 @@ D3GZSLError
 │   │   ├── AttributeCountError
 │   │   └── UnknownAttributeError
 │   └── DataError                a data set, features or a training command's arguments
-│       └── TooManyClassesError  more classes than the softmax head is solved for
 ├── ImageError
 │   ├── UnsupportedImageError    not a format that is read here
 │   ├── ImageTooLargeError       more bytes or pixels than allowed
 │   └── UnreadableImageError     the right format, but damaged
 ├── BundleError                  a bundle that does not fit; names the file and what was expected
-├── ConvergenceError             a solver that does not reach its tolerance
 ├── StoppedError                 work that was given up because nobody needs it any more
 └── MissingDependencyError       an extra that is not installed; says how to install it
 """
@@ -78,10 +76,6 @@ class DataError(InvalidInputError):
     """A data set, a feature file or a training argument that breaks a rule."""
 
 
-class TooManyClassesError(DataError):
-    """More classes than the `softmax` head is solved for."""
-
-
 class ImageError(D3GZSLError):
     """An image that cannot be used."""
 
@@ -100,10 +94,6 @@ class UnreadableImageError(ImageError):
 
 class BundleError(D3GZSLError):
     """A bundle that is damaged, incomplete or of another schema version."""
-
-
-class ConvergenceError(D3GZSLError):
-    """A solver that does not reach its tolerance."""
 
 
 class StoppedError(D3GZSLError):

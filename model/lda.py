@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.head import Float32, HeadKind, Row
+from model.head import Float32, Row
 
 
 class LdaHead:
@@ -21,9 +21,6 @@ class LdaHead:
     Statistical Learning, 4.3). Rows are independent: a class's row depends on its own embeddings and S only. With S / t
     in place of S a row's scores are multiplied by t.
     """
-
-    kind: HeadKind = "lda"
-    independent = True
 
     def __init__(self, cholesky_ZZ: ArrayLike) -> None:
         """Take the lower Cholesky factor of S, [Z, Z]; solves run in float64."""

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-NoiseForm = Literal["independent", "antithetic", "matched"]
+NoiseForm = Literal["independent", "matched"]
 
 BLOCK = 200
 """Rows of `matched` noise whose second moments are exact together."""
@@ -22,11 +22,11 @@ def class_noise(
 ) -> NDArray[np.float32]:
     """Standard normal noise keyed by bundle and class.
 
-    `antithetic` noise has every second row the one before it with the other sign, so that what is linear in the noise
-    leaves the mean of an even number of rows exact. `matched` noise is antithetic, too, and where its dimension is at
-    most half a `BLOCK` the rows of every block are turned and scaled so that their mean product of any two numbers is
-    that of the distribution: what is quadratic in the noise leaves the mean of a block exact, too (moment matching;
-    Glasserman, Monte Carlo Methods in Financial Engineering, 4.5).
+    `matched` noise is antithetic: every second row is the one before it with the other sign, so that what is linear in
+    the noise leaves the mean of an even number of rows exact. Where its dimension is at most half a `BLOCK`, the rows
+    of every block are also turned and scaled so that their mean product of any two numbers is that of the
+    distribution: what is quadratic in the noise leaves the mean of a block exact, too (moment matching; Glasserman,
+    Monte Carlo Methods in Financial Engineering, 4.5).
 
     Words come from the counter-based generator Philox 4x64-10 (Salmon et al., SC 2011), keyed by the first 128 bits of
     SHA-256 over both ids. Two 53-bit uniforms make one Box-Muller pair. NumPy promises the words of a bit generator
@@ -45,7 +45,7 @@ def class_noise(
     if form == "independent":
         return _independent(bundle_id, class_id, samples, dimension)
     pairs, block = (samples + 1) // 2, BLOCK // 2
-    if form == "matched" and dimension <= block:
+    if dimension <= block:
         drawn = _independent(bundle_id, class_id, -(-pairs // block) * block, dimension)
         drawn = _matched(drawn.reshape(-1, block, dimension)).reshape(-1, dimension)[:pairs]
     else:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from model.bundle import Bundle, read_manifest
+from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError
 from model.threads import available_cpus
@@ -35,8 +35,6 @@ from service.settings import Settings
 Result = TypeVar("Result")
 
 EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
-SERVED_HEAD = "lda"
-"""The head whose rows are independent: a new class changes no other row, and its own row is exact at once."""
 
 
 class SerialExecutor:
@@ -78,13 +76,11 @@ def load_bundle(path: Path | None) -> Bundle:
     """The bundle at a path, or the embedded demo bundle.
 
     Raises:
-        BundleError: it is missing, does not fit, or has a head that is not served.
+        BundleError: it is missing or does not fit.
     """
     if path is None and not EMBEDDED_BUNDLE.is_dir():
         raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
     path = path or EMBEDDED_BUNDLE
-    if (kind := read_manifest(path).head.kind) != SERVED_HEAD:
-        raise BundleError(f"{path}: expected a bundle with the head {SERVED_HEAD!r}, got {kind!r}")
     return Bundle.load(path)
 
 

@@ -50,9 +50,8 @@ def test_a_data_set_without_classes_knows_nothing_of_them() -> None:
 
 def test_table() -> None:
     def row(seed: int, known: float, later: float) -> dict[str, object]:
-        def heads(h: float) -> dict[str, object]:
-            found = {"U": 0.5, "S": 0.25, "H": h, "validation_H": 0.3, "choice": "x/0.1"}
-            return {"lda": found, "softmax": {**found, "H": 0.1}, "served": "lda"}
+        def scores(h: float) -> dict[str, object]:
+            return {"U": 0.5, "S": 0.25, "H": h, "validation_H": 0.3, "choice": "x/0.1"}
 
         return {
             "data": "set",
@@ -60,13 +59,10 @@ def test_table() -> None:
             "held_back": ["a", "b"],
             "test_rows": 7,
             "commit": "c0ffee",
-            "knew": heads(known),
-            "registered": heads(later),
+            "knew": scores(known),
+            "registered": scores(later),
         }
 
     lines = table([row(0, 0.30, 0.31), row(1, 0.40, 0.43)], "the command").splitlines()
-    assert "| set | lda | 2 | 50.00 | 25.00 | 35.00 | 50.00 | 25.00 | 37.00 | +2.00 ± 1.00 | 30.00 | 2 of 2 |" in lines
-    assert (
-        "| set | softmax | 2 | 50.00 | 25.00 | 10.00 | 50.00 | 25.00 | 10.00 | +0.00 ± 0.00 | 30.00 | 0 of 2 |" in lines
-    )
-    assert "| set | 1 | lda | 40.00 | 43.00 | x/0.1 | 2 | 7 | c0ffee |" in lines
+    assert "| set | 2 | 50.00 | 25.00 | 35.00 | 50.00 | 25.00 | 37.00 | +2.00 ± 1.00 | 30.00 |" in lines
+    assert "| set | 1 | 40.00 | 43.00 | x/0.1 | 2 | 7 | c0ffee |" in lines

@@ -15,9 +15,9 @@ import pytest
 import typer
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
+from service.app import create_app
 
 from model.bundle import Bundle
-from service.app import create_app
 from service.cli import app as service_cli
 from service.http import class_schemas, problems, schemas
 from service.http.images import JsonImages

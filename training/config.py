@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -23,7 +22,6 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from model.errors import DataError, Problem
-from model.head import HeadKind
 
 Compile = Literal["auto", "on", "off"]
 EmbeddingInit = Literal["identity", "normal"]
@@ -41,12 +39,6 @@ Decay = Annotated[float, Field(strict=True, ge=0, lt=1)]
 PositiveFloats = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(values)) < len(values):
-        raise PydanticCustomError("distinct", "each value once")
-    return values
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -271,8 +263,8 @@ class SelectionConfig(CheckedConfig):
     """Model selection: on pseudo-unseen classes taken from trainval, or as papers do it.
 
     Attributes:
-        protocol: `validation` never looks at test rows; `test-best` takes the length, head and penalty that are best on
-            them, as papers do.
+        protocol: `validation` never looks at test rows; `test-best` takes the length, shrinkage and penalty that are
+            best on them, as papers do.
         folds: how many disjoint groups of seen classes are hidden in turn.
         used_folds: how many of them are really trained; 0 takes all.
         repeats: how often the seen classes are split into folds anew, as in repeated k-fold cross-validation; all folds
@@ -281,9 +273,7 @@ class SelectionConfig(CheckedConfig):
         evaluations: how many lengths are considered, each half of the next; evenly spaced under `test-best`.
         patience: how many longer lengths without a better H end the first fold's training, and with it what the others
             train at most; 0 considers all lengths, as `test-best` does.
-        heads: forms that the served head may have; `lda` is measured in any case, `softmax` up to 1,000 classes.
-        shrinkage: candidates for the `lda` head.
-        penalty: candidates for the `softmax` head, relative to the mean squared length of real embeddings.
+        shrinkage: candidates for the served head.
         samples: synthesised embeddings per unseen class, 1 to 200.
         novelty_folds: teachers whose scores of rows they did not see `novelty` is measured against.
     """
@@ -295,7 +285,6 @@ class SelectionConfig(CheckedConfig):
     seen_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.25
     evaluations: PositiveInt = 4
     patience: NonNegativeInt = 0
-    heads: Annotated[tuple[HeadKind, ...], Field(min_length=1), AfterValidator(_distinct)] = ("lda", "softmax")
     shrinkage: Annotated[tuple[Annotated[float, Field(strict=True, gt=0, le=1)], ...], Field(min_length=1)] = (
         0.1,
         0.3,
@@ -306,7 +295,6 @@ class SelectionConfig(CheckedConfig):
         0.85,
         0.95,
     )
-    penalty: PositiveFloats = (1e-3, 3e-4, 1e-4, 3e-5)
     samples: Annotated[int, Field(strict=True, ge=1, le=200)] = 200
     novelty_folds: Annotated[int, Field(strict=True, ge=2)] = 5
 

@@ -1,25 +1,30 @@
-"""Results on the test rows, for each form of the head and for the student's own classifier, with their protocol.
+"""Results on the test rows, with their protocol: of the served head, the student's own classifier and plain softmax.
 
 N: test rows, C: classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F  # noqa: N812
 
 from model.calibration import Calibration, novelty, softmax
-from model.head import Float32, HeadKind
+from model.head import Float32
 from training.datasets.dataset import Dataset, make_task
-from training.method.heads import HeadFit, embed, fit_heads
+from training.method.heads import LDA, HeadFit, embed, fit_head, synthesise_features
 from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
 from training.runs.contents import Trained
 from training.task import Task
+
+SOFTMAX = "softmax"
+SOFTMAX_EPOCHS, SOFTMAX_BATCH = 25, 256
+UNCALIBRATED = Calibration(seen_penalty=0.0, temperature=1.0)
+"""As papers report a softmax on synthesised features: no validation chooses a seen penalty for it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,13 +60,12 @@ class TestRows:
         )
 
 
-def fit_chosen_heads(dataset: Dataset, trained: Trained, *, key: str) -> dict[HeadKind, HeadFit]:
-    """The best head of each form that was measured, over all classes of a run, its noise keyed by `key`."""
-    chosen = {kind: best.choice for kind, best in trained.selected.heads.items()}
-    task = run_task(dataset, trained)
+def fit_chosen_head(dataset: Dataset, trained: Trained, *, key: str) -> HeadFit:
+    """The served head over all classes of a run, its noise keyed by `key`."""
     names, samples = [c.id for c in dataset.classes], trained.config.selection.samples
-    heads = fit_heads(trained.networks, task, names, list(chosen.values()), samples=samples, key=key)
-    return dict(zip(chosen, heads, strict=True))
+    return fit_head(
+        trained.networks, run_task(dataset, trained), names, trained.selected.head, samples=samples, key=key
+    )
 
 
 def run_task(dataset: Dataset, trained: Trained) -> Task:
@@ -74,37 +78,71 @@ def evaluate_run(
     dataset: Dataset,
     trained: Trained,
     *,
-    heads: Mapping[HeadKind, HeadFit] | None = None,
+    head: HeadFit | None = None,
     rows: TestRows | None = None,
+    with_softmax: bool = True,
 ) -> dict[str, Any]:
-    """Every result of a run as JSON values.
+    """Every result of a run as JSON values: of the served head, the student's C_s, and the field's usual classifier.
 
     Args:
         dataset: the data the run was trained on.
         trained: the run.
-        heads: the very heads to measure, as a bundle holds its own; without them the best of each form that was
-            measured are fitted, their noise keyed by the run.
+        head: the very head to measure, as a bundle holds its own; without it the chosen one is fitted, its noise keyed
+            by the run.
         rows: what the networks say of the test rows; without it they are run.
+        with_softmax: train the field's usual classifier, too, to compare with.
 
     Raises:
         DataError: there are no test rows of seen or of unseen classes.
     """
     dataset.require_testable()
     rows = rows or TestRows.of(dataset, trained)
-    heads = heads or fit_chosen_heads(dataset, trained, key=run_key(trained))
+    softmax_row = results(dataset, rows, softmax_logits(dataset, trained), UNCALIBRATED) if with_softmax else None
+    head = head or fit_chosen_head(dataset, trained, key=run_key(trained))
     selected = trained.selected
     return {
         "protocol": protocol(dataset, trained),
         "unseen_classes": [c.id for c in dataset.classes if c.kind == "unseen"],
-        "served": selected.kind,
-        **{
-            kind: results(dataset, rows, head.logits(rows.embeddings), selected.heads[kind].calibration)
-            for kind, head in heads.items()
-        },
+        "served": LDA,
+        LDA: results(dataset, rows, head.logits(rows.embeddings), selected.calibration),
         "student": results(dataset, rows, rows.student_logits, selected.student),
+        **({SOFTMAX: softmax_row} if softmax_row else {}),
         "novelty": novelty_results(dataset, trained, rows),
         "validation": {k: v for k, v in selected.validation.items() if k != "candidates"},
     }
+
+
+@torch.enable_grad()
+def softmax_logits(dataset: Dataset, trained: Trained) -> Float32:
+    """Scores of the test rows by the field's usual classifier, float32 [N, C]; never exported.
+
+    One linear layer with a softmax on real scaled features of seen classes and synthesised ones of unseen classes,
+    trained as the final classifier of f-CLSWGAN is (Xian et al., CVPR 2018): Adam, learning rate 0.001, beta1 0.5.
+    """
+    task = run_task(dataset, trained)
+    device, samples = task.features.device, trained.config.selection.samples
+    unseen = task.unseen_index.tolist()
+    synthetic = [
+        synthesise_features(trained.networks, task.attributes[i], run_key(trained), dataset.classes[i].id, samples)
+        for i in unseen
+    ]
+    features = torch.cat([task.features, *synthetic])
+    labels = torch.cat([task.labels, task.unseen_index.repeat_interleave(samples)])
+    random = torch.Generator(device=device).manual_seed(trained.config.seed)
+    weight = torch.zeros(len(dataset.classes), features.shape[1], device=device, requires_grad=True)
+    bias = torch.zeros(len(dataset.classes), device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([weight, bias], lr=1e-3, betas=(0.5, 0.999))
+    for _ in range(SOFTMAX_EPOCHS):
+        order = torch.randperm(len(labels), generator=random, device=device)
+        for batch in torch.split(order, SOFTMAX_BATCH):
+            loss = F.cross_entropy(F.linear(features[batch], weight, bias), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    test = torch.from_numpy(trained.scaler.apply(dataset.features[dataset.test])).to(device)
+    with torch.no_grad():
+        scores: Float32 = F.linear(test, weight, bias).cpu().numpy()
+    return scores
 
 
 def results(dataset: Dataset, rows: TestRows, logits_NC: Float32, calibration: Calibration) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from model.errors import DataError
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset
-from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, run_key
+from training.evaluation import SOFTMAX, TestRows, evaluate_run, fit_chosen_head, run_key
+from training.method.heads import LDA
 from training.reporting.figures import figures
 from training.reporting.report import write_report
 from training.runs.contents import CONFIG, CURVES, METRICS, REPORT, Trained, read_json, write_json
@@ -34,9 +35,9 @@ def write_results(run_dir: Path, dataset: Dataset, trained: Trained) -> dict[str
     """
     dataset.require_testable()
     rows = TestRows.of(dataset, trained)
-    heads = fit_chosen_heads(dataset, trained, key=run_key(trained))
-    metrics = evaluate_run(dataset, trained, heads=heads, rows=rows)
-    write_json(run_dir / CURVES, figures(dataset, trained, rows, heads[trained.selected.kind]))
+    head = fit_chosen_head(dataset, trained, key=run_key(trained))
+    metrics = evaluate_run(dataset, trained, head=head, rows=rows)
+    write_json(run_dir / CURVES, figures(dataset, trained, rows, head))
     write_json(run_dir / METRICS, metrics)
     return metrics
 
@@ -104,7 +105,7 @@ def run(order: Order, config: TrainConfig, out: Path, *, progress: OnStep = lamb
 
 SUMMARY = "summary.json"
 SCHEMA = "d3gzsl-seeds/1"
-HEADS, SCORES = ("served", "lda", "softmax", "student"), ("U", "S", "H", "T1", "AUSUC")
+HEADS, SCORES = (LDA, "student", SOFTMAX), ("U", "S", "H", "T1", "AUSUC")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -182,19 +183,16 @@ def row(finished: Finished, name: str) -> dict[str, Any]:
         "data_hash": trained.data["data_hash"],
         "epochs": trained.selected.epochs,
         "selected_H": trained.selected.validation["H"],
-        "head": trained.selected.served.choice.name,
+        "head": trained.selected.head.name,
         **_scores(metrics),
     }
 
 
 def _scores(metrics: Mapping[str, Any] | None) -> dict[str, dict[str, float] | None]:
-    """Of every head that was measured and of the `served` one, whichever that is; None without test rows."""
-    found: dict[str, dict[str, float] | None] = dict.fromkeys(HEADS)
-    if metrics is not None:
-        named = {**metrics, "served": metrics[metrics["served"]]} if "served" in metrics else metrics
-        measured = [head for head in HEADS if head in named]
-        found |= {head: {score: named[head][score] for score in SCORES} for head in measured}
-    return found
+    """Of every classifier that was measured; None without test rows."""
+    if metrics is None:
+        return dict.fromkeys(HEADS)
+    return {head: {score: metrics[head][score] for score in SCORES} for head in HEADS}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

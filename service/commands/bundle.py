@@ -48,7 +48,6 @@ def verify(directory: Directory, as_json: AsJson = False) -> None:
     from service.inference.engine import OnnxEngine
 
     bundle = Bundle.load(directory)
-    bundle.verify_head()
     OnnxEngine(bundle, threads=available_cpus())
     if as_json:
         print_json({"bundle": bundle.manifest.bundle_id, "files": len(bundle.manifest.files), "ok": True})

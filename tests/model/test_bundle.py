@@ -16,12 +16,10 @@ import numpy as np
 import pytest
 
 from model import bundle as bundle_module
-from model import head as head_module
 from model.bundle import BANK, HEAD, REQUIRED, TRUNK, Bundle, read_manifest
 from model.errors import BundleError
 from model.head import HeadSpec
 from model.manifest import MANIFEST
-from model.softmax import SoftmaxHead
 from tests.model import tiny
 
 STORED = Path(__file__).parent / "data" / "bundle-v1"
@@ -80,23 +78,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert bundle.synthesizer.read_bytes() == given["synthesizer"]
     for example, data in given["examples"].items():
         assert (tmp_path / "b" / example.file).read_bytes() == data
-
-
-def test_a_softmax_bundle_grows_as_the_head_it_was_written_with(tmp_path: Path) -> None:
-    given = tiny.softmax()
-    identity = tiny.write(tmp_path / "b", **given)
-    bundle = Bundle.load(tmp_path / "b")
-    assert bundle.manifest.bundle_id == identity
-    assert bundle.manifest.head == given["head_spec"]
-    assert isinstance(bundle.head, SoftmaxHead)
-    assert (bundle.head.kind, bundle.head.independent, bundle.head.dimension) == ("softmax", False, tiny.DIMENSION)
-    bundle.verify_head()
-    np.testing.assert_array_equal(bundle.weight, given["weight"])
-    fresh = np.random.default_rng(9).normal(size=(5, tiny.DIMENSION)).astype(np.float16)
-    np.testing.assert_array_equal(bundle.head.row(fresh).weight, given["head"].row(fresh).weight)
-    ours, theirs = (head.refit([0, 1, 2], {"new": fresh}) for head in (bundle.head, given["head"]))
-    np.testing.assert_array_equal(ours.weight, theirs.weight)
-    np.testing.assert_array_equal(ours.bias, theirs.bias)
 
 
 def test_the_same_contents_give_the_same_bytes(tmp_path: Path) -> None:
@@ -265,9 +246,9 @@ def test_what_decides_rows_cannot_be_changed_unnoticed(path: Path, edit: Callabl
         (lambda f: f["classes"][0].update(id="../x"), "slug"),
         (lambda f: f["classes"][0].pop("name"), "'name' is missing"),
         (lambda f: f["classes"].pop(), "weight must be float32 3x4"),
-        (lambda f: f["head"].update(kind="mystery"), "head kind must be lda or softmax, got 'mystery'"),
-        (lambda f: f["head"].update(kind="softmax"), "'penalty' is missing"),
-        (lambda f: f["head"].update(kind=["lda"]), "unhashable"),
+        (lambda f: f["head"].update(kind="mystery"), "head kind must be lda, got 'mystery'"),
+        (lambda f: f["head"].update(kind="softmax"), "head kind must be lda, got 'softmax'"),
+        (lambda f: f["head"].update(kind=["lda"]), "head kind must be lda"),
         (lambda f: f["head"].update(dimension=1e999), "infinity"),
         (lambda f: f["head"].pop("samples"), "'samples' is missing"),
         (lambda f: f["calibration"].update(temperature=0), "temperature above 0"),
@@ -347,58 +328,10 @@ def test_a_head_that_does_not_fit(path: Path, change: dict[str, Any], complaint:
         Bundle.load(path)
 
 
-def good_bank() -> dict[str, Any]:
-    return dict(tiny.softmax()["head"].bank())
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"rows": None}, "the array 'rows' is missing"),
-        ({"counts": None}, "the array 'counts' is missing"),
-        ({"rows": good_bank()["rows"].astype(np.float32)}, r"rows must be float16 \?x4, got float32 \(48, 4\)"),
-        ({"rows": good_bank()["rows"][:, :3]}, r"rows must be float16 \?x4, got float16 \(48, 3\)"),
-        ({"rows": np.full((48, 4), np.inf, np.float16)}, "rows holds values that are not finite"),
-        (
-            {"rows": good_bank()["rows"][:47]},
-            "counts must be 1 to 150 rows of each class and 47 in all, got 12 to 12 and 48",
-        ),
-        ({"counts": np.array([24, 12, 12])}, r"counts must be int64 4, got int64 \(3,\)"),
-        ({"counts": np.array([24, 0, 12, 12])}, "got 0 to 24 and 48"),
-        ({"counts": np.array([60, -36, 12, 12])}, "got -36 to 60 and 48"),
-        ({"counts": np.array([12.0, 12, 12, 12])}, "counts must be int64 4, got float64"),
-        (
-            {"rows": np.zeros((190, 4), np.float16), "counts": np.array([151, 12, 12, 15])},
-            "counts must be 1 to 150 rows of each class and 190 in all, got 12 to 151",
-        ),
-    ],
-    ids=lambda v: v if isinstance(v, str) else "",
-)
-def test_a_softmax_bank_that_does_not_fit(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
-    tiny.write(tmp_path / "b", **tiny.softmax())
-    replace_file(tmp_path / "b", BANK, npz(**{k: v for k, v in {**good_bank(), **change}.items() if v is not None}))
-    with pytest.raises(BundleError, match=f"{BANK}: .*{complaint}"):
-        Bundle.load(tmp_path / "b")
-
-
 def test_a_bank_beyond_40_mb_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_module, "MAX_BANK_BYTES", 100)
     with pytest.raises(BundleError, match=rf"{BANK} has \d+ bytes; at most 100 are allowed"):
         Bundle.load(path)
-
-
-def test_a_softmax_bundle_of_too_many_classes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.write(tmp_path / "b", **tiny.softmax())
-    monkeypatch.setattr(head_module, "MAX_SOFTMAX_CLASSES", 3)
-    with pytest.raises(BundleError, match=f"(?s){BANK}: .*at most 3 classes in all, got 4"):
-        Bundle.load(tmp_path / "b")
-
-
-def test_rows_that_do_not_solve_the_bank_are_not_written(tmp_path: Path) -> None:
-    given = tiny.softmax()
-    with pytest.raises(BundleError, match=f"{HEAD} does not go with {BANK}: expected rows that solve the bank"):
-        tiny.write(tmp_path / "b", **{**given, "weight": given["weight"][::-1]})
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.head import HeadSpec, check_class_count, logits
+from model.head import HeadSpec, logits
 from model.lda import LdaHead, class_means, shrunk_cholesky
 
 
@@ -169,12 +169,6 @@ def test_the_factor_is_lower_and_rebuilds_the_covariance() -> None:
     np.testing.assert_allclose(factor @ factor.T, shrink(covariance, 0.25), rtol=1e-5, atol=1e-6)
 
 
-def test_its_rows_are_exact_at_once() -> None:
-    head = LdaHead(np.eye(3))
-    assert (head.kind, head.independent) == ("lda", True)
-    check_class_count(head.kind, 1_000_000)
-
-
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 2, 2)])
 def test_a_factor_that_is_no_square_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must be square"):
@@ -196,7 +190,6 @@ def spec(**fields) -> HeadSpec:
     ("change", "written"),
     [
         ({}, {}),
-        ({"noise_form": "antithetic"}, {"antithetic": True}),
         ({"noise_form": "matched"}, {"noise": "matched"}),
         ({"unseen_scale": 1.25}, {"unseen_scale": 1.25}),
     ],
@@ -224,7 +217,8 @@ def test_a_spec_survives_json(change: dict[str, object], written: dict[str, obje
         {"noise_form": "pink"},
         {"unseen_scale": 0.0},
         {"unseen_scale": float("inf")},
-        {"kind": "softmax", "shrinkage": None, "penalty": 0.1, "tolerance": 0.1, "unseen_scale": 1.25},
+        {"kind": "softmax"},
+        {"noise_form": "antithetic"},
     ],
     ids=str,
 )

@@ -21,7 +21,6 @@ from model.head import HeadSpec
 from model.lda import LdaHead
 from model.manifest import Backbone, Example
 from model.preprocess import PreprocessSpec
-from model.softmax import SoftmaxHead
 from model.vocabulary import Vocabulary
 from tests.model.photos import encode
 
@@ -117,19 +116,6 @@ def contents() -> dict[str, Any]:
             example: encode(np.full((8, 8, 3), colour, dtype=np.uint8), "PNG") for example, colour in colours.items()
         },
     }
-
-
-def softmax() -> dict[str, Any]:
-    """What differs in the contents of a bundle with the `softmax` head."""
-    words, random = vocabulary(), np.random.default_rng(0)
-    means = words.normalise([c.attributes for c in CLASSES]) @ _map(ATTRIBUTES, DIMENSION, 1)
-    labels = np.repeat(np.arange(len(CLASSES)), 12)
-    z = means[labels] + 0.1 * random.normal(size=(len(labels), DIMENSION))
-    head = SoftmaxHead.fit(z, labels, penalty=0.01)
-    spec = HeadSpec(
-        kind="softmax", dimension=DIMENSION, samples=12, noise_dimension=NOISE, penalty=0.01, tolerance=head.tolerance
-    )
-    return {"head_spec": spec, "head": head, "weight": head.weight, "bias": head.bias}
 
 
 def write(out: Path, *, overwrite: bool = False, **changes: Any) -> str:

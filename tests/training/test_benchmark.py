@@ -511,7 +511,7 @@ def test_a_run_on_a_benchmark_finds_its_data_again(tmp_path: Path) -> None:
         reopen(trained.data, moved_to=moved)
     lost = dataclasses.replace(trained, data={"kind": "benchmark", "data_hash": "x"})
     with pytest.raises(DataError, match="data lacks path, splits"):
-        reopen(lost)
+        reopen(lost.data)
 
 
 # --- the public benchmarks --------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_json(run: Command, store_dir: Path, tmp_path: Path) -> None:
     assert fields["out"] == str(out)
     assert fields["selected"] == {
         "epochs": trained.selected.epochs,
-        "head": trained.selected.served.choice.name,
+        "head": trained.selected.head.name,
         "validation_H": trained.selected.validation["H"],
     }
     assert fields["metrics"] == read_json(out / METRICS)

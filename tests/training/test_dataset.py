@@ -151,11 +151,11 @@ def test_reopen_finds_the_data_and_refuses_changed_ones(run_dir: Path, store_dir
     np.testing.assert_array_equal(reopen(trained.data, moved_to=moved).test, first.test)
     other = dataclasses.replace(trained, data={**trained.data, "data_hash": "0" * 64})
     with pytest.raises(DataError) as error:
-        reopen(other)
+        reopen(other.data)
     expected = f"expected data hash {'0' * 64}, got {FeatureStore.load(store_dir).data_hash}"
     assert str(error.value) == f"{store_dir}: the data have changed since the run: {expected}"
     with pytest.raises(DataError, match="no such folder"):
         reopen(trained.data, moved_to=tmp_path / "gone")
     lost = dataclasses.replace(trained, data={"kind": "demo", "data_hash": "x"})
     with pytest.raises(DataError, match="data lacks path, test_fraction, split_seed"):
-        reopen(lost)
+        reopen(lost.data)

@@ -13,10 +13,10 @@ import torch
 
 from model.calibration import Calibration
 from model.errors import DataError
-from training import evaluation
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_data, reopen
-from training.evaluation import TestRows, evaluate_run, fit_chosen_heads, protocol, run_key
+from training.evaluation import TestRows, evaluate_run, fit_chosen_head, protocol, run_key, run_task, softmax_logits
+from training.method.heads import synthesise_features
 from training.metrics import harmonic_mean
 from training.runs.contents import Trained
 
@@ -78,20 +78,20 @@ def at_the_median(calibration: Calibration, scores: np.ndarray, seen: np.ndarray
 @pytest.mark.parametrize("favour_unseen", [False, True])
 def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_unseen: bool) -> None:
     z, logits = trained.networks.student(scaled_test_rows(data, trained))
-    head = fit_chosen_heads(data, trained, key=run_key(trained))[trained.selected.kind]
+    head = fit_chosen_head(data, trained, key=run_key(trained))
     served = ((z.numpy() - head.centre) @ head.weight.T + head.bias).astype(np.float64)
     chosen = trained.selected
     if favour_unseen:  # penalties at which some rows change sides, whatever validation chose
-        calibration = at_the_median(chosen.head, served, data.seen)
+        calibration = at_the_median(chosen.calibration, served, data.seen)
         chosen = dataclasses.replace(
             chosen,
-            heads={"lda": dataclasses.replace(chosen.served, calibration=calibration)},
+            calibration=calibration,
             student=at_the_median(chosen.student, logits.double().numpy(), data.seen),
         )
     results = evaluate_run(data, dataclasses.replace(trained, selected=chosen))
     student = logits.double().numpy() / chosen.student.temperature - chosen.student.seen_penalty * data.seen
-    served = served / chosen.head.temperature - chosen.head.seen_penalty * data.seen
-    for name, scores, calibration in (("student", student, chosen.student), ("lda", served, chosen.head)):
+    served = served / chosen.calibration.temperature - chosen.calibration.seen_penalty * data.seen
+    for name, scores, calibration in (("student", student, chosen.student), ("lda", served, chosen.calibration)):
         expected = by_hand(scores, data)
         assert results[name]["temperature"] == calibration.temperature
         assert results[name]["seen_penalty"] == calibration.seen_penalty
@@ -104,6 +104,45 @@ def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_uns
         assert results["lda"]["H"] > 0.5
         assert (student.argmax(axis=1) != logits.numpy().argmax(axis=1)).any()
     assert set(results["lda"]["per_class"]) == {entry.id for entry in data.classes}
+
+
+def test_the_softmax_row_is_that_of_adam_by_hand(data: Dataset, trained: Trained, results: dict[str, Any]) -> None:
+    """Cross-entropy of a linear layer on real seen and synthesised unseen features, step by step in float64."""
+    task = run_task(data, trained)
+    synthetic = [
+        synthesise_features(trained.networks, task.attributes[i], run_key(trained), data.classes[i].id, 10).numpy()
+        for i in np.flatnonzero(~data.seen)
+    ]
+    x = np.concatenate([task.features.numpy(), *synthetic]).astype(np.float64)
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    y = np.concatenate([task.labels.numpy(), np.repeat(np.flatnonzero(~data.seen), 10)])
+    weight, first, second, step = np.zeros((len(data.classes), x.shape[1])), 0.0, 0.0, 0
+    random = torch.Generator().manual_seed(trained.config.seed)
+    for _ in range(25):
+        order = torch.randperm(len(y), generator=random).numpy()
+        for start in range(0, len(order), 256):
+            batch = order[start : start + 256]
+            error = np.exp(x[batch] @ weight.T)
+            error /= error.sum(axis=1, keepdims=True)
+            error[np.arange(len(batch)), y[batch]] -= 1
+            gradient, step = error.T @ x[batch] / len(batch), step + 1
+            first, second = 0.5 * first + 0.5 * gradient, 0.999 * second + 0.001 * gradient**2
+            weight -= 1e-3 * (first / (1 - 0.5**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    test = trained.scaler.apply(data.features[data.test])
+    scores = test @ weight[:, :-1].T + weight[:, -1]
+    np.testing.assert_allclose(softmax_logits(data, trained), scores, rtol=1e-3, atol=1e-4)
+    found, expected = results["softmax"], by_hand(scores, data)
+    assert {key: found[key] for key in expected} == expected
+    assert found["uncalibrated"] == {key: expected[key] for key in ("U", "S", "H")}
+    assert (found["seen_penalty"], found["temperature"]) == (0, 1)
+
+
+def test_a_bundles_own_head_is_measured_without_a_softmax(data: Dataset, trained: Trained) -> None:
+    head = fit_chosen_head(data, trained, key="another")
+    results = evaluate_run(data, trained, head=head, with_softmax=False)
+    assert "softmax" not in results
+    scores = trained.selected.calibration.scores(head.logits(TestRows.of(data, trained).embeddings), data.seen)
+    assert results["lda"]["H"] == by_hand(scores, data)["H"]
 
 
 @torch.no_grad()
@@ -162,7 +201,7 @@ def test_without_test_rows_of_both_kinds(data: Dataset, trained: Trained, store_
         (dataclasses.replace(data, test=data.test[~unseen_only]), "got 12 and 0"),
         (dataclasses.replace(data, test=data.test[:0]), "got 0 and 0"),
     ):
-        assert not evaluation.testable(made)
+        assert not made.testable
         with pytest.raises(DataError, match=f"test images of seen and of unseen classes, {counts}"):
             evaluate_run(made, trained)
-    assert evaluation.testable(data)
+    assert data.testable

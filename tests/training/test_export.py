@@ -31,7 +31,7 @@ from service.registry.log import ChangeLog
 from tests.training.tiny import COLOURS, write_run
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_data, reopen
-from training.evaluation import fit_chosen_heads
+from training.evaluation import fit_chosen_head
 from training.exporting import graphs
 from training.exporting.export import export
 from training.features.store import FeatureStore
@@ -81,13 +81,13 @@ def test_manifest(bundle: Bundle, trained: Trained, data: Dataset, store_dir: Pa
     assert manifest.vocabulary == data.vocabulary
     assert manifest.preprocess == store.spec
     assert (manifest.backbone.fingerprint, manifest.backbone.feature_dim) == (store.fingerprint, 8)
-    assert manifest.calibration == trained.selected.head
+    assert manifest.calibration == trained.selected.calibration
     assert manifest.head.to_json() == {
         "kind": "lda",
         "dimension": 8,
         "samples": 10,
         "noise_dimension": 3,
-        "shrinkage": trained.selected.shrinkage,
+        "shrinkage": trained.selected.head.shrinkage,
         "noise": "matched",
     }
     np.testing.assert_array_equal(bundle.novelty_reference, trained.novelty_reference)
@@ -127,7 +127,7 @@ def test_the_trunk_answers_as_torch(
     """From the photos, through the service's decoding and engine, to 1e-4 of the largest value."""
     embedded = engine.embed(inputs(store_dir, bundle))
     scaled = torch.from_numpy(trained.scaler.apply(data.features))
-    head = fit_chosen_heads(data, trained, key="")[trained.selected.kind]
+    head = fit_chosen_head(data, trained, key="")
     z = trained.networks.student.embedding(scaled).numpy() - head.centre
     scores = trained.networks.teacher.score(scaled).numpy()
     np.testing.assert_allclose(embedded.embedding, z, rtol=0, atol=1e-4 * np.abs(z).max())
@@ -149,7 +149,7 @@ def test_training_and_service_preprocess_with_the_same_functions(
 
 
 def test_seen_rows_are_those_of_the_run(bundle: Bundle, trained: Trained, data: Dataset) -> None:
-    head = fit_chosen_heads(data, trained, key="whatever")[trained.selected.kind]
+    head = fit_chosen_head(data, trained, key="whatever")
     order = [next(i for i, c in enumerate(data.classes) if c.id == entry.id) for entry in bundle.manifest.classes[:6]]
     np.testing.assert_array_equal(bundle.weight[:6], head.weight[order])
     np.testing.assert_array_equal(bundle.bias[:6], head.bias[order])
@@ -168,9 +168,8 @@ def test_a_scale_of_described_classes_is_in_their_rows_and_in_those_to_come(
     bundle: Bundle, trained: Trained, data: Dataset, tmp_path: Path
 ) -> None:
     """The rows of seen classes stay; the others are what the service makes of the factor in the bank."""
-    lda = trained.selected.heads["lda"]
-    choice = dataclasses.replace(lda.choice, unseen_scale=1.25)
-    selected = dataclasses.replace(trained.selected, heads={"lda": dataclasses.replace(lda, choice=choice)})
+    head = dataclasses.replace(trained.selected.head, unseen_scale=1.25)
+    selected = dataclasses.replace(trained.selected, head=head)
     export(data, dataclasses.replace(trained, selected=selected), tmp_path / "bundle")
     scaled = Bundle.load(tmp_path / "bundle")
     assert scaled.manifest.head == dataclasses.replace(bundle.manifest.head, unseen_scale=1.25)
@@ -251,6 +250,7 @@ def registered(bundle: Bundle, entries: Sequence[ClassEntry], folder: Path) -> S
         Database(database_url(folder, None)),
         bundle_id=bundle.manifest.bundle_id,
         dimension=bundle.manifest.head.dimension,
+        vocabulary=bundle.manifest.vocabulary.names,
     )
     try:
         registrar = Registrar(bundle, OnnxEngine(bundle, threads=1), log)

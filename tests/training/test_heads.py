@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from model.errors import DataError
 from model.lda import LdaHead
 from model.noise import class_noise
-from model.softmax import SoftmaxHead
 from tests.training.tiny import METHODS, config, task
 from training.method.heads import (
     HeadChoice,
     HeadFit,
-    HeadRows,
     embed,
     fit_head,
     fit_heads,
@@ -28,7 +24,7 @@ from training.method.heads import (
 from training.method.trainer import Networks, train
 from training.task import Task
 
-LDA = HeadChoice(kind="lda", strength=0.4)
+LDA = HeadChoice(shrinkage=0.4)
 NAMES = ["a", "b", "c", "d", "x", "y"]
 
 
@@ -93,7 +89,7 @@ def test_embeddings_without_spread_make_no_head(networks: Networks, small: Task)
 
 def test_heads_of_several_shrinkages_are_those_of_each(networks: Networks, small: Task) -> None:
     """One pass over rows and noise for all of them; in the order asked for."""
-    choices = [HeadChoice(kind="lda", strength=shrinkage) for shrinkage in (0.9, 0.1, 0.4)]
+    choices = [HeadChoice(shrinkage=shrinkage) for shrinkage in (0.9, 0.1, 0.4)]
     heads = fit_heads(networks, small, NAMES, choices, samples=7, key="k")
     assert len(heads) == 3
     for choice, head in zip(choices, heads, strict=True):
@@ -118,78 +114,6 @@ def test_a_scale_multiplies_scores_of_described_classes_and_of_those_to_come(
     np.testing.assert_allclose(head.head.row(new).weight, scale * plain.head.row(new).weight, rtol=1e-4, atol=1e-4)
     assert HeadChoice.named(choice.name) == choice
     assert choice.name == f"lda/0.4/{scale}"
-
-
-# --- softmax --------------------------------------------------------------------------------------
-
-
-def balanced_gradient(
-    rows: NDArray[np.float64], labels: NDArray[np.int64], weight: NDArray[Any], penalty: float
-) -> Any:
-    """Of the class-balanced mean cross-entropy + penalty / 2 ||W||^2, row by row."""
-    gradient = penalty * weight
-    classes = len(weight)
-    for row, label in zip(rows, labels.tolist(), strict=True):
-        scores = weight @ row
-        probability = np.exp(scores - scores.max())
-        probability /= probability.sum()
-        probability[label] -= 1
-        gradient += np.outer(probability, row) / (classes * (labels == label).sum())
-    return gradient
-
-
-def test_a_softmax_head_solves_real_and_synthetic_rows_as_a_bank_holds_them(networks: Networks, small: Task) -> None:
-    head = fit_head(networks, small, NAMES, HeadChoice(kind="softmax", strength=0.01), samples=7, key="k")
-    z, labels = embed(networks, small.features), small.labels.numpy()
-    lda = fitted(networks, small)
-    np.testing.assert_array_equal(head.centre, lda.centre)
-    made = [synthesise(networks, small.attributes[i], "k", name, 7) for i, name in ((4, "x"), (5, "y"))]
-    rows = (np.concatenate([z, *made]) - head.centre).astype(np.float16).astype(np.float64)
-    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
-    labels = np.concatenate([labels, np.repeat([4, 5], 7)])
-    squares = [np.square(z[labels[: len(z)] == c] - head.centre).sum(axis=1).mean() for c in range(4)]
-    penalty = 0.01 * float(np.mean(squares))
-    weight = np.concatenate([head.weight, head.bias[:, None]], axis=1).astype(np.float64)
-    gradient = balanced_gradient(rows, labels, weight, penalty)
-    assert np.linalg.norm(gradient) <= 2e-4 * penalty * np.linalg.norm(weight)
-    assert isinstance(head.head, SoftmaxHead)
-    assert head.head.penalty == pytest.approx(penalty, rel=1e-4)
-    assert np.linalg.norm(weight) > 1
-
-
-def test_heads_of_both_forms_come_in_the_order_asked_for(networks: Networks, small: Task) -> None:
-    """A penalty that starts from the solution of a stronger one ends where it would alone."""
-    names = ("softmax/0.001", "lda/0.4", "softmax/0.1", "lda/0.9", "softmax/0.01")
-    choices = [HeadChoice.named(name) for name in names]
-    assert tuple(choice.name for choice in choices) == names
-    heads = fit_heads(networks, small, NAMES, choices, samples=7, key="k")
-    assert [head.head.kind for head in heads] == [choice.kind for choice in choices]
-    for choice, head in zip(choices, heads, strict=True):
-        alone = fit_head(networks, small, NAMES, choice, samples=7, key="k")
-        off = np.linalg.norm(head.weight - alone.weight) / np.linalg.norm(alone.weight)
-        assert off <= (4e-4 if choice.kind == "softmax" else 0)
-    lengths = [float(np.linalg.norm(heads[i].weight)) for i in (2, 4, 0)]
-    assert lengths == sorted(lengths)  # the weaker the penalty, the longer the weights
-
-
-def test_a_bank_takes_the_first_synthetic_rows_that_it_has_room_for(
-    networks: Networks, small: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("training.method.heads.rows_per_class", lambda _classes, _dimension: 4)
-    rows = HeadRows.of(networks, small)
-    assert [rows.most(samples) for samples in (3, 4, 7)] == [3, 4, 4]
-    some = {i: synthesise(networks, small.attributes[i], "k", name, 7) for i, name in ((4, "x"), (5, "y"))}
-    (fit,) = rows.softmax(some, [0.01])
-    bank = fit.head.bank()
-    assert bank["counts"].tolist() == [9, 9, 9, 9, 4, 4]
-    np.testing.assert_array_equal(bank["rows"][-4:], (some[5][:4] - rows.centre).astype(np.float16))
-
-
-def test_a_penalty_is_relative_to_the_length_of_rows_with_classes_weighing_the_same() -> None:
-    z = np.array([[3.0, 0], [1, 0], [-2, 2], [-2, 0], [-2, -2], [-2, 0]], dtype=np.float32)
-    rows = HeadRows(z=z, labels=np.array([0, 0, 2, 2, 2, 2]), seen=np.array([True, False, True]))
-    np.testing.assert_array_equal(rows.centre, [0, 0])
-    assert rows.penalty(0.1) == pytest.approx(0.1 * ((9 + 1) / 2 + (8 + 4 + 8 + 4) / 4) / 2)
 
 
 @pytest.mark.parametrize("method", METHODS)

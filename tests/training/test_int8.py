@@ -29,7 +29,7 @@ from tests.training.tiny import write_run
 from training import cli
 from training.datasets.dataset import Dataset, make_task
 from training.datasets.opening import reopen
-from training.evaluation import fit_chosen_heads
+from training.evaluation import fit_chosen_head
 from training.exporting.export import export
 from training.exporting.int8 import RunImages, even_rows, quantise
 from training.exporting.int8_export import Int8Export, _validation_rows
@@ -209,7 +209,7 @@ def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(store_dir
     """The trunk subtracts the served centre and the head of the fold another one."""
     trained = Trained.load(write_run(store_dir, tmp_path / "run", test_fraction=0.0))
     data = reopen(trained.data)
-    centre = fit_chosen_heads(data, trained, key="")[trained.selected.kind].centre
+    centre = fit_chosen_head(data, trained, key="").centre
     rows = _validation_rows(data, trained, centre)
     fold = next(folds(data, trained.config.selection, trained.config.seed))
     task = make_task(data, fold.train, fold.classes, trained.scaler, torch.device("cpu"))
@@ -217,7 +217,7 @@ def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(store_dir
         trained.networks,
         task,
         [data.classes[i].id for i in fold.classes.tolist()],
-        trained.selected.served.choice,
+        trained.selected.head,
         samples=trained.config.selection.samples,
         key="",
     )
@@ -247,8 +247,8 @@ def test_too_large_a_loss_is_refused_with_the_numbers(trained: Trained, data: Da
     images = RunImages.of(trained)
     grey = Grey(root=images.root, images=images.images, spec=images.spec)
     # Three known classes a fold predict nothing, and the penalty chosen on them leaves no H to lose.
-    lda = dataclasses.replace(trained.selected.heads["lda"], calibration=Calibration(seen_penalty=0, temperature=1))
-    plain = dataclasses.replace(trained, selected=dataclasses.replace(trained.selected, heads={"lda": lda}))
+    selected = dataclasses.replace(trained.selected, calibration=Calibration(seen_penalty=0, temperature=1))
+    plain = dataclasses.replace(trained, selected=selected)
     with pytest.raises(DataError) as refused:
         export(data, plain, tmp_path / "bundle", int8=Int8Export(images=grey, calibration_images=10))
     number = r"\d+\.\d\d"

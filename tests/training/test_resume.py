@@ -22,8 +22,8 @@ from tests.training.tiny import SETTINGS, config, dataset, same
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset
+from training.method import trainer as trainer_module
 from training.method.trainer import DivergedError, Trainer
-from training.runs import checkpoints
 from training.runs.checkpoints import LOG, PROGRESS, STATE, Interrupted, Interruption, interruptible
 from training.runs.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
 from training.runs.fit import FitOptions, fit
@@ -127,7 +127,7 @@ def test_a_crash_in_the_second_fold(data: Dataset, tmp_path: Path, monkeypatch: 
                 raise MemoryError
             super().__init__(*arguments)
 
-    monkeypatch.setattr(checkpoints, "Trainer", Crashing)
+    monkeypatch.setattr(trainer_module, "Trainer", Crashing)
     with pytest.raises(MemoryError):
         train(data, tmp_path / "parts", settings, checkpoint_seconds=1e9)
     with (tmp_path / "parts" / LOG).open("a") as written_after_the_checkpoint:

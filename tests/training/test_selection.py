@@ -16,9 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.calibration import Calibration
-from model.errors import DataError, TooManyClassesError
-from model.head import HeadKind
+from model.errors import DataError
 from tests.training.tiny import config, dataset
 from training.config import SelectionConfig, TrainConfig
 from training.datasets.dataset import Dataset, make_task
@@ -33,20 +31,18 @@ from training.selection.choice import (
     choose,
     choose_scale,
     measured_epochs,
-    of_best_head,
 )
 from training.selection.fold_scores import (
     NEARLY_BEST,
     STUDENT,
+    FoldScores,
     Measurement,
-    Scored,
     best_penalty,
-    candidates,
     curve_of,
-    scaled,
+    scale_unseen,
 )
 from training.selection.folds import fold_count, folds, used_folds
-from training.selection.result import Selected
+from training.selection.result import Selection
 from training.selection.validation import FoldEpoch, exhausted, select
 
 CPU = torch.device("cpu")
@@ -180,10 +176,10 @@ def test_select_measures_every_candidate_in_every_fold(data: Dataset) -> None:
         (epochs, head) for epochs in (2, 4) for head in ("lda/0.3", "lda/0.7", "student")
     ]
     assert selected.epochs in (2, 4)
-    assert selected.shrinkage in (0.3, 0.7)
+    assert selected.head.shrinkage in (0.3, 0.7)
     best = max((c for c in candidates if c["head"] != "student"), key=lambda c: c["H"])
     assert selected.validation["H"] == best["H"]
-    assert selected.head.seen_penalty * selected.head.temperature == pytest.approx(best["seen_penalty"])
+    assert selected.calibration.seen_penalty * selected.calibration.temperature == pytest.approx(best["seen_penalty"])
     assert selected.validation["folds"] == 3
     assert 0 <= selected.validation["novelty_auroc"] <= 1
 
@@ -193,12 +189,12 @@ def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
     measured = Measurement(
         labels=good.labels,
         seen=good.seen,
-        logits={STUDENT: bad.logits, "lda/0.1": bad.logits, "lda/0.3": good.logits, "softmax/1.0": bad.logits},
+        logits={STUDENT: bad.logits, "lda/0.1": bad.logits, "lda/0.3": good.logits},
         novelty=0.5,
     )
     found = best_scores(measured)
-    assert of_best_head(found) is found["lda"]
-    for name, run in (("lda", good), ("softmax", bad), (STUDENT, bad)):
+    assert set(found) == {"lda", STUDENT}
+    for name, run in (("lda", good), (STUDENT, bad)):
         penalty, h = best_penalty([curve_of(run)])
         result = evaluate(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
         assert found[name] == pytest.approx({"U": result.U, "S": result.S, "H": h})
@@ -262,7 +258,7 @@ def test_the_first_fold_decides_how_long_the_others_train(data: Dataset, monkeyp
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> list[Scored]:
+def runs(draw: st.DrawFn) -> list[FoldScores]:
     """One to three folds with some scores of few values."""
     made = []
     for _ in range(draw(st.integers(1, 3))):
@@ -272,11 +268,11 @@ def runs(draw: st.DrawFn) -> list[Scored]:
         assume(seen[labels].any() and not seen[labels].all())
         values = draw(st.lists(st.integers(-8, 8), min_size=rows * classes, max_size=rows * classes))
         logits = np.array(values, dtype=np.float32).reshape(rows, classes)
-        made.append(Scored(logits=logits, labels=labels, seen=seen))
+        made.append(FoldScores(logits=logits, labels=labels, seen=seen))
     return made
 
 
-def mean_h(scored: list[Scored], penalty: float) -> float:
+def mean_h(scored: list[FoldScores], penalty: float) -> float:
     """Mean H over folds by counting; `penalty` is between gaps, so that there are no ties of seen and unseen."""
     values = []
     for run in scored:
@@ -286,7 +282,7 @@ def mean_h(scored: list[Scored], penalty: float) -> float:
 
 
 @given(runs())
-def test_best_penalty_is_that_of_a_full_search(scored: list[Scored]) -> None:
+def test_best_penalty_is_that_of_a_full_search(scored: list[FoldScores]) -> None:
     curves = [curve_of(run) for run in scored]
     penalty, h = best_penalty(curves)
     gaps = sorted({gap for curve in curves for gap in curve.penalties.tolist()})
@@ -307,14 +303,14 @@ def test_best_penalty_is_that_of_a_full_search(scored: list[Scored]) -> None:
 # --- the temperature ------------------------------------------------------------------------------
 
 
-def scored_rows(*, scale: float, seed: int = 0, rows: int = 60) -> Scored:
+def scored_rows(*, scale: float, seed: int = 0, rows: int = 60) -> FoldScores:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 4, rows) % random.integers(1, 5, rows)  # low labels are more frequent
     logits = scale * (2 * np.eye(4)[labels] + random.standard_normal((rows, 4)))
-    return Scored(logits=logits.astype(np.float32), labels=labels, seen=np.array([True, True, True, False]))
+    return FoldScores(logits=logits.astype(np.float32), labels=labels, seen=np.array([True, True, True, False]))
 
 
-def balanced_loss(scored: list[Scored], penalty: float, temperature: float) -> float:
+def balanced_loss(scored: list[FoldScores], penalty: float, temperature: float) -> float:
     """Mean over folds of the mean over classes of the mean -log p, in loops."""
     of_folds = []
     for run in scored:
@@ -351,7 +347,7 @@ def test_calibration_does_not_change_what_is_best() -> None:
 # --- the choice -----------------------------------------------------------------------------------
 
 
-def chosen(scored: dict[Candidate, list[Scored]], heads: tuple[HeadKind, ...] = ("lda", "softmax")) -> Selected:
+def chosen(scored: dict[Candidate, list[FoldScores]]) -> Selection:
     novelty = {5: [0.5, 0.7], 10: [0.8, 1.0], 15: [0.1, 0.1]}
     folds = [
         {
@@ -365,17 +361,17 @@ def chosen(scored: dict[Candidate, list[Scored]], heads: tuple[HeadKind, ...] = 
         }
         for fold in range(2)
     ]
-    return choose(folds, TrainConfig(selection=SelectionConfig(heads=heads)))
+    return choose(folds, TrainConfig())
 
 
-def with_noise(noise: float, folds: int = 2) -> list[Scored]:
+def with_noise(noise: float, folds: int = 2) -> list[FoldScores]:
     """Held-out rows whose logits are right but for noise."""
     made = []
     for seed in range(folds):
         random, labels = np.random.default_rng(seed), np.arange(80) % 4
         logits = np.eye(4)[labels] + noise * random.standard_normal((80, 4))
         seen = np.array([True, True, False, False])
-        made.append(Scored(logits=logits.astype(np.float32), labels=labels, seen=seen))
+        made.append(FoldScores(logits=logits.astype(np.float32), labels=labels, seen=seen))
     return made
 
 
@@ -392,18 +388,18 @@ def test_the_strength_is_the_middle_one_of_those_nearly_best(near: tuple[float, 
     """One row right or wrong of a thousand changes H by less than `NEARLY_BEST`; 0.7 has the fewest wrong."""
     wrong = {0.7: 1, 0.5: 2, 0.3: 3, 0.1: 3}
     runs = {strength: with_wrong_rows(wrong[strength] if strength in near else 200) for strength in wrong}
-    assert chosen({(5, f"lda/{s}"): r for s, r in runs.items()} | {(5, STUDENT): runs[0.7]}).shrinkage == expected
+    assert chosen({(5, f"lda/{s}"): r for s, r in runs.items()} | {(5, STUDENT): runs[0.7]}).head.shrinkage == expected
 
 
-def with_wrong_rows(count: int) -> list[Scored]:
+def with_wrong_rows(count: int) -> list[FoldScores]:
     """Two folds of a thousand rows, some of which look like the next class."""
     labels = np.arange(1000) % 4
     logits = np.eye(4)[np.where(np.arange(1000) < count, labels + 1, labels) % 4]
     seen = np.array([True, True, False, False])
-    return [Scored(logits=logits.astype(np.float32), labels=labels, seen=seen) for _ in range(2)]
+    return [FoldScores(logits=logits.astype(np.float32), labels=labels, seen=seen) for _ in range(2)]
 
 
-def shrunk(scale: float, *, noise: float = 0.8, folds: int = 4, seed: int = 0) -> list[Scored]:
+def shrunk(scale: float, *, noise: float = 0.8, folds: int = 4, seed: int = 0) -> list[FoldScores]:
     """Noisy folds whose described classes get scores divided by a scale."""
     made = []
     for fold in range(folds):
@@ -411,7 +407,7 @@ def shrunk(scale: float, *, noise: float = 0.8, folds: int = 4, seed: int = 0) -
         seen = np.arange(8) < 4
         signal = random.gamma(2.0, size=(400, 1)) * np.eye(8)[labels]
         logits = (signal + noise * random.standard_normal((400, 8))) / np.where(seen, 1, scale)
-        made.append(Scored(logits=logits.astype(np.float32), labels=labels, seen=seen))
+        made.append(FoldScores(logits=logits.astype(np.float32), labels=labels, seen=seen))
     return made
 
 
@@ -439,14 +435,13 @@ def test_the_chosen_head_has_its_scale_and_is_calibrated_with_it() -> None:
     runs = shrunk(2.0, folds=2)
     scale = choose_scale(runs)
     assert scale > 1
-    selected = chosen({(5, "lda/0.3"): runs, (5, "softmax/0.1"): runs, (5, STUDENT): runs})
-    changed = [scaled(run, scale) for run in runs]
+    selected = chosen({(5, "lda/0.3"): runs, (5, STUDENT): runs})
+    changed = [scale_unseen(run, scale) for run in runs]
     penalty, h = best_penalty([curve_of(run) for run in changed])
-    assert selected.served.choice == HeadChoice(kind="lda", strength=0.3, unseen_scale=scale)
-    assert selected.head == calibrate(changed, penalty)
-    assert selected.validation["H"] == selected.served.H == h
-    assert selected.heads["softmax"].choice.unseen_scale == 1
-    assert Selected.from_json(json.loads(json.dumps(selected.to_json()))) == selected
+    assert selected.head == HeadChoice(shrinkage=0.3, unseen_scale=scale)
+    assert selected.calibration == calibrate(changed, penalty)
+    assert selected.validation["H"] == h
+    assert Selection.from_json(json.loads(json.dumps(selected.to_json()))) == selected
 
 
 def test_the_best_mean_h_is_chosen() -> None:
@@ -462,113 +457,13 @@ def test_the_best_mean_h_is_chosen() -> None:
             (15, STUDENT): good,  # the student is taken at the length of the served head
         }
     )
-    assert (selected.epochs, selected.shrinkage) == (10, 0.3)
+    assert (selected.epochs, selected.head.shrinkage) == (10, 0.3)
     penalty, h = best_penalty([seen_unseen_curve(r.logits, r.labels, r.seen) for r in good])
     assert selected.validation["H"] == h
-    assert selected.head == calibrate(good, penalty)
+    assert selected.calibration == calibrate(good, penalty)
     assert selected.validation["H_student"] == best_penalty([curve_of(r) for r in bad])[1]
     assert selected.student == calibrate(bad, best_penalty([curve_of(r) for r in bad])[0])
     assert selected.validation["novelty_auroc"] == pytest.approx(0.9)
-
-
-def test_the_form_with_the_better_h_is_served_and_the_other_taken_at_its_length() -> None:
-    good, middle, bad = with_noise(0.4), with_noise(0.9), with_noise(2)
-    scored = {
-        (5, "lda/0.1"): middle,
-        (5, "softmax/0.01"): bad,
-        (5, STUDENT): bad,
-        (10, "lda/0.1"): bad,
-        (10, "softmax/0.01"): bad,
-        (10, "softmax/0.001"): good,
-        (10, STUDENT): bad,
-    }
-    selected = chosen(scored)
-    h = {name: best_penalty([curve_of(r) for r in runs]) for name, runs in (("good", good), ("bad", bad))}
-    assert (selected.epochs, selected.kind) == (10, "softmax")
-    assert selected.served.choice == HeadChoice(kind="softmax", strength=0.001)
-    assert selected.head == calibrate(good, h["good"][0])
-    assert selected.heads["lda"].choice == HeadChoice(kind="lda", strength=0.1)
-    assert (h["bad"][1], h["good"][1]) == (selected.heads["lda"].H, selected.served.H)
-    best = selected.validation["heads"]
-    assert {kind: (b["epochs"], b["head"]) for kind, b in best.items()} == {
-        "lda": (5, "lda/0.1"),
-        "softmax": (10, "softmax/0.001"),
-    }
-    assert best["lda"]["H"] == best_penalty([curve_of(r) for r in middle])[1]
-    other = selected.serving("lda")
-    assert (other.kind, other.head, other.epochs) == ("lda", selected.heads["lda"].calibration, 10)
-    only = chosen(scored, heads=("lda",))  # measured or not, it may not be chosen
-    assert (only.epochs, only.kind) == (5, "lda")
-    assert only.validation["H"] == best["lda"]["H"]
-    assert Selected.from_json(json.loads(json.dumps(selected.to_json()))) == selected
-
-
-def test_a_tie_goes_to_lda() -> None:
-    equal = with_noise(0.5)
-    names = ("softmax/0.1", "lda/0.3", STUDENT)
-    selected = chosen({(epochs, head): equal for epochs in (5, 10) for head in names})
-    assert (selected.kind, selected.epochs) == ("lda", 5)
-    late = {(5, "softmax/0.1"): equal, (10, "lda/0.3"): equal}
-    poor = dict.fromkeys([(5, "lda/0.3"), (10, "softmax/0.1"), (5, STUDENT), (10, STUDENT)], with_noise(3))
-    selected = chosen({**late, **poor})
-    assert (selected.kind, selected.epochs) == ("lda", 10)
-
-
-def test_runs_that_knew_lda_only_are_read() -> None:
-    plain = Calibration(seen_penalty=0.5, temperature=2.0)
-    fields = {
-        "epochs": 3,
-        "shrinkage": 0.3,
-        "head": plain.to_json(),
-        "student": plain.to_json(),
-        "validation": {"H": 0.25},
-    }
-    read = Selected.from_json(fields)
-    assert (read.kind, read.shrinkage, read.head, read.served.H) == ("lda", 0.3, plain, 0.25)
-    with pytest.raises(DataError, match="--head: expected lda, which validation measured, got 'softmax'"):
-        read.serving("softmax")
-    for wrong in ({"kind": "softmax"}, {"heads": {}}, {"heads": {"ridge": {"strength": 1, "H": 0, **plain.to_json()}}}):
-        with pytest.raises(ValueError, match="expected the heads"):
-            Selected.from_json({**fields, **wrong})
-
-
-@pytest.mark.parametrize(
-    ("heads", "classes", "kinds"),
-    [
-        (("lda",), 10, {"lda"}),
-        (("lda", "softmax"), 1000, {"lda", "softmax"}),
-        (("lda", "softmax"), 1001, {"lda"}),
-        (("softmax",), 1000, {"lda", "softmax"}),
-    ],
-)
-def test_forms_that_are_measured(heads: tuple[HeadKind, ...], classes: int, kinds: set[str]) -> None:
-    found = candidates(SelectionConfig(heads=heads, shrinkage=(0.3,), penalty=(0.1, 0.2)), classes=classes)
-    assert {choice.kind for choice in found} == kinds
-    assert len(found) == (3 if "softmax" in kinds else 1)
-
-
-def test_heads_have_to_take_the_classes_of_all_folds(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`softmax` could be measured in folds of 6 classes, and not be solved for all 8 in the end."""
-    monkeypatch.setattr("training.selection.fold_scores.MAX_SOFTMAX_CLASSES", 7)
-    monkeypatch.setattr("model.head.MAX_SOFTMAX_CLASSES", 7)
-    both = config('selection.heads=["lda", "softmax"]', epochs=1)
-    assert set(select(data, both, CPU).heads) == {"lda"}
-    trained: list[FoldEpoch] = []
-    with pytest.raises(TooManyClassesError, match="expected at most 7 classes in all, got 8"):
-        select(data, config('selection.heads=["softmax"]'), CPU, on_epoch=trained.append)
-    assert trained == []
-
-
-def test_select_measures_softmax(data: Dataset) -> None:
-    settings = config('selection.heads=["lda", "softmax"]', "selection.penalty=[0.1, 0.01]", epochs=2)
-    selected = select(data, settings, CPU)
-    found = selected.validation["candidates"]
-    assert {c["head"] for c in found} == {"lda/0.3", "lda/0.7", "softmax/0.1", "softmax/0.01", "student"}
-    assert all(c["H"] > 0 for c in found)
-    assert set(selected.heads) == {"lda", "softmax"}
-    assert selected.validation["H"] == max(c["H"] for c in found if c["head"] != STUDENT) == selected.served.H
-    forced = select(data, config('selection.heads=["softmax"]', "selection.penalty=[0.1]", epochs=2), CPU)
-    assert (forced.kind, set(forced.heads)) == ("softmax", {"lda", "softmax"})
 
 
 def test_a_tie_goes_to_fewer_epochs() -> None:
@@ -587,7 +482,7 @@ def test_folds_count_the_same() -> None:
 
 def test_classes_without_held_out_rows_count_for_nothing() -> None:
     run = with_noise(0.5, folds=1)[0]
-    wider = Scored(
+    wider = FoldScores(
         logits=np.concatenate([run.logits, np.full((80, 1), -50, dtype=np.float32)], axis=1),
         labels=run.labels,
         seen=np.array([*run.seen, True]),

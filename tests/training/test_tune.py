@@ -37,7 +37,7 @@ from training.runs.contents import CONFIG, read_json
 from training.search import tune as module
 from training.search.study import FINISHED, count_trials, storage_url
 from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
-from training.selection.result import ChosenHead, Selected
+from training.selection.result import Selection
 from training.selection.validation import FoldEpoch, OnFoldEpoch, select
 
 SPACE = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), "generator.hidden": CategoricalDistribution((8, 16))}
@@ -70,7 +70,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[TrainConfig]
             *,
             on_epoch: OnFoldEpoch,
             scaling: Scaling | None,
-        ) -> Selected:
+        ) -> Selection:
             assert scaling == (None if settings.scaling != "range" else "range")  # what the search begins with is known
             seen.append(settings)
             scores = next(coming)
@@ -84,8 +84,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[TrainConfig]
                     on_epoch(at)
             plain = Calibration(seen_penalty=0.0, temperature=1.0)
             validation = {"H": sum(scores) / len(scores), "H_student": 0.1}
-            head = ChosenHead(choice=HeadChoice(kind="lda", strength=0.3), calibration=plain, H=validation["H"])
-            return Selected(epochs=1, kind="lda", heads={"lda": head}, student=plain, validation=validation)
+            head = HeadChoice(shrinkage=0.3)
+            return Selection(epochs=1, head=head, calibration=plain, student=plain, validation=validation)
 
         monkeypatch.setattr(module, "select", played)
         return seen

@@ -43,7 +43,6 @@ SETTINGS = (
     "contrastive.comparator_hidden=6",
     "selection.folds=2",
     "selection.evaluations=2",
-    'selection.heads=["lda"]',
     "selection.shrinkage=[0.3, 0.7]",
     "selection.samples=10",
 )

@@ -240,7 +240,7 @@ def fit(
         console.result({"out": str(out), **summary}, f"{table(summary)}\n{out}: {len(several)} runs", as_json=as_json)
         return
     selected = finished.trained.selected
-    choice = {"epochs": selected.epochs, "head": selected.served.choice.name, "validation_H": selected.validation["H"]}
+    choice = {"epochs": selected.epochs, "head": selected.head.name, "validation_H": selected.validation["H"]}
     fields = {"out": str(out), "selected": choice, "metrics": finished.metrics}
     where = "validation" if config.selection.protocol == "validation" else "THE TEST IMAGES"
     sentence = (

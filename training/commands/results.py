@@ -68,9 +68,6 @@ def export(
     run_dir: RunDir,
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder the bundle is written to.")],
     data: Data = None,
-    head: Annotated[
-        str | None, typer.Option(metavar="lda|softmax", help="Form of the head; else the one validation chose.")
-    ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise the backbone, calibrated on images of the training.")
     ] = False,
@@ -103,9 +100,9 @@ def export(
                 bar.update(steps[step], completed=done)
 
             plan = Int8Export(images=source, limit=int8_limit, calibration_images=calibration_images, on_images=show)
-            written = run(dataset, trained, out, head=head, int8=plan, overwrite=overwrite)
+            written = run(dataset, trained, out, int8=plan, overwrite=overwrite)
     else:
-        written = run(dataset, trained, out, head=head, overwrite=overwrite)
+        written = run(dataset, trained, out, overwrite=overwrite)
     sentence = f"{out}: bundle {written['bundle_id']}; next: d3gzsl serve --bundle {out}"
     if int8:
         found = written["metrics"]["int8"]
@@ -133,6 +130,6 @@ def demo(
             bar.update(tasks[name], completed=done, total=total)
 
         built = build_demo(out, DemoConfig(), overwrite=overwrite, progress=progress)
-    served = built["metrics"][built["metrics"]["served"]]
+    served = built["metrics"]["lda"]
     sentence = f"{out}: bundle {built['bundle_id']}; U {served['U']:.3f}, S {served['S']:.3f}, H {served['H']:.3f}"
     console.result({"out": str(out), **built}, sentence, as_json=as_json)

@@ -190,7 +190,7 @@ class DemoConfig:
             learning_rate=1e-4,
             generator=GeneratorConfig(hidden=512),
             d3=D3Config(embedding_lr_factor=0.01),
-            selection=SelectionConfig(folds=4, evaluations=4, shrinkage=(0.1, 0.3, 0.5, 0.7, 0.9), heads=("lda",)),
+            selection=SelectionConfig(folds=4, evaluations=4, shrinkage=(0.1, 0.3, 0.5, 0.7, 0.9)),
         )
     )
     examples_per_kind: int = 6

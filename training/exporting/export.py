@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.bundle import check_writable, sha256_bytes, sha256_of, write_bundle
 from model.errors import DataError
 from model.head import Float32, HeadSpec
 from model.manifest import Example, bundle_id
-from model.softmax import TOLERANCE as SOFTMAX_TOLERANCE
-from model.softmax import SoftmaxHead
 from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
 from training.evaluation import evaluate_run, run_task
 from training.exporting.graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
 from training.exporting.int8_export import Int8Export
-from training.method.heads import HeadChoice, HeadFit, HeadRows
+from training.method.heads import LDA, HeadChoice, HeadFit, HeadRows
 from training.onnx_files import open_session
 from training.runs.contents import Trained
 
@@ -34,7 +31,6 @@ def export(
     *,
     examples: Mapping[Example, bytes] | None = None,
     int8: Int8Export | None = None,
-    head: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the bundle of a run.
@@ -45,7 +41,6 @@ def export(
         out: bundle directory.
         examples: images that come with the bundle.
         int8: how to bring the trunk's backbone to int8; float32 without it.
-        head: form of the head; that which validation chose where not given.
         overwrite: replace an existing bundle.
 
     Returns:
@@ -53,12 +48,10 @@ def export(
 
     Raises:
         BundleError: a graph differs from torch, or `out` exists.
-        DataError: validation did not measure that head; or the features have no backbone to serve with, or it is
+        DataError: the features have no backbone to serve with, or it is
             another one now; or int8 is too inaccurate.
     """
     check_writable(out, overwrite=overwrite)
-    if head is not None:
-        trained = replace(trained, selected=trained.selected.serving(head))
     source = dataset.backbone
     if source is None:
         raise DataError(
@@ -104,7 +97,7 @@ def export(
             head=spec,
         )
     order = np.argsort(~dataset.seen, kind="stable")  # seen classes first
-    fitted = (_lda if spec.kind == "lda" else _softmax)(rows, synthetic, spec, order)
+    fitted = _head(rows, synthetic, spec)
     metrics = _metrics(dataset, trained, fitted)
     if int8 is not None:
         trunks = {"fp32": exact, "int8": trunk}
@@ -124,7 +117,7 @@ def export(
         weight=fitted.weight[order],
         bias=fitted.bias[order],
         novelty_reference=trained.novelty_reference,
-        calibration=selected.head,
+        calibration=selected.calibration,
         metrics=metrics,
         training=_public(trained.resolved()),
         examples=examples,
@@ -135,24 +128,21 @@ def export(
 
 def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:
     """The head that a run's bundle has; no synthesised row enters it, as their noise is keyed by it."""
-    choice, samples = trained.selected.served.choice, trained.config.selection.samples
-    shared: dict[str, Any] = {
-        "dimension": len(rows.centre),
-        "noise_dimension": trained.networks.generator.noise_dim,
-        "noise_form": "matched",
-    }
-    if choice.kind == "lda":
-        scale = choice.unseen_scale
-        return HeadSpec(kind="lda", samples=samples, shrinkage=choice.strength, unseen_scale=scale, **shared)
-    penalty = rows.penalty(choice.strength)
-    return HeadSpec(kind="softmax", samples=rows.most(samples), penalty=penalty, tolerance=SOFTMAX_TOLERANCE, **shared)
+    head = trained.selected.head
+    return HeadSpec(
+        kind=LDA,
+        dimension=len(rows.centre),
+        samples=trained.config.selection.samples,
+        noise_dimension=trained.networks.generator.noise_dim,
+        noise_form="matched",
+        shrinkage=head.shrinkage,
+        unseen_scale=head.unseen_scale,
+    )
 
 
-def _lda(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, _order: NDArray[np.int64]) -> HeadFit:
+def _head(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec) -> HeadFit:
     """The head with rows in the data set's order; those of described classes as the service would make them."""
-    assert spec.shrinkage is not None
-    choice = HeadChoice(kind="lda", strength=spec.shrinkage, unseen_scale=spec.unseen_scale)
-    (fitted,) = rows.lda({}, [choice])
+    (fitted,) = rows.lda({}, [HeadChoice(shrinkage=spec.shrinkage, unseen_scale=spec.unseen_scale)])
     weight, bias = fitted.weight.copy(), fitted.bias.copy()
     for index, z in synthetic.items():
         row = fitted.head.row(z)
@@ -160,22 +150,11 @@ def _lda(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, _orde
     return replace(fitted, weight=weight, bias=bias)
 
 
-def _softmax(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec, order: NDArray[np.int64]) -> HeadFit:
-    """The head with its bank in the manifest's order, its rows in the data set's."""
-    assert spec.penalty is not None
-    assert spec.tolerance is not None
-    place = np.argsort(order)
-    z = np.concatenate([rows.z - rows.centre, *synthetic.values()])
-    labels = np.concatenate([place[rows.labels], *(np.full(len(made), place[i]) for i, made in synthetic.items())])
-    head = SoftmaxHead.fit(z, labels, penalty=spec.penalty, tolerance=spec.tolerance)
-    return HeadFit(head=head, centre=rows.centre, weight=head.weight[place], bias=head.bias[place])
-
-
 def _metrics(dataset: Dataset, trained: Trained, fitted: HeadFit) -> dict[str, Any]:
     """The run's results, those of the served head measured with the very rows that the bundle holds."""
     if not dataset.testable:
         return {"validation": {k: v for k, v in trained.selected.validation.items() if k != "candidates"}}
-    return evaluate_run(dataset, trained, heads={fitted.head.kind: fitted})
+    return evaluate_run(dataset, trained, head=fitted, with_softmax=False)
 
 
 def _public(resolved: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Int8Export:
         for pixels in self._pixels("fp32 and int8", rows.index):
             for name, session in sessions.items():
                 found[name].append(session.run(["embedding"], {"image": pixels})[0])
-        calibration = trained.selected.head
+        calibration = trained.selected.calibration
         return {
             name: evaluate(
                 calibration.scores(logits(np.concatenate(z), rows.weight, rows.bias), rows.seen), rows.labels, rows.seen
@@ -179,7 +179,7 @@ def _validation_rows(dataset: Dataset, trained: Trained, centre: Float32) -> Row
         trained.networks,
         task,
         [dataset.classes[i].id for i in fold.classes.tolist()],
-        trained.selected.served.choice,
+        trained.selected.head,
         samples=trained.config.selection.samples,
         key="",
     )

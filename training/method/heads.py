@@ -13,48 +13,44 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from model.errors import ConvergenceError, DataError, TooManyClassesError
-from model.head import Float32, Head, HeadKind, logits
+from model.errors import DataError
+from model.head import Float32, HeadKind, logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from model.noise import class_noise
-from model.softmax import TOLERANCE, SoftmaxHead, rows_per_class
 from training.method.trainer import Networks
 from training.task import Task
 
+LDA: HeadKind = "lda"
+"""The served head, in results and files."""
+
 
 class HeadFitError(DataError):
-    """Embeddings, or a strength, that no head can be fitted with."""
+    """Embeddings that no head can be fitted with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadChoice:
-    """A form of the head and how strongly it is regularised.
+    """How the served head is regularised.
 
     Attributes:
-        kind: form of the head.
-        strength: shrinkage of `lda`; of `softmax` the penalty relative to the mean squared length of real embeddings.
-        unseen_scale: by which the scores of described classes are multiplied; 1 for `softmax`.
+        shrinkage: of the within-class covariance.
+        unseen_scale: by which the scores of described classes are multiplied.
     """
 
-    kind: HeadKind
-    strength: float
+    shrinkage: float
     unseen_scale: float = 1.0
 
     @property
     def name(self) -> str:
         """As in results, `lda/0.3`, or `lda/0.3/1.25` with a scale other than 1."""
         scale = "" if self.unseen_scale == 1 else f"/{self.unseen_scale}"
-        return f"{self.kind}/{self.strength}{scale}"
+        return f"{LDA}/{self.shrinkage}{scale}"
 
     @classmethod
     def named(cls, name: str) -> HeadChoice:
         """The choice of a name."""
-        kind, strength, *scale = name.split("/")
-        return cls(
-            kind="softmax" if kind == "softmax" else "lda",
-            strength=float(strength),
-            unseen_scale=float(scale[0]) if scale else 1.0,
-        )
+        _, shrinkage, *scale = name.split("/")
+        return cls(shrinkage=float(shrinkage), unseen_scale=float(scale[0]) if scale else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +64,7 @@ class HeadFit:
         bias: float32 [C].
     """
 
-    head: Head
+    head: LdaHead
     centre: Float32
     weight: Float32
     bias: Float32
@@ -80,7 +76,7 @@ class HeadFit:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadRows:
-    """What heads are fitted on, whatever their form.
+    """What heads are fitted on.
 
     Attributes:
         z: embeddings of real rows, not centred, float32 [N, Z].
@@ -111,20 +107,6 @@ class HeadRows:
         centre: Float32 = self.means[self.seen].mean(axis=0).astype(np.float32)
         return centre
 
-    def penalty(self, relative: float) -> float:
-        """A penalty relative to the mean squared length of centred real embeddings, in which classes weigh the same."""
-        squares = np.square(self.z - self.centre).sum(axis=1, dtype=np.float64)
-        of_class = np.bincount(self.labels, weights=squares) / np.maximum(np.bincount(self.labels), 1)
-        return float(relative * of_class[self.seen[: len(of_class)]].mean())
-
-    def most(self, samples: int) -> int:
-        """Synthesised rows of each class that the bank of a `softmax` head has room for, at most `samples`.
-
-        Raises:
-            DataError: it has no room for these classes.
-        """
-        return min(samples, rows_per_class(len(self.seen), self.z.shape[1]))
-
     def lda(self, synthetic: Mapping[int, Float32], choices: Sequence[HeadChoice]) -> list[HeadFit]:
         """An `lda` head for each choice; means and covariance are computed once.
 
@@ -142,7 +124,7 @@ class HeadRows:
         fits = []
         for choice in choices:
             try:
-                head = LdaHead(shrunk_cholesky(covariance, choice.strength))
+                head = LdaHead(shrunk_cholesky(covariance, choice.shrinkage))
             except ValueError as error:
                 raise HeadFitError(f"no head can be fitted on the embeddings of the training images: {error}") from None
             weight, bias = head.rows(means - self.centre)
@@ -151,40 +133,6 @@ class HeadRows:
                 weight[~self.seen], bias[~self.seen] = head.rows(means[~self.seen] - self.centre)
             fits.append(HeadFit(head=head, centre=self.centre, weight=weight, bias=bias))
         return fits
-
-    def softmax(
-        self, synthetic: Mapping[int, Float32], penalties: Sequence[float], *, tolerance: float = TOLERANCE
-    ) -> list[HeadFit]:
-        """A `softmax` head for each relative penalty, on the rows that the bank of a bundle would hold.
-
-        The strongest penalty is solved first, and each solution starts the next.
-
-        Args:
-            synthetic: as in :meth:`lda`.
-            penalties: relative, see :meth:`penalty`.
-            tolerance: relative distance to the exact weights.
-
-        Raises:
-            DataError: the bank has no room for these classes, or there are more than the head takes.
-            HeadFitError: an embedding does not fit float16, or a penalty is too small for the numbers.
-        """
-        made = {index: z[: self.most(len(z))] for index, z in synthetic.items()}
-        z = np.concatenate([self.z, *made.values()]) - self.centre
-        labels = np.concatenate([self.labels, *(np.full(len(rows), index) for index, rows in made.items())])
-        heads: dict[float, SoftmaxHead] = {}
-        start = None
-        for relative in sorted(set(penalties), reverse=True):
-            try:
-                start = SoftmaxHead.fit(z, labels, penalty=self.penalty(relative), tolerance=tolerance, start=start)
-            except TooManyClassesError:
-                raise
-            except (DataError, ConvergenceError) as error:
-                raise HeadFitError(f"no softmax head can be fitted with the penalty {relative:g}: {error}") from None
-            heads[relative] = start
-        return [
-            HeadFit(head=head, centre=self.centre, weight=head.weight, bias=head.bias)
-            for head in (heads[relative] for relative in penalties)
-        ]
 
 
 def fit_head(
@@ -195,10 +143,9 @@ def fit_head(
     *,
     samples: int,
     key: str,
-    tolerance: float = TOLERANCE,
 ) -> HeadFit:
     """Fit one head on a task's real rows and the generator's unseen classes; see :func:`fit_heads`."""
-    (head,) = fit_heads(networks, task, names, [choice], samples=samples, key=key, tolerance=tolerance)
+    (head,) = fit_heads(networks, task, names, [choice], samples=samples, key=key)
     return head
 
 
@@ -210,7 +157,6 @@ def fit_heads(
     *,
     samples: int,
     key: str,
-    tolerance: float = TOLERANCE,
 ) -> list[HeadFit]:
     """Fit a head for each choice, in their order; embeddings are computed once.
 
@@ -218,24 +164,19 @@ def fit_heads(
         networks: trained.
         task: the rows and classes it was trained on.
         names: id of each class; with `key` it decides the noise.
-        choices: forms and strengths.
-        samples: synthesised embeddings per unseen class; `softmax` takes as many of them as a bundle has room for.
+        choices: shrinkages and scales.
+        samples: synthesised embeddings per unseen class.
         key: id of what the heads belong to.
-        tolerance: of `softmax`.
 
     Raises:
-        DataError: as :meth:`HeadRows.lda` and :meth:`HeadRows.softmax`.
+        HeadFitError: as :meth:`HeadRows.lda`.
     """
     rows = HeadRows.of(networks, task)
     synthetic = {
         index: synthesise(networks, task.attributes[index], key, names[index], samples)
         for index in np.flatnonzero(~rows.seen).tolist()
     }
-    of_lda = [choice for choice in choices if choice.kind == "lda"]
-    penalties = [choice.strength for choice in choices if choice.kind == "softmax"]
-    lda = iter(rows.lda(synthetic, of_lda) if of_lda else [])
-    softmax = iter(rows.softmax(synthetic, penalties, tolerance=tolerance) if penalties else [])
-    return [next(lda) if choice.kind == "lda" else next(softmax) for choice in choices]
+    return rows.lda(synthetic, choices)
 
 
 @torch.no_grad()

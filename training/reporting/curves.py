@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from training.console import plural
 from training.reporting.page import charts, definitions, paragraph, section, table
 from training.reporting.svg import number
 from training.reporting.svg_lines import Line, line_chart
@@ -43,7 +42,7 @@ def validation(selected: Fields, longest: int) -> str:
         longest: epochs of the longest training considered.
     """
     found = selected["validation"]
-    served = f"{kind}/{selected['heads'][kind]['strength']}" if (kind := selected.get("kind")) else _older(selected)
+    served = f"lda/{selected['head']['shrinkage']}"
     honest = not str(found["protocol"]).startswith("test-best")
     score = "mean pseudo-H" if honest else "H on test images"
     by_head = groupby(sorted(found["candidates"], key=lambda c: (c["head"], c["epochs"])), key=lambda c: c["head"])
@@ -67,12 +66,8 @@ def validation(selected: Fields, longest: int) -> str:
         ("its seen penalty, temperature", _calibration(selected["head"])),
         *(
             [("its scale of unseen classes' scores", number(scale))]
-            if (scale := selected.get("heads", {}).get(kind, {}).get("unseen_scale", 1)) != 1
+            if (scale := selected["head"]["unseen_scale"]) != 1
             else []
-        ),
-        *(
-            (f"best {kind} of all lengths", f"{best['head']}, {plural(best['epochs'], 'epoch')}, H {best['H']:.3f}")
-            for kind, best in found.get("heads", {}).items()
         ),
         ("C_s: seen penalty, temperature", _calibration(selected["student"])),
         (f"{score}, served head", f"{found['H']:.3f}"),
@@ -94,14 +89,9 @@ def validation(selected: Fields, longest: int) -> str:
     )
 
 
-def _older(selected: Fields) -> str:
-    """The served head of runs that knew no other form."""
-    return f"lda/{selected['shrinkage']}"
-
-
 def _by_form(lines: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[str, Mapping[str, Any]]]:
     """The candidates of each form of the head, with a title."""
-    forms = {"lda": "Head lda, by shrinkage", "softmax": "Head softmax, by penalty"}
+    forms = {"lda": "Head lda, by shrinkage"}
     return [(title, {n: p for n, p in lines.items() if n.startswith(f"{kind}/")}) for kind, title in forms.items()]
 
 

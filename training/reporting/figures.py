@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 from training.datasets.dataset import Dataset
 from training.evaluation import TestRows, run_key
 from training.features.scaler import evenly
-from training.method.heads import HeadFit, embed, synthesise_features
+from training.method.heads import LDA, HeadFit, embed, synthesise_features
 from training.metrics import harmonic_mean, harmonic_means, per_class_accuracy, seen_unseen_curve
 from training.runs.contents import Trained
 
@@ -40,10 +40,10 @@ def figures(dataset: Dataset, trained: Trained, rows: TestRows, head: HeadFit) -
         head: the served head.
     """
     chosen = trained.selected
-    served = head.head.kind
+    served = LDA
     logits = {served: head.logits(rows.embeddings), "student": rows.student_logits}
-    calibrations = {served: chosen.head, "student": chosen.student}
-    predicted = chosen.head.scores(logits[served], dataset.seen).argmax(axis=1)
+    calibrations = {served: chosen.calibration, "student": chosen.student}
+    predicted = chosen.calibration.scores(logits[served], dataset.seen).argmax(axis=1)
     shown = spread_classes(per_class_accuracy(predicted, rows.labels, len(dataset.classes)), ~dataset.seen)
     synthetic_scores, synthetic = synthetic_rows(dataset, trained, shown)
     seen = dataset.seen[rows.labels]

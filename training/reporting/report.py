@@ -16,7 +16,7 @@ from training.reporting.page import beside, definitions, page, paragraph, sectio
 from training.runs.contents import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
-HEADS = {"lda": "lda on E_s", "softmax": "softmax on E_s", "student": "C_s (the paper's student)"}
+HEADS = {"lda": "lda on E_s", "softmax": "softmax on synthesised features", "student": "C_s (the paper's student)"}
 OLDER_SCHEMAS = ("d3gzsl-run/1",)  # runs that cannot be loaded any more can still be read about
 Fields = Mapping[str, Any]
 
@@ -112,7 +112,7 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
         (
             title,
             *(f"{metrics[key][score]:.3f}" if score in metrics[key] else "–" for score in SCORES),
-            f"{on_validation[key]:.3f}",
+            f"{on_validation[key]:.3f}" if key in on_validation else "–",
         )
         for key, title in heads.items()
     ]
@@ -157,10 +157,9 @@ def titles(metrics: Fields) -> dict[str, str]:
 
 
 def _on_validation(selected: Fields) -> dict[str, float]:
-    """H of each head by which the served one was chosen; runs that knew no other have that of `lda`."""
+    """H on validation of what is chosen there; nothing is chosen for the row `softmax`."""
     found = selected["validation"]
-    heads = {kind: best["H"] for kind, best in selected.get("heads", {"lda": found}).items()}
-    return {**heads, "student": found["H_student"]}
+    return {"lda": found["H"], "student": found["H_student"]}
 
 
 def _balanced(metrics: Fields) -> str:

@@ -22,7 +22,7 @@ from training.generators import new_sampler
 from training.method.trainer import Networks
 from training.networks.d3gzsl import Student, Teacher
 from training.runs.checkpoints import LOG as LOG  # a file of a run directory like the others
-from training.selection.result import Selected
+from training.selection.result import Selection
 
 
 def code_commit() -> str | None:
@@ -63,7 +63,7 @@ class Trained:
 
     config: TrainConfig
     data: Mapping[str, Any]
-    selected: Selected
+    selected: Selection
     scaler: Scaler
     networks: Networks
     novelty_reference: np.ndarray[Any, np.dtype[np.float32]]
@@ -123,7 +123,7 @@ class Trained:
                 config=config,
                 data=fields["data"],
                 recipe=fields.get("recipe"),
-                selected=Selected.from_json(fields["selected"]),
+                selected=Selection.from_json(fields["selected"]),
                 scaler=Scaler.from_tensors(checkpoint["scaler"]),
                 networks=networks,
                 novelty_reference=checkpoint["novelty_reference"].numpy(),

@@ -26,7 +26,7 @@ from training.runs.directory import begin
 from training.runs.log import Board, RunLog
 from training.runs.measuring import FinalMeasuring, FoldLog, Monitor
 from training.selection.folds import fold_count
-from training.selection.result import Selected
+from training.selection.result import Selection
 from training.selection.scaling import choose_scaling
 from training.selection.test_best import train_test_best
 from training.selection.validation import select
@@ -111,7 +111,7 @@ def fit(
     return trained
 
 
-_Fitted = tuple[Selected, Scaler, Task, Networks]
+_Fitted = tuple[Selection, Scaler, Task, Networks]
 
 
 def _on_validation(
@@ -176,8 +176,8 @@ def _stages(config: TrainConfig) -> list[str]:
     return [*(f"fold {fold + 1} of {count}" for fold in range(count)), "the selection", "the final training"]
 
 
-def _log_selected(log: RunLog, selected: Selected) -> None:
-    log.write(stage="selected", epochs=selected.epochs, head=selected.served.choice.name, H=selected.validation["H"])
+def _log_selected(log: RunLog, selected: Selection) -> None:
+    log.write(stage="selected", epochs=selected.epochs, head=selected.head.name, H=selected.validation["H"])
 
 
 def held_out_scores(task: Task, config: TrainConfig) -> NDArray[np.float32]:

@@ -13,17 +13,17 @@ from training.config import TrainConfig
 from training.console import OnStep, Step
 from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler
-from training.method.heads import fit_head
+from training.method.heads import LDA, fit_head
 from training.method.student import StudentBatch, student_terms
 from training.method.teacher import TeacherOutputs
 from training.method.trainer import Measuring, Networks
 from training.metrics import evaluate
 from training.runs.checkpoints import Checkpoints, KeptStage
 from training.runs.log import RunLog
-from training.selection.choice import Scores, measured_epochs, of_best_head
+from training.selection.choice import Scores, measured_epochs
 from training.selection.fold_scores import STUDENT, HeldOut
 from training.selection.folds import fold_count
-from training.selection.result import Selected
+from training.selection.result import Selection
 from training.selection.validation import FoldEpoch
 from training.task import Task
 
@@ -70,7 +70,7 @@ class Monitor:
         config: hyper-parameters.
     """
 
-    def __init__(self, dataset: Dataset, task: Task, scaler: Scaler, selected: Selected, config: TrainConfig) -> None:
+    def __init__(self, dataset: Dataset, task: Task, scaler: Scaler, selected: Selection, config: TrainConfig) -> None:
         classes = np.arange(len(dataset.classes))
         self._held = HeldOut.of(dataset, dataset.test, classes, scaler, task.features.device)
         self._task, self._selected, self._config = task, selected, config
@@ -78,18 +78,18 @@ class Monitor:
 
     @torch.no_grad()
     def measure(self, networks: Networks) -> dict[str, Scores]:
-        """U, S and H of the served head, by its form, and of the `student`."""
+        """U, S and H of the served head, `lda`, and of the `student`."""
         head = fit_head(
             networks,
             self._task,
             self._held.names,
-            self._selected.served.choice,
+            self._selected.head,
             samples=self._config.selection.samples,
             key=self._config.digest(),
         )
         z, logits = networks.student(self._held.features)
         both: dict[str, NDArray[np.float64]] = {
-            self._selected.kind: self._selected.head.scores(head.logits(z.cpu().numpy()), self._seen),
+            LDA: self._selected.calibration.scores(head.logits(z.cpu().numpy()), self._seen),
             STUDENT: self._selected.student.scores(logits.cpu().numpy(), self._seen),
         }
         results = {name: evaluate(scores, self._held.labels, self._seen).to_json() for name, scores in both.items()}
@@ -181,6 +181,6 @@ class FinalMeasuring(Measuring):
             stage="training",
             done=epoch,
             total=self._epochs,
-            scores=None if scores is None else ("test", of_best_head(scores)),
+            scores=None if scores is None else ("test", scores[LDA]),
         )
         self._progress(step)

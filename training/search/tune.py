@@ -151,7 +151,7 @@ def _objective(search: Search, trial: Trial, *, scaling: Scaling, on_step: OnSte
         raise optuna.TrialPruned from None
     for name, value in (
         ("epochs", selected.epochs),
-        ("head", selected.served.choice.name),
+        ("head", selected.head.name),
         ("H_student", selected.validation["H_student"]),
         ("seconds", round(time.monotonic() - begun, 1)),
     ):

@@ -6,29 +6,27 @@ N: held-out rows, C: classes of a fold.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from model.calibration import Calibration
-from model.head import HeadKind
 from training.config import Protocol, TrainConfig
 from training.method.heads import HeadChoice
 from training.metrics import most_gain, seen_unseen_curve
 from training.selection.fold_scores import (
     NEARLY_BEST,
     STUDENT,
+    FoldScores,
     Measurement,
-    Scored,
     best_penalty,
     curve_of,
     fold_scores,
-    scaled,
+    scale_unseen,
 )
-from training.selection.result import KINDS, ChosenHead, Selected
+from training.selection.result import Selection
 
 UNSEEN_SCALES = (1.0, 1.25, 1.5)
 """Candidates for the scale of described classes' scores, none first."""
@@ -39,7 +37,7 @@ PROTOCOLS: Mapping[Protocol, str] = {
 }
 
 Candidate = tuple[int, str]
-"""Epochs and the head: `student`, `lda/<shrinkage>` or `softmax/<penalty>`."""
+"""Epochs and the head: `student` or `lda/<shrinkage>`."""
 
 Scores = dict[str, float]
 """U, S and H."""
@@ -57,57 +55,45 @@ def measured_epochs(config: TrainConfig) -> set[int]:
     return {math.ceil(config.epochs / 2**i) for i in range(count)}
 
 
-def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfig) -> Selected:
-    """Form and length with the best mean H for the served head; all else is taken at the same length.
+def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfig) -> Selection:
+    """Training length and shrinkage with the best mean H for the served head; all else is taken at the same length.
 
-    Ties go to `lda`, then to fewer epochs. Of the strengths of that form that are `NEARLY_BEST` at that length, the
-    middle one is taken, so that no single row decides. Last comes the scale of described classes' scores, see
-    :func:`choose_scale`.
+    Ties go to fewer epochs. Of the shrinkages that are `NEARLY_BEST` at that length, the middle one is taken, so that
+    no single row decides. Last comes the scale of described classes' scores, see :func:`choose_scale`.
 
     Args:
         measurements: of each fold by epoch, all of the same epochs; under `test-best` of the test rows alone.
         config: hyper-parameters.
     """
-    scored: dict[Candidate, list[Scored]] = {
+    scores: dict[Candidate, list[FoldScores]] = {
         (epoch, name): [
-            Scored(logits=fold[epoch].logits[name], labels=fold[epoch].labels, seen=fold[epoch].seen)
+            FoldScores(logits=fold[epoch].logits[name], labels=fold[epoch].labels, seen=fold[epoch].seen)
             for fold in measurements
         ]
         for epoch, first in measurements[0].items()
         for name in first.logits
     }
-    results = {candidate: best_penalty([curve_of(s) for s in runs]) for candidate, runs in scored.items()}
+    results = {candidate: best_penalty([curve_of(s) for s in folds]) for candidate, folds in scores.items()}
     heads = [c for c in results if c[1] != STUDENT]
-
-    def best(kinds: Collection[str], epochs: int | None = None) -> Candidate:
-        """Of some forms, at one length or at all."""
-        some = [c for c in heads if _kind(c[1]) in kinds and epochs in (None, c[0])]
-        first = max(some, key=lambda c: (results[c][1], _kind(c[1]) == "lda", -c[0]))
-        alike = [c for c in some if (c[0], _kind(c[1])) == (first[0], _kind(first[1]))]
-        near = [c for c in alike if results[c][1] >= results[first][1] - NEARLY_BEST]
-        near.sort(key=lambda c: HeadChoice.named(c[1]).strength)
-        return max(near[(len(near) - 1) // 2 : len(near) // 2 + 1], key=lambda c: results[c][1])
-
-    served = best(config.selection.heads)
-    epochs, name = served
-    student = (epochs, STUDENT)
-    kinds: list[HeadKind] = [kind for kind in KINDS if any(_kind(c[1]) == kind for c in heads)]
-    of_kind = {kind: best([kind], epochs) for kind in kinds}
-    overall = {kind: best([kind]) for kind in kinds}
-    chosen = {kind: _scaled(HeadChoice.named(c[1]), scored[c]) for kind, c in of_kind.items()}
-    kind = HeadChoice.named(name).kind
-    return Selected(
+    first = max(heads, key=lambda c: (results[c][1], -c[0]))
+    near = [c for c in heads if c[0] == first[0] and results[c][1] >= results[first][1] - NEARLY_BEST]
+    near.sort(key=lambda c: HeadChoice.named(c[1]).shrinkage)
+    chosen = max(near[(len(near) - 1) // 2 : len(near) // 2 + 1], key=lambda c: results[c][1])
+    epochs, student = chosen[0], (chosen[0], STUDENT)
+    scale = choose_scale(scores[chosen])
+    of_head = [scale_unseen(fold, scale) for fold in scores[chosen]]
+    penalty, h = best_penalty([curve_of(fold) for fold in of_head])
+    return Selection(
         epochs=epochs,
-        kind=kind,
-        heads=chosen,
-        student=calibrate(scored[student], results[student][0]),
+        head=HeadChoice(shrinkage=HeadChoice.named(chosen[1]).shrinkage, unseen_scale=scale),
+        calibration=calibrate(of_head, penalty),
+        student=calibrate(scores[student], results[student][0]),
         validation={
             "protocol": PROTOCOLS[config.selection.protocol],
             "folds": len(measurements),
             "seed": config.seed,
-            "H": chosen[kind].H,
+            "H": h,
             "H_student": results[student][1],
-            "heads": {kind: {"epochs": c[0], "head": c[1], "H": results[c][1]} for kind, c in overall.items()},
             "novelty_auroc": float(np.mean([fold[epochs].novelty for fold in measurements])),
             "candidates": [
                 {"epochs": c[0], "head": c[1], "seen_penalty": penalty, "H": h}
@@ -117,16 +103,7 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
     )
 
 
-def _scaled(choice: HeadChoice, runs: Sequence[Scored]) -> ChosenHead:
-    """A chosen head with its scale and calibration."""
-    if choice.kind == "lda":
-        choice = replace(choice, unseen_scale=choose_scale(runs))
-        runs = [scaled(run, choice.unseen_scale) for run in runs]
-    penalty, h = best_penalty([curve_of(run) for run in runs])
-    return ChosenHead(choice=choice, calibration=calibrate(runs, penalty), H=h)
-
-
-def choose_scale(runs: Sequence[Scored]) -> float:
+def choose_scale(runs: Sequence[FoldScores]) -> float:
     """The scale of described classes' scores that gains most H over none, by more than its standard error; else none.
 
     Predicted means lie nearer to the mean of all classes than real ones do, so described classes' scores vary less from
@@ -136,36 +113,24 @@ def choose_scale(runs: Sequence[Scored]) -> float:
     Args:
         runs: of each fold, by an `lda` head.
     """
-    of_scale = [fold_scores([scaled(run, scale) for run in runs]) for scale in UNSEEN_SCALES]
+    of_scale = [fold_scores([scale_unseen(run, scale) for run in runs]) for scale in UNSEEN_SCALES]
     return UNSEEN_SCALES[most_gain(np.stack(of_scale, axis=1), errors=1)]
 
 
 def best_scores(measurement: Measurement) -> dict[str, Scores]:
-    """U, S and H of one measurement, of the best head of each form (`lda`, `softmax`) and of the `student`.
-
-    Each with the penalty that is best for it.
-    """
+    """U, S and H of one measurement, of the best `lda` head and of the `student`, each with its best penalty."""
     found: dict[str, Scores] = {}
     for name, logits in measurement.logits.items():
         curve = seen_unseen_curve(logits, measurement.labels, measurement.seen)
         penalty, h = best_penalty([curve])
         unseen, seen = curve.at(np.array([penalty]))
-        kind = _kind(name)
+        kind = name.partition("/")[0]
         if kind not in found or h > found[kind]["H"]:
             found[kind] = {"U": float(unseen[0]), "S": float(seen[0]), "H": h}
     return found
 
 
-def of_best_head(found: Mapping[str, Scores], kinds: Collection[str] = KINDS) -> Scores:
-    """Of :func:`best_scores`, those of the best head of some forms; a tie goes to `lda`."""
-    return max((found[kind] for kind in KINDS if kind in found and kind in kinds), key=lambda scores: scores["H"])
-
-
-def _kind(name: str) -> str:
-    return name.partition("/")[0]
-
-
-def calibrate(scored: Sequence[Scored], penalty: float) -> Calibration:
+def calibrate(scored: Sequence[FoldScores], penalty: float) -> Calibration:
     """Temperature with the smallest class-balanced log-loss at a given penalty in logits (Guo et al., ICML 2017)."""
 
     def loss(log_temperature: float) -> float:

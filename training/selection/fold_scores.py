@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.head import MAX_SOFTMAX_CLASSES, check_class_count
-from training.config import SelectionConfig, TrainConfig
+from training.config import TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler
 from training.method.heads import HeadChoice, fit_heads
@@ -27,7 +26,7 @@ NEARLY_BEST = 0.005
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scored:
+class FoldScores:
     """Scores of one fold's held-out rows by one candidate."""
 
     logits: NDArray[np.float32]
@@ -35,12 +34,12 @@ class Scored:
     seen: NDArray[np.bool_]
 
 
-def scaled(run: Scored, scale: float) -> Scored:
+def scale_unseen(run: FoldScores, scale: float) -> FoldScores:
     """The same with the scores of described classes multiplied."""
     return run if scale == 1 else replace(run, logits=run.logits * np.where(run.seen, 1, scale).astype(np.float32))
 
 
-def curve_of(scored: Scored) -> SeenUnseenCurve:
+def curve_of(scored: FoldScores) -> SeenUnseenCurve:
     """Accuracies of one fold against the penalty."""
     return seen_unseen_curve(scored.logits, scored.labels, scored.seen)
 
@@ -63,7 +62,7 @@ def best_penalty(curves: list[SeenUnseenCurve]) -> tuple[float, float]:
     return float(middle[chosen]), float(mean_h[chosen])
 
 
-def fold_scores(runs: Sequence[Scored]) -> NDArray[np.float64]:
+def fold_scores(runs: Sequence[FoldScores]) -> NDArray[np.float64]:
     """H of each fold at the penalty that is best for all."""
     curves = [curve_of(run) for run in runs]
     penalty = np.array([best_penalty(curves)[0]])
@@ -71,8 +70,6 @@ def fold_scores(runs: Sequence[Scored]) -> NDArray[np.float64]:
 
 
 STUDENT = "student"
-TOLERANCE = 1e-2
-"""Of `softmax` heads that are only measured: H on validation differs by less than 0.001, in a third of the time."""
 _HEAD = "logits/"
 
 
@@ -83,7 +80,7 @@ class Measurement:
     Attributes:
         labels: class of each row, int64 [N].
         seen: which classes have training rows, bool [C].
-        logits: by head, `student`, `lda/<shrinkage>` or `softmax/<penalty>`, float32 [N, C].
+        logits: by head, `student` or `lda/<shrinkage>`, float32 [N, C].
         novelty: AUROC of the teacher's score for rows of unseen against those of seen classes.
     """
 
@@ -130,13 +127,11 @@ class HeldOut:
         features: scaled, float32 [N, D].
         labels: positions among the classes of the training, int64 [N].
         names: ids of the classes.
-        all_classes: how many the data set has, which a head must take in the end.
     """
 
     features: torch.Tensor
     labels: NDArray[np.int64]
     names: list[str]
-    all_classes: int
 
     @classmethod
     def of(
@@ -152,7 +147,6 @@ class HeldOut:
             features=torch.from_numpy(scaler.apply(dataset.features[rows])).to(device),
             labels=np.searchsorted(classes, dataset.labels[rows]),
             names=[dataset.classes[index].id for index in classes],
-            all_classes=len(dataset.classes),
         )
 
     def measure(self, networks: Networks, task: Task, config: TrainConfig, *, key: str) -> Measurement:
@@ -161,10 +155,8 @@ class HeldOut:
             z, logits = networks.student(self.features)
             scores = networks.teacher.score(self.features).cpu().numpy()
         rows, seen = z.cpu().numpy(), task.seen.cpu().numpy()
-        choices = candidates(config.selection, classes=self.all_classes)
-        heads = fit_heads(
-            networks, task, self.names, choices, samples=config.selection.samples, key=key, tolerance=TOLERANCE
-        )
+        choices = [HeadChoice(shrinkage=shrinkage) for shrinkage in config.selection.shrinkage]
+        heads = fit_heads(networks, task, self.names, choices, samples=config.selection.samples, key=key)
         of_heads = {choice.name: head.logits(rows) for choice, head in zip(choices, heads, strict=True)}
         return Measurement(
             labels=self.labels,
@@ -172,24 +164,6 @@ class HeldOut:
             logits={STUDENT: logits.cpu().numpy(), **of_heads},
             novelty=auroc(-scores[~seen[self.labels]], -scores[seen[self.labels]]),
         )
-
-
-def candidates(config: SelectionConfig, *, classes: int) -> list[HeadChoice]:
-    """The heads that are measured: `lda` always, `softmax` where it may be chosen and is solved for so many classes.
-
-    Args:
-        config: which may be chosen, and how strong.
-        classes: of the whole data set.
-
-    Raises:
-        TooManyClassesError: nothing but `softmax` may be chosen, and there are more than it is solved for.
-    """
-    if config.heads == ("softmax",):
-        check_class_count("softmax", classes)
-    found = [HeadChoice(kind="lda", strength=shrinkage) for shrinkage in config.shrinkage]
-    if "softmax" in config.heads and classes <= MAX_SOFTMAX_CLASSES:
-        found += [HeadChoice(kind="softmax", strength=penalty) for penalty in config.penalty]
-    return found
 
 
 class Stage(Checkpoint):

@@ -14,7 +14,7 @@ from training.config import TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import SCALINGS, Scaler, Scaling, evenly
 from training.metrics import most_gain
-from training.selection.fold_scores import Scored, fold_scores
+from training.selection.fold_scores import FoldScores, fold_scores
 from training.selection.folds import Fold, used_folds
 
 RIDGE, SHRINKAGE = 0.3, 0.5
@@ -42,7 +42,7 @@ def choose_scaling(dataset: Dataset, config: TrainConfig) -> tuple[Scaling, dict
     return chosen, {scaling: float(h.mean()) for scaling, h in zip(SCALINGS, scores, strict=True)}
 
 
-def score(dataset: Dataset, fold: Fold, scaling: Scaling) -> Scored:
+def score(dataset: Dataset, fold: Fold, scaling: Scaling) -> FoldScores:
     """Scores of a fold's held-out rows by class means and ridge regression, with an `lda` head."""
     _, first = np.unique(dataset.labels[fold.train], return_index=True)  # every class keeps a row, however rare
     train = fold.train[np.union1d(evenly(len(fold.train), MOST_ROWS), first)]
@@ -59,7 +59,9 @@ def score(dataset: Dataset, fold: Fold, scaling: Scaling) -> Scored:
     covariance = within_class_covariance(rows - centre.astype(np.float32), (np.cumsum(seen) - 1)[labels])
     weight, bias = LdaHead(shrunk_cholesky(covariance, SHRINKAGE)).rows(means)
     z = scaler.apply(dataset.features[held]) - centre.astype(np.float32)
-    return Scored(logits=logits(z, weight, bias), labels=np.searchsorted(fold.classes, dataset.labels[held]), seen=seen)
+    return FoldScores(
+        logits=logits(z, weight, bias), labels=np.searchsorted(fold.classes, dataset.labels[held]), seen=seen
+    )
 
 
 def ridge(attributes_CA: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.float64]:

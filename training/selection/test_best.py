@@ -10,10 +10,11 @@ import numpy as np
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler
+from training.method.heads import LDA
 from training.method.trainer import Measuring, Networks, train
-from training.selection.choice import Scores, best_scores, choose, measured_epochs, of_best_head
-from training.selection.fold_scores import HeldOut, Measurement, Stage, candidates
-from training.selection.result import Selected
+from training.selection.choice import Scores, best_scores, choose, measured_epochs
+from training.selection.fold_scores import HeldOut, Measurement, Stage
+from training.selection.result import Selection
 from training.task import Task
 
 OnEpoch = Callable[[int, Networks, Mapping[str, float], dict[str, Scores] | None], None]
@@ -21,7 +22,7 @@ OnEpoch = Callable[[int, Networks, Mapping[str, float], dict[str, Scores] | None
 
 def train_test_best(
     dataset: Dataset, task: Task, scaler: Scaler, config: TrainConfig, stage: Stage, *, on_epoch: OnEpoch
-) -> tuple[Selected, Networks]:
+) -> tuple[Selection, Networks]:
     """Train on trainval, measure on the test rows, and take the networks of the best epoch.
 
     Args:
@@ -32,11 +33,7 @@ def train_test_best(
         stage: where the training is kept.
         on_epoch: called with the epoch (from 1), the networks, mean losses and, where the epoch was measured, the
             best test U, S and H of each head there.
-
-    Raises:
-        DataError: no head that may be chosen takes so many classes.
     """
-    candidates(config.selection, classes=len(dataset.classes))  # refuses before anything is trained
     held = HeldOut.of(dataset, dataset.test, np.arange(len(dataset.classes)), scaler, task.features.device)
     measuring = TestMeasuring(held, task, config, stage, on_epoch)
     networks = train(task, config, epochs=config.epochs, measuring=measuring, checkpoint=stage)
@@ -65,17 +62,15 @@ class TestMeasuring(Measuring):
         self.best: dict[str, Any] = {}
 
     def measure(self, epoch: int, networks: Networks, losses: Mapping[str, float]) -> None:
-        """Measure where papers would, and tell; a tie goes to `lda`, then to fewer epochs, as in `choose`."""
+        """Measure where papers would, and tell; a tie goes to fewer epochs, as in `choose`."""
         scores = None
         if epoch in self._lengths:
             found = self._held.measure(networks, self._task, self._config, key=self._config.digest())
             self.measured[epoch] = found
             self._stage.keep(epoch, found)
             scores = best_scores(found)
-            best = of_best_head(scores, self._config.selection.heads)
-            lda = "lda" in self._config.selection.heads and best is scores["lda"]
-            if (best["H"], lda) > (self.best.get("H", -1.0), self.best.get("lda", False)):
-                self.best = {"H": best["H"], "lda": lda, "weights": _weights(networks)}
+            if scores[LDA]["H"] > self.best.get("H", -1.0):
+                self.best = {"H": scores[LDA]["H"], "weights": _weights(networks)}
         self._on_epoch(epoch, networks, losses, scores)
 
     def state(self) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import torch
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset, make_task
 from training.features.scaler import Scaler, Scaling
+from training.method.heads import LDA
 from training.method.trainer import Measuring, Networks, train
-from training.selection.choice import Scores, best_scores, choose, measured_epochs, of_best_head
-from training.selection.fold_scores import HeldOut, Measurement, Stage, candidates
+from training.selection.choice import Scores, best_scores, choose, measured_epochs
+from training.selection.fold_scores import HeldOut, Measurement, Stage
 from training.selection.folds import used_folds
-from training.selection.result import Selected
+from training.selection.result import Selection
 from training.selection.scaling import choose_scaling
 from training.task import Task
 
@@ -55,7 +56,7 @@ def select(
     on_epoch: OnFoldEpoch = lambda *_: None,
     stages: Callable[[int], Stage] = lambda _: Stage(),
     scaling: Scaling | None = None,
-) -> Selected:
+) -> Selection:
     """Choose scaling, length, head and calibration on pseudo-unseen validation.
 
     Args:
@@ -67,9 +68,8 @@ def select(
         scaling: of the features, where it is chosen already.
 
     Raises:
-        DataError: the classes cannot be dealt into such folds, or no head that may be chosen takes so many.
+        DataError: the classes cannot be dealt into such folds.
     """
-    candidates(config.selection, classes=len(dataset.classes))  # refuses before anything is trained
     epochs = config.epochs
     scaling, of_scaling = (scaling, {}) if scaling else choose_scaling(dataset, config)
     measurements: list[Mapping[int, Measurement]] = []
@@ -126,7 +126,7 @@ class FoldMeasuring(Measuring):
         self._number, self._epochs, self._task, self._held = number, epochs, task, held
         self._measured, self._config, self._stage, self._on_epoch = measured, config, stage, on_epoch
         self._lengths = measured_epochs(config)
-        self._best = {epoch: self._scores(found)["H"] for epoch, found in measured.items()}
+        self._best = {epoch: best_scores(found)[LDA]["H"] for epoch, found in measured.items()}
 
     def measure(self, epoch: int, networks: Networks, losses: Mapping[str, float]) -> None:
         """Measure where selection considers this length, and tell."""
@@ -135,7 +135,7 @@ class FoldMeasuring(Measuring):
             found = self._held.measure(networks, self._task, self._config, key="")
             self._measured[epoch] = found
             self._stage.keep(epoch, found)
-            scores = self._scores(found)
+            scores = best_scores(found)[LDA]
             self._best[epoch] = scores["H"]
         self._on_epoch(
             FoldEpoch(
@@ -151,9 +151,6 @@ class FoldMeasuring(Measuring):
     def enough(self) -> bool:
         """Whether the last lengths were no better."""
         return self._number == 0 and exhausted(self._best, self._config.selection.patience)
-
-    def _scores(self, measurement: Measurement) -> Scores:
-        return of_best_head(best_scores(measurement), self._config.selection.heads)
 
 
 def exhausted(best: Mapping[int, float], patience: int) -> bool:
