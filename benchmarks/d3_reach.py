@@ -34,7 +34,7 @@ from training.datasets.benchmark import load_benchmark  # noqa: E402
 from training.recipes import configured, load_recipe  # noqa: E402
 from training.runs.contents import code_commit  # noqa: E402
 from training.runs.fit import without_d3  # noqa: E402
-from training.selection.validation import select  # noqa: E402
+from training.selection.protocols import select  # noqa: E402
 
 LONG = ("steps=300", "selection.used_folds=2")
 FAITHFUL = tuple(f"d3.{term}_form=faithful" for term in ("cls", "kl", "be", "od"))

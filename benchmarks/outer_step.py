@@ -14,11 +14,11 @@ from benchmarks.plain_training import PlainTraining
 from benchmarks.timing import Case, synchronise
 from benchmarks.training_cases import Sizes
 from training.config import D3Config, GeneratorConfig, Precision, TeacherConfig, TrainConfig
+from training.datasets.dataset import Task
 from training.method.student import StudentBatch, student_terms
 from training.method.teacher import TeacherOutputs
 from training.method.trainer import Trainer
 from training.networks.generator import Critic, Generator
-from training.task import Task
 
 AWA2 = {"rows": 23_527, "features": 2048, "attributes": 85, "seen": 40, "unseen": 10}
 

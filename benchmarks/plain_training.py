@@ -14,8 +14,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from benchmarks import plain_forms
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.networks.d3gzsl import Student, Teacher
-from training.task import Task
 
 
 class PlainTraining:

@@ -15,11 +15,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from model.calibration import Calibration, novelty, softmax
 from model.head import Float32
-from training.datasets.dataset import Dataset, make_task
+from training.datasets.dataset import Dataset, Task, make_task
 from training.method.heads import LDA, HeadFit, embed, fit_head, synthesise_features
 from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
 from training.runs.contents import Trained
-from training.task import Task
 
 SOFTMAX = "softmax"
 SOFTMAX_EPOCHS, SOFTMAX_BATCH = 25, 256

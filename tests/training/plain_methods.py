@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.tiny import config, task
+from training.datasets.dataset import Task
 from training.generators import new_method
 from training.generators.base import Method, RealBatch, Terms
 from training.generators.cegzsl import CeGzsl
@@ -20,7 +21,6 @@ from training.generators.tfvaegan import TfVaegan
 from training.generators.wgan import Wgan
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import location
-from training.task import Task
 
 D, S = 6, 4
 BATCHES = {  # rows of the task; it has 5 of each of the 4 seen classes

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.training.tiny import config, task
+from training.datasets.dataset import Task
 from training.generators import ridge_prior as attribute_path
 from training.generators.ridge_prior import (
     FLOOR,
@@ -36,7 +37,6 @@ from training.method.trainer import Trainer
 from training.metrics import seen_unseen_curve
 from training.networks.denoiser import DiffusionSampler
 from training.networks.generator import AttributePath, location
-from training.task import Task
 
 Float64 = NDArray[np.float64]
 Candidate = TypeVar("Candidate")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet101
 
-from training.demo.slim_resnet import BLOCKS, Bottleneck, SlimResNet, TwoHeadNet
+from training.demo.pretrain import BLOCKS, Bottleneck, SlimResNet, TwoHeadNet
 
 
 def weighted_layers(network: nn.Module) -> int:

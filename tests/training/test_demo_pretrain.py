@@ -11,8 +11,7 @@ from training.demo import build as check
 from training.demo import dataset, pretrain
 from training.demo.build import check_trunk
 from training.demo.dataset import Drawings
-from training.demo.pretrain import SPEC, PretrainConfig, to_batch
-from training.demo.slim_resnet import HeadOutputs, SlimResNet, TwoHeadNet
+from training.demo.pretrain import SPEC, HeadOutputs, PretrainConfig, SlimResNet, TwoHeadNet, to_batch
 from training.demo.world import ATTRIBUTES, EXTRA, SEEN, UNSEEN
 
 TINY = PretrainConfig(per_class=1, held_out_per_class=1, epochs=2, batch_size=24, base_width=4)

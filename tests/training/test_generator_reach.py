@@ -10,8 +10,8 @@ from torch import nn
 
 from tests.training.plain_methods import batch, generator, made, mixed_task
 from tests.training.tiny import METHODS
+from training.datasets.dataset import Task
 from training.generators.base import Method, Terms
-from training.task import Task
 
 # Added to every score, they change no difference, and no softmax over classes.
 CONSTANTS = {"method.critic.output.bias", "method.comparator.output.bias"}

@@ -18,9 +18,9 @@ from tests.training.plain_methods import (
     plain_generator_step,
 )
 from tests.training.tiny import METHODS
+from training.datasets.dataset import Task
 from training.generators.base import Terms
 from training.generators.wgan import Wgan
-from training.task import Task
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,13 @@ import torch
 
 from tests.training.tiny import Noting, config, task
 from training.config import TrainConfig
-from training.datasets.dataset import from_store, make_task
+from training.datasets.dataset import Task, from_store, make_task
 from training.features.extraction import extract
 from training.features.scaler import Scaler
 from training.method.student import StudentBatch, student_terms
 from training.method.teacher import TeacherOutputs
 from training.method.trainer import Networks, train
 from training.runs.measuring import INERT, gradient_shares
-from training.task import Task
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ANIMALS, MOBILENET = SHARED / "animals", SHARED / "backbones" / "mobilenet_v1_224.onnx"

@@ -12,6 +12,7 @@ from model.errors import DataError
 from model.lda import LdaHead
 from model.noise import class_noise
 from tests.training.tiny import METHODS, config, task
+from training.datasets.dataset import Task
 from training.method.heads import (
     HeadChoice,
     HeadFit,
@@ -22,7 +23,6 @@ from training.method.heads import (
     synthesise_features,
 )
 from training.method.trainer import Networks, train
-from training.task import Task
 
 LDA = HeadChoice(shrinkage=0.4)
 NAMES = ["a", "b", "c", "d", "x", "y"]

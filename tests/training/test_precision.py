@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tests.training.tiny import METHODS, Noting, config, same, state, task
+from training.datasets.dataset import Task
 from training.device import allow_tf32, at_least_float32, autocast, full_precision
 from training.generators.base import Terms
 from training.generators.wgan import Wgan
 from training.losses import d3gzsl as losses
 from training.method.trainer import Networks, Trainer, train
-from training.task import Task
 
 CPU = torch.device("cpu")
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from tests.training.tiny import config, task
 from training.config import LossForm
+from training.datasets.dataset import Task
 from training.losses import d3gzsl as pairs
 from training.losses.d3gzsl import classification, embedding_distillation, label_distillation, ood_distillation
 from training.method.optimisers import schedule
 from training.method.trainer import DivergedError, Trainer
-from training.task import Task
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

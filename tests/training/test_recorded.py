@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.bundle import Bundle
 from tests.training.tiny import COLOURS, METHODS, SETTINGS, config, state, task, write_store
 from training.config import Compile
+from training.datasets.dataset import Task
 from training.device import records
 from training.method.trainer import DivergedError, Trainer
 from training.runs.contents import METRICS, read_json
-from training.task import Task
 
 ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

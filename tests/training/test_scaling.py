@@ -18,8 +18,8 @@ from training.features.scaler import Scaler
 from training.runs.contents import Trained
 from training.runs.fit import fit
 from training.selection.folds import folds
+from training.selection.protocols import select
 from training.selection.scaling import RIDGE, SHRINKAGE, choose_scaling, ridge, score
-from training.selection.validation import select
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from tests.training.tiny import METHODS, config, same, task
+from training.datasets.dataset import Task
 from training.method.optimisers import schedule
 from training.method.trainer import Trainer
-from training.task import Task
 
 ROLES = ("critic", "generator", "embedding", "student", "confidence")
 

@@ -26,6 +26,7 @@ from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
 from training.selection.choice import (
     UNSEEN_SCALES,
     Candidate,
+    Selection,
     best_scores,
     calibrate,
     choose,
@@ -42,8 +43,7 @@ from training.selection.fold_scores import (
     scale_unseen,
 )
 from training.selection.folds import fold_count, folds, used_folds
-from training.selection.result import Selection
-from training.selection.validation import FoldEpoch, exhausted, select
+from training.selection.protocols import FoldEpoch, exhausted, select
 
 CPU = torch.device("cpu")
 
@@ -243,7 +243,7 @@ def test_the_first_fold_decides_how_long_the_others_train(data: Dataset, monkeyp
     settings = config("selection.evaluations=9", "selection.folds=3", "selection.patience=2", epochs=64)
     coming = iter([0.2, 0.4, 0.1, 0.3, *(8 * [0.3, 0.2])])
     monkeypatch.setattr(
-        "training.selection.validation.best_scores", lambda _: {"lda": {"U": 0.0, "S": 0.0, "H": next(coming)}}
+        "training.selection.protocols.best_scores", lambda _: {"lda": {"U": 0.0, "S": 0.0, "H": next(coming)}}
     )
     told: list[FoldEpoch] = []
     selected = select(data, settings, CPU, on_epoch=told.append)

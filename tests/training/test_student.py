@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.tiny import config, task
+from training.datasets.dataset import Task
 from training.losses.d3gzsl import EPSILON
 from training.method.student import StudentBatch, new_student, student_terms
 from training.method.teacher import TeacherOutputs, fit_teacher
 from training.method.trainer import Trainer
 from training.networks.d3gzsl import Student, Teacher
-from training.task import Task
 
 D, C, SEEN = 5, 6, [1, 2, 4, 5]  # seen classes need not come first
 BATCHES = {  # labels of the synthetic and of the real rows

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.tiny import task
-from training.task import Task
+from training.datasets.dataset import Task
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.training.tiny import config, same, task
+from training.datasets.dataset import Task
 from training.method.teacher import TeacherOutputs, fit_teacher
 from training.method.trainer import Networks, train
 from training.networks.d3gzsl import Teacher
 from training.runs import fit
-from training.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.training.tiny import METHODS, Noting, config, same, state, task
 from training.config import ContrastiveConfig, DiffusionConfig, GeneratorConfig, VaeConfig
+from training.datasets.dataset import Task
 from training.method.trainer import Networks, Trainer, train
 from training.runs.fit import without_d3
 from training.runs.measuring import gradient_shares
-from training.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import torch
 from model.errors import DataError
 from tests.training.tiny import METHODS, config, task
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.method import trainer as module
 from training.method.trainer import DivergedError, Trainer
-from training.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.tiny import METHODS, Noting, config, state, task
+from training.datasets.dataset import Task
 from training.generators import wgan
 from training.method import trainer
 from training.method.optimisers import average_into
 from training.method.student import StudentBatch
 from training.method.trainer import Trainer, scale_gradient, train
-from training.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,8 @@ from training.runs.contents import CONFIG, read_json
 from training.search import tune as module
 from training.search.study import FINISHED, count_trials, storage_url
 from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
-from training.selection.result import Selection
-from training.selection.validation import FoldEpoch, OnFoldEpoch, select
+from training.selection.choice import Selection
+from training.selection.protocols import FoldEpoch, OnFoldEpoch, select
 
 SPACE = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), "generator.hidden": CategoricalDistribution((8, 16))}
 FAST = ("epochs=1", "selection.evaluations=1", "teacher.epochs=1", "generator.critic_steps=1")

@@ -17,7 +17,7 @@ from model.classes import ClassEntry
 from model.vocabulary import Vocabulary
 from tests.training.photos import write_backbone, write_table
 from training.config import TrainConfig
-from training.datasets.dataset import Dataset, make_task
+from training.datasets.dataset import Dataset, Task, make_task
 from training.datasets.opening import open_data
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
@@ -26,7 +26,6 @@ from training.features.scaler import Scaler
 from training.method.trainer import Measuring, Networks
 from training.recipes import configured
 from training.runs.fit import fit
-from training.task import Task
 
 SETTINGS = (
     'scaling="range"',

@@ -1,4 +1,4 @@
-"""What a run learns from and is tested on: features, classes, and the split of the rows.
+"""What a run learns from and is tested on: features, classes, the split of the rows; and what one training knows of it.
 
 N: rows, D: features, C: classes, A: attributes.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
@@ -22,7 +23,45 @@ from model.preprocess import PreprocessSpec
 from model.vocabulary import Vocabulary
 from training.features.scaler import Scaler
 from training.features.store import FeatureStore
-from training.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a training knows: real rows of seen classes, and attributes of all its classes.
+
+    Attributes:
+        features: scaled, float32 [N, D].
+        labels: class of each row, int64 [N], indices of seen classes only.
+        attributes: normalised, float32 [C, A].
+        seen: which classes have rows, bool [C].
+    """
+
+    features: Tensor
+    labels: Tensor
+    attributes: Tensor
+    seen: Tensor
+
+    def __post_init__(self) -> None:
+        present = torch.zeros_like(self.seen)
+        present[self.labels] = True
+        if not bool((present == self.seen).all()):
+            raise ValueError("every seen class needs rows, and no unseen class may have any")
+
+    @property
+    def seen_index(self) -> Tensor:
+        """Indices of the seen classes, ascending."""
+        return self.seen.nonzero().squeeze(1)
+
+    @property
+    def unseen_index(self) -> Tensor:
+        """Indices of the unseen classes, ascending."""
+        return (~self.seen).nonzero().squeeze(1)
+
+    @property
+    def teacher_labels(self) -> Tensor:
+        """Labels in the teacher's order: the position of each row's class among the seen ones."""
+        return (self.seen.long().cumsum(0) - 1)[self.labels]
+
 
 MIN_TRAINING_ROWS = 4
 

@@ -19,8 +19,7 @@ from model.threads import available_cpus
 from training.config import D3Config, GeneratorConfig, SelectionConfig, TrainConfig
 from training.datasets.dataset import from_store
 from training.demo.dataset import Drawings, draw_jpeg, render_dataset, render_inputs
-from training.demo.pretrain import SPEC, PretrainConfig, pretrain, to_batch
-from training.demo.slim_resnet import SlimResNet, TwoHeadNet
+from training.demo.pretrain import SPEC, PretrainConfig, SlimResNet, TwoHeadNet, pretrain, to_batch
 from training.demo.world import EXTRA, SEEN, UNSEEN, VisualClass, attribute_matrix
 from training.exporting.export import export
 from training.features.backbone_export import export_backbone

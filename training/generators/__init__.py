@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.generators import diffusion, tfvaegan, wgan
 from training.generators.base import Method
 from training.generators.cegzsl import CeGzsl
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Sampler
-from training.task import Task
 
 METHODS: dict[str, Callable[[Task, Teacher, Student, TrainConfig], Method]] = {
     "wgan": wgan.Wgan,

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import Method, RealBatch, Terms
 from training.generators.ridge_prior import HIDDEN_SHARE, fit_path, within_class_components, within_class_spread
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.denoiser import DiffusionSampler
-from training.task import Task
 
 
 class Diffusion(Method):

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.datasets.dataset import Task
 from training.metrics import most_gain, seen_unseen_curve
 from training.networks.generator import AttributePath, Generator
-from training.task import Task
 
 FLOOR = 1e-2  # of the scaled features' range 0..1: a dimension that hardly varies must not rule the loss
 

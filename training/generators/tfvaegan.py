@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms
 from training.generators.ridge_prior import within_class_spread
@@ -21,7 +22,6 @@ from training.generators.wgan import Wgan, critic_terms, generator_terms
 from training.losses.d3gzsl import gaussian_kl
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Encoder, FeedbackGenerator
-from training.task import Task
 
 
 class TfVaegan(Wgan):

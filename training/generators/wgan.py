@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import Method, RealBatch, Terms, frozen
 from training.generators.ridge_prior import start_from_gaussians
 from training.losses import d3gzsl as losses
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Critic, Generator
-from training.task import Task
 
 
 class Wgan(Method):

@@ -17,8 +17,8 @@ from model.errors import DataError
 from model.head import Float32, HeadKind, logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from model.noise import class_noise
+from training.datasets.dataset import Task
 from training.method.trainer import Networks
-from training.task import Task
 
 LDA: HeadKind = "lda"
 """The served head, in results and files."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from training.config import D3Config, TrainConfig
+from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.losses import d3gzsl as losses
 from training.method.teacher import TeacherOutputs
 from training.networks.d3gzsl import Student, Teacher
-from training.task import Task
 
 MIN_SPREAD = 1e-3  # of the teacher's scores, below which the confidence starts no steeper
 

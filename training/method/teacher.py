@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.networks.d3gzsl import Teacher
-from training.task import Task
 
 
 def fit_teacher(features_ND: Tensor, labels_N: Tensor, seen_classes: int, config: TrainConfig) -> Teacher:

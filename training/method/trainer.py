@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model.errors import DataError
 from training.config import TrainConfig
+from training.datasets.dataset import Task
 from training.device import LIMIT, Meter, Recorded, allow_tf32, autocast, records
 from training.generators import new_method
 from training.generators.base import RealBatch, Terms
@@ -24,7 +25,6 @@ from training.method.student import StudentBatch, new_student, student_terms
 from training.method.teacher import TeacherOutputs, new_teacher
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Sampler
-from training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from training.generators import new_sampler
 from training.method.trainer import Networks
 from training.networks.d3gzsl import Student, Teacher
 from training.runs.checkpoints import LOG as LOG  # a file of a run directory like the others
-from training.selection.result import Selection
+from training.selection.choice import Selection
 
 
 def code_commit() -> str | None:

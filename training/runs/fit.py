@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from training.config import TrainConfig
 from training.console import OnStep
-from training.datasets.dataset import Dataset, make_task
+from training.datasets.dataset import Dataset, Task, make_task
 from training.features.scaler import Scaler, Scaling
 from training.method.teacher import fit_teacher
 from training.method.trainer import DivergedError, Networks, train
@@ -25,12 +25,10 @@ from training.runs.contents import Trained
 from training.runs.directory import begin
 from training.runs.log import Board, RunLog
 from training.runs.measuring import FinalMeasuring, FoldLog, Monitor
+from training.selection.choice import Selection
 from training.selection.folds import fold_count
-from training.selection.result import Selection
+from training.selection.protocols import select, train_test_best
 from training.selection.scaling import choose_scaling
-from training.selection.test_best import train_test_best
-from training.selection.validation import select
-from training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.config import TrainConfig
 from training.console import OnStep, Step
-from training.datasets.dataset import Dataset
+from training.datasets.dataset import Dataset, Task
 from training.features.scaler import Scaler
 from training.method.heads import LDA, fit_head
 from training.method.student import StudentBatch, student_terms
@@ -20,12 +20,10 @@ from training.method.trainer import Measuring, Networks
 from training.metrics import evaluate
 from training.runs.checkpoints import Checkpoints, KeptStage
 from training.runs.log import RunLog
-from training.selection.choice import Scores, measured_epochs
+from training.selection.choice import Scores, Selection, measured_epochs
 from training.selection.fold_scores import STUDENT, HeldOut
 from training.selection.folds import fold_count
-from training.selection.result import Selection
-from training.selection.validation import FoldEpoch
-from training.task import Task
+from training.selection.protocols import FoldEpoch
 
 INERT = 0.01  # a term whose gradient is below this share of L_cls's does nothing
 

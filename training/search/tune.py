@@ -27,8 +27,8 @@ from training.runs.checkpoints import Interruption
 from training.search.space import SearchSpace, initial_values, nested, space_json, suggest
 from training.search.study import FINISHED, count_trials, enqueue, open_study
 from training.selection.folds import fold_count
+from training.selection.protocols import FoldEpoch, select
 from training.selection.scaling import choose_scaling
-from training.selection.validation import FoldEpoch, select
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""What validation chooses: head, strength, scale of described classes' scores, seen penalty and temperature.
+"""What selection chooses, and how: shrinkage, scale of described classes' scores, seen penalty, temperature.
 
 N: held-out rows, C: classes of a fold.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -14,7 +16,8 @@ from scipy.special import log_softmax
 
 from model.calibration import Calibration
 from training.config import Protocol, TrainConfig
-from training.method.heads import HeadChoice
+from training.features.scaler import SCALINGS, Scaling
+from training.method.heads import LDA, HeadChoice
 from training.metrics import most_gain, seen_unseen_curve
 from training.selection.fold_scores import (
     NEARLY_BEST,
@@ -26,7 +29,64 @@ from training.selection.fold_scores import (
     fold_scores,
     scale_unseen,
 )
-from training.selection.result import Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What was chosen on validation, or on the test rows under `test-best`.
+
+    Attributes:
+        epochs: training length.
+        head: shrinkage and scale of the served head.
+        calibration: of its scores: seen penalty and temperature.
+        student: calibration of the student's own classifier C_s.
+        scaling: of the features.
+        validation: pseudo-H of what was chosen (`H`, `H_student`), and of every candidate, for reports.
+    """
+
+    epochs: int
+    head: HeadChoice
+    calibration: Calibration
+    student: Calibration
+    scaling: Scaling = "range"
+    validation: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `config.json` holds it."""
+        return {
+            "epochs": self.epochs,
+            "scaling": self.scaling,
+            "head": {
+                "kind": LDA,
+                "shrinkage": self.head.shrinkage,
+                "unseen_scale": self.head.unseen_scale,
+                **self.calibration.to_json(),
+            },
+            "student": self.student.to_json(),
+            "validation": self.validation,
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Selection:
+        """Read the JSON of :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError or ValueError: it has another form.
+        """
+        head, scaling = fields["head"], fields["scaling"]
+        if scaling not in SCALINGS:
+            raise ValueError(f"expected a scaling, {' or '.join(SCALINGS)}, got {scaling!r}")
+        if head["kind"] != LDA:
+            raise ValueError(f"expected the head {LDA}, got {head['kind']!r}")
+        return cls(
+            epochs=int(fields["epochs"]),
+            head=HeadChoice(shrinkage=float(head["shrinkage"]), unseen_scale=float(head["unseen_scale"])),
+            calibration=Calibration.from_json(head),
+            student=Calibration.from_json(fields["student"]),
+            scaling=scaling,
+            validation=fields["validation"],
+        )
+
 
 UNSEEN_SCALES = (1.0, 1.25, 1.5)
 """Candidates for the scale of described classes' scores, none first."""

@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from training.config import TrainConfig
-from training.datasets.dataset import Dataset
+from training.datasets.dataset import Dataset, Task
 from training.features.scaler import Scaler
 from training.method.heads import HeadChoice, fit_heads
 from training.method.trainer import Checkpoint, Networks
 from training.metrics import SeenUnseenCurve, auroc, harmonic_means, seen_unseen_curve
-from training.task import Task
 
 NEARLY_BEST = 0.005
 """Penalties, and strengths of a head, within this much of the best mean H count as equally good."""
