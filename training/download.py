@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from typing import IO, Literal
 
 import httpx
 
+from model.bundle import sha256_of
 from model.errors import DataError
 
 _TIMEOUT = httpx.Timeout(30.0)  # seconds without a byte, not for the whole file
@@ -74,7 +74,7 @@ def transfer(url: str, path: Path, *, sha256: str | None, because: str = "", pro
     wanted = sha256 or ""
     if sha256 is not None and not _DIGITS.fullmatch(sha256):
         raise DataError(f"sha256: expected 8 to 64 hexadecimal digits in lower case, got {sha256!r}")
-    if path.is_file() and (digest := digest_of(path)).startswith(wanted):
+    if path.is_file() and (digest := sha256_of(path)).startswith(wanted):
         return digest
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -87,7 +87,7 @@ def transfer(url: str, path: Path, *, sha256: str | None, because: str = "", pro
             raise DataError(f"{url}: not an address to download from: {error}") from None
         except OSError as error:  # no space left: Python does not say in which file
             raise DataError(f"{partial}: {error.strerror}") from None
-        digest = digest_of(partial)
+        digest = sha256_of(partial)
         if not digest.startswith(wanted):
             _discard(partial)
             raise DataError(
@@ -99,15 +99,13 @@ def transfer(url: str, path: Path, *, sha256: str | None, because: str = "", pro
     return digest
 
 
-def digest_of(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def _alone(partial: Path) -> Iterator[IO[bytes]]:
-    """The partial file, for this process only; it stays afterwards where a later transfer can go on from it."""
+    """The partial file, for this process only; it stays afterwards where a later transfer can go on from it.
+
+    The lock is on the file itself, so that none is left beside it and a file that another process has finished between
+    opening and locking is noticed, which a library's lock file would not do.
+    """
     busy = DataError(f"{partial}: another process is downloading this file")
     with partial.open("ab") as file:
         try:

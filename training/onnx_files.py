@@ -41,10 +41,11 @@ def to_onnx(module: nn.Module, example: dict[str, Tensor], outputs: list[str]) -
     return model
 
 
-def open_session(graph: bytes) -> ort.InferenceSession:
-    """A CPU session on all available cores."""
+def open_session(graph: bytes, threads: int | None = None) -> ort.InferenceSession:
+    """A CPU session on so many cores, by default all that this process may use."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = available_cpus()
+    options.intra_op_num_threads = threads or available_cpus()
+    options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 

@@ -204,18 +204,19 @@ def test_exported_file_tells_nothing_of_the_machine(tmp_path: Path) -> None:
 def test_export_that_differs_from_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(Tiny(), tmp_path / "tiny.onnx")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    write = backbone_export._write_graph
+    to_onnx = backbone_export.to_onnx
 
-    def write_slightly_other(network: torch.nn.Module, spec: PreprocessSpec, path: Path) -> None:
+    def slightly_other(network: torch.nn.Module, *arguments: Any) -> onnx.ModelProto:
         with torch.no_grad():
             for weight in network.parameters():
                 weight.mul_(1.001)
-        write(network, spec, path)
+        model = to_onnx(network, *arguments)
         with torch.no_grad():
             for weight in network.parameters():
                 weight.div_(1.001)
+        return model
 
-    monkeypatch.setattr(backbone_export, "_write_graph", write_slightly_other)
+    monkeypatch.setattr(backbone_export, "to_onnx", slightly_other)
     with pytest.raises(DataError, match=r"differ by .* of the largest feature, at most 1e-04 is allowed"):
         export(Tiny(), tmp_path / "tiny.onnx")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

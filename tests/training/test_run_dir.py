@@ -19,7 +19,8 @@ import torch
 from model.bundle import sha256_of
 from model.errors import DataError
 from tests.training.tiny import METHODS, config, same, write_run
-from training.runs.contents import CHECKPOINT, CONFIG, LOG, Trained, read_json, write_json
+from training.files import write_json
+from training.runs.contents import CHECKPOINT, CONFIG, LOG, Trained, read_json
 from training.runs.fit import without_d3
 
 

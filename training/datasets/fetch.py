@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from model.bundle import sha256_of
 from model.errors import DataError
 from training.datasets.benchmark import FEATURES, SPLITS, is_benchmark, load_benchmark
 from training.datasets.benchmark_rules import KNOWN
 from training.datasets.dataset import Dataset
 from training.datasets.matfile import first
-from training.download import digest_of, transfer
-from training.features.store import move_into_place
+from training.download import transfer
+from training.files import move_into_place, write_json
 
 _CHUNK = 1 << 20
 _LARGEST = 4 << 30  # bytes of one file; the largest benchmark's features have 611 MB as float64
@@ -180,10 +181,10 @@ def fetch(
             "benchmark": name,
             "url": address,
             "archive_sha256": digest,
-            "files": {file: digest_of(new / file) for file in names},
+            "files": {file: sha256_of(new / file) for file in names},
             "data_hash": dataset.data_hash,
         }
-        _write_json(new / SOURCE, source)
+        write_json(new / SOURCE, source)
         move_into_place(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -211,7 +212,7 @@ def _archive(url: str, archive: Path, sha256: str | None, progress: Progress) ->
         archive.unlink()
         raise DataError(f"{error}; what was received from {url} is deleted") from None
     if digest != before:
-        _write_json(record, {"url": url, "sha256": digest, "bytes": archive.stat().st_size})
+        write_json(record, {"url": url, "sha256": digest, "bytes": archive.stat().st_size})
     return digest
 
 
@@ -233,7 +234,7 @@ def _unchanged(folder: Path) -> dict[str, Any]:
     """What `source.json` says; DataError where a file is not the one that was fetched."""
     source = _read_json(folder / SOURCE)
     for file, digest in source.get("files", {}).items():
-        if (folder / file).is_file() and (found := digest_of(folder / file)) != digest:
+        if (folder / file).is_file() and (found := sha256_of(folder / file)) != digest:
             raise DataError(
                 f"{folder / file}: changed since it was fetched: expected sha256 {digest} as in {SOURCE}, "
                 f"found {found}; fetch it anew with --overwrite"
@@ -277,7 +278,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(fields).__name__}")
     return fields
-
-
-def _write_json(path: Path, fields: dict[str, Any]) -> None:
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

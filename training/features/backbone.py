@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
-from model.threads import available_cpus
+from training.onnx_files import open_session
 
 _PROBE = 2  # images in the batch that a graph is tried with: more than one, so that a fixed batch of 1 shows
 
@@ -56,7 +56,7 @@ class Backbone:
         data = _read(self.path)
         if hashlib.sha256(data).hexdigest() != self.fingerprint:
             raise DataError(f"{self.path}: the file has changed since it was opened")
-        return _session(data, self.path, threads or available_cpus())
+        return _session(data, self.path, threads)
 
     def run(self, session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features float32 [N, D] of preprocessed images, float32 [N, 3, S, S]."""
@@ -85,7 +85,7 @@ def load_backbone(path: Path) -> Backbone:
     data = _read(path)
     _refuse_external_weights(data, path)
     spec = _spec(card, path)
-    session = _session(data, path, available_cpus())
+    session = _session(data, path)
     source = _end(session.get_inputs(), card, "input", path)
     target = _end(session.get_outputs(), card, "output", path)
     dim = card.get("feature_dim")
@@ -152,13 +152,9 @@ def _refuse_external_weights(data: bytes, path: Path) -> None:
             raise DataError(f"{path}: the weights lie in another file; save the network as one ONNX file")
 
 
-def _session(data: bytes, path: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+def _session(data: bytes, path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return open_session(data, threads)
     except Exception as error:  # ONNX Runtime raises classes of its own that have no common base but this
         raise DataError(f"{path}: ONNX Runtime cannot open it: {error}") from None
 

@@ -6,10 +6,8 @@ N: images, D: features.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +17,13 @@ import numpy as np
 import torch
 from torchvision.models import ResNet101_Weights, resnet101
 
+from model.bundle import sha256_of
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
 from training.download import Progress, download
 from training.features.backbone import Backbone, card_path, load_backbone
-from training.onnx_files import forget_origin
+from training.onnx_files import to_onnx
 
-OPSET = 20
 TOLERANCE = 1e-4  # of the largest feature
 _TRACED, _TRIED = 2, 3  # images per batch in the export and in the comparison: unlike, so that a fixed batch shows
 
@@ -66,7 +64,8 @@ def export_backbone(
     folder.mkdir(parents=True)
     try:
         draft = folder / out.name
-        _write_graph(network, spec, draft)
+        example = {"image": torch.zeros(_TRACED, 3, spec.size, spec.size)}
+        draft.write_bytes(to_onnx(network, example, ["features"]).SerializeToString())
         card = {
             "input": "image",
             "output": "features",
@@ -110,28 +109,6 @@ def compare(network: torch.nn.Module, backbone: Backbone, *, seed: int = 0) -> f
             f"at most {TOLERANCE:.0e} is allowed"
         )
     return difference
-
-
-def _write_graph(network: torch.nn.Module, spec: PreprocessSpec, path: Path) -> None:
-    example = torch.zeros(_TRACED, 3, spec.size, spec.size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own libraries; the comparison decides
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["features"],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise DataError(f"{path}: torch exported no ONNX program")
-    model = program.model_proto  # made anew at every access
-    forget_origin(model)
-    path.write_bytes(model.SerializeToString())
 
 
 FEATURE_DIM = 2048
@@ -219,9 +196,7 @@ def fetch_imagenet_weights(*, url: str = IMAGENET.url, progress: Progress | None
 
 def describe_weights(path: Path) -> str:
     """What a backbone's JSON says about weights from a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"state dict {path.name}, sha256 {digest}"
+    return f"state dict {path.name}, sha256 {sha256_of(path)}"
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -28,9 +28,8 @@ from training.features.store import (
     FeatureStore,
     ImageRecord,
     is_store,
-    move_into_place,
-    undo_half_move,
 )
+from training.files import move_into_place, undo_half_move
 
 DEFAULT_BATCH_SIZE = 32
 _STORE, _JOURNAL = 0, 1  # the two sources of known rows

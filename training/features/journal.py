@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from model.errors import DataError
 from training.features.backbone import Backbone
 from training.features.store import SCHEMA, ImageFile, ImageRecord, SkippedImage, refuse_stale
+from training.files import exclusive
 
 _LINES = "journal.jsonl"
 _ROWS = "rows.f32"
@@ -53,12 +53,7 @@ class FeatureJournal:
         self.finished = False
         self._dim = backbone.feature_dim
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / _LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise DataError(f"{folder}: another extraction into the same store is running") from None
+        self._lock = exclusive(folder / _LOCK, f"{folder}: another extraction into the same store is running")
         try:
             good = self._read(backbone, discard_other=discard_other)
             self._lines = (folder / _LINES).open("ab")
@@ -68,7 +63,7 @@ class FeatureJournal:
             if good == 0:
                 self._write_line(_key(backbone))
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
 
     def __enter__(self) -> FeatureJournal:
@@ -101,7 +96,7 @@ class FeatureJournal:
         self._rows.close()
         if self.finished or not self.images:
             shutil.rmtree(self.folder)
-        self._lock.close()
+        self._lock.release()
 
     def _write_line(self, fields: dict[str, Any]) -> None:
         self._lines.write(json.dumps(fields).encode() + b"\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -203,32 +202,6 @@ def refuse_stale(where: Path, fingerprint: str, preprocessing: Mapping[str, Any]
 def is_store(path: Path) -> bool:
     """Whether a folder is a feature store, of any schema version and in any condition."""
     return (path / META).is_file() and (path / FEATURES).is_file()
-
-
-def move_into_place(new: Path, path: Path) -> None:
-    """Put a finished store where it belongs; one that is there is replaced only by a whole one.
-
-    A folder cannot replace another in one step, so the old one is set aside first. :func:`undo_half_move` mends what
-    a kill between the two steps leaves.
-    """
-    aside = _aside(path)
-    if aside.exists():
-        shutil.rmtree(aside)
-    if path.exists():
-        path.rename(aside)
-    new.rename(path)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def undo_half_move(path: Path) -> None:
-    """Bring back a store that :func:`move_into_place` had set aside when it was killed."""
-    aside = _aside(path)
-    if aside.exists() and not path.exists():
-        aside.rename(path)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.replaced.partial")
 
 
 def _read_meta(path: Path) -> Mapping[str, Any]:

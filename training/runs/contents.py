@@ -17,7 +17,7 @@ from model.bundle import sha256_of
 from model.errors import DataError
 from training.config import TrainConfig
 from training.features.scaler import Scaler
-from training.files import renamed
+from training.files import renamed, write_json
 from training.generators import new_sampler
 from training.method.trainer import Networks
 from training.networks.d3gzsl import Student, Teacher
@@ -180,12 +180,6 @@ def refuse_unfinished(run_dir: Path, fields: Mapping[str, Any]) -> None:
         raise DataError(
             f"{run_dir}: the run has not finished; continue it with `d3gzsl-train fit DATA --out {run_dir} --resume`"
         )
-
-
-def write_json(file: Path, fields: Mapping[str, Any]) -> None:
-    """Write JSON beside a file, then rename."""
-    with renamed(file) as beside:
-        beside.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ A run lives in RUN_DIR itself, or in RUN_DIR.new beside a finished run that it i
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -16,9 +15,9 @@ from typing import Any
 from model import __version__
 from model.errors import DataError, Problem
 from training.config import TrainConfig
-from training.features.store import move_into_place, undo_half_move
+from training.files import exclusive, move_into_place, undo_half_move, write_json
 from training.runs.checkpoints import PROGRESS, STATE
-from training.runs.contents import CONFIG, SCHEMA, code_commit, read_json, write_json
+from training.runs.contents import CONFIG, SCHEMA, code_commit, read_json
 
 _MAY_DIFFER = ("data.path", "data.commit", "data.split.notes")
 """Data may have been moved, another commit is noted, and notes depend on how the data were asked for."""
@@ -114,11 +113,7 @@ def run_place(out: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
     _refuse_unless_told(named, place, resume=resume, overwrite=overwrite)
     existed = place.exists()
     (place / PROGRESS).mkdir(parents=True, exist_ok=True)
-    with (place / PROGRESS / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"--out {named}: another process trains into it") from None
+    with exclusive(place / PROGRESS / LOCK, f"--out {named}: another process trains into it"):
         if overwrite:
             _empty(place / PROGRESS, but={LOCK})
             _empty(place, but={PROGRESS, CONFIG})
