@@ -39,7 +39,7 @@ from training.datasets.dataset import Dataset, from_store
 from training.exporting.export import export
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 from training.features.store import FeatureStore
 from training.metrics import harmonic_mean, per_class_accuracy
 from training.recipes import configured
@@ -94,13 +94,13 @@ def parse() -> argparse.Namespace:
 def features(data: Path, backbone: Path, work: Path, held_back: tuple[str, ...]) -> tuple[Path, Path]:
     """Features of all classes, and of the data folder with classes.csv lacking the held-back ones."""
     network = load_backbone(backbone)
-    extract(read_own_data(data), network, work / "all")
+    extract(read_own_photos(data), network, work / "all")
     shutil.copytree(data / "images", work / "less" / "images", ignore=lambda _, names: set(held_back) & set(names))
     with (data / "classes.csv").open(newline="") as file:
         kept = [row for row in csv.reader(file) if row[0] not in held_back]
     with (work / "less" / "classes.csv").open("w", newline="") as file:
         csv.writer(file).writerows(kept)
-    extract(read_own_data(work / "less"), network, work / "held-back")
+    extract(read_own_photos(work / "less"), network, work / "held-back")
     return work / "all", work / "held-back"
 
 

@@ -46,7 +46,7 @@ from training.datasets.dataset import Dataset, from_store  # noqa: E402
 from training.exporting.export import export  # noqa: E402
 from training.features.backbone import load_backbone  # noqa: E402
 from training.features.extraction import extract  # noqa: E402
-from training.features.own_photos import read_own_data  # noqa: E402
+from training.features.own_photos import read_own_photos  # noqa: E402
 from training.features.store import FeatureStore  # noqa: E402
 from training.recipes import configured, load_recipe  # noqa: E402
 from training.runs.contents import code_commit  # noqa: E402
@@ -103,7 +103,7 @@ def open_set(folder: Path, work: Path) -> Callable[[int], tuple[Dataset, Picture
 
 def open_photos(folder: Path, arguments: argparse.Namespace, work: Path) -> Callable[[int], tuple[Dataset, Picture]]:
     """Photos are split anew by each seed."""
-    extract(read_own_data(folder), load_backbone(arguments.backbone), work / "features")
+    extract(read_own_photos(folder), load_backbone(arguments.backbone), work / "features")
     store = FeatureStore.load(work / "features")
 
     def picture(row: int) -> bytes:

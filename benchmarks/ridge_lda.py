@@ -19,7 +19,7 @@ from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covari
 from training.config import SelectionConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler, Scaling
-from training.metrics import evaluate, per_class_accuracy
+from training.metrics import gzsl_scores, per_class_accuracy
 from training.selection.fold_scores import FoldScores, best_penalty, curve_of
 from training.selection.folds import used_folds
 
@@ -49,7 +49,7 @@ def ridge_lda(
     ((_, scores),) = scores_of(dataset, dataset.trainval, dataset.test, everything, [best], scaling)
     penalty, validation_h = results[best]
     scores, labels = scores - penalty * dataset.seen, dataset.labels[dataset.test]
-    measured = evaluate(scores, labels, dataset.seen)
+    measured = gzsl_scores(scores, labels, dataset.seen)
     accuracy = per_class_accuracy(scores.argmax(axis=1), labels, len(everything))
     chosen = {"kernel_width": best[0], "ridge": best[1], "shrinkage": best[2]}
     return {

@@ -1,7 +1,6 @@
 """What a trained artefact is: vocabulary, classes, preprocessing, head, calibration and the bundle file format.
 
-NumPy, SciPy, Pillow, simplejpeg and onnx only. The torch networks live in ``model.networks``, which nothing in this
-package imports. :class:`Bundle` is loaded when it is first used.
+NumPy, SciPy, Pillow, simplejpeg and onnx only, no torch. :class:`Bundle` is loaded when it is first used.
 """
 
 from __future__ import annotations

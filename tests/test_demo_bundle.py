@@ -16,7 +16,7 @@ from service.classes.snapshot import Snapshot
 from service.inference.engine import OnnxEngine
 from training.demo.dataset import draw_jpeg
 from training.demo.world import EXTRA, SEEN, UNSEEN, VisualClass
-from training.metrics import GzslScores, evaluate
+from training.metrics import GzslScores, gzsl_scores
 
 BUNDLE = Path(__file__).parent.parent / "service" / "demo_bundle"
 FRESH_SEED = 20_261_123  # neither pre-training, nor fitting, nor the examples use it
@@ -101,4 +101,4 @@ def fresh_scores(bundle: Bundle, snapshot: Snapshot) -> GzslScores:
     )
     logits = embeddings @ snapshot.weight.T + snapshot.bias
     probabilities = bundle.manifest.calibration.probabilities(logits, snapshot.seen)
-    return evaluate(probabilities, np.array(labels), snapshot.seen)
+    return gzsl_scores(probabilities, np.array(labels), snapshot.seen)

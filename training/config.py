@@ -332,6 +332,13 @@ class TrainConfig(CheckedConfig):
         diffusion: of `diffusion`.
         d3: the student's losses.
         selection: of length, head and calibration.
+
+    Example:
+        >>> from training import TrainConfig
+        >>> TrainConfig(epochs=30).generator.method
+        'wgan'
+        >>> TrainConfig.from_json({"generator": {"method": "cegzsl"}}).epochs
+        24
     """
 
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0

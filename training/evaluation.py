@@ -17,7 +17,7 @@ from model.calibration import Calibration, novelty, softmax
 from model.head import Float32
 from training.datasets.dataset import Dataset, Task, make_task
 from training.method.heads import LDA, HeadFit, embed, fit_head, synthesise_features
-from training.metrics import auroc, class_weights, evaluate, expected_calibration_error, per_class_accuracy
+from training.metrics import auroc, class_weights, expected_calibration_error, gzsl_scores, per_class_accuracy
 from training.runs.contents import Trained
 
 SOFTMAX = "softmax"
@@ -73,7 +73,7 @@ def run_task(dataset: Dataset, trained: Trained) -> Task:
     return make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), trained.scaler, device)
 
 
-def evaluate_run(
+def evaluate(
     dataset: Dataset,
     trained: Trained,
     *,
@@ -93,6 +93,13 @@ def evaluate_run(
 
     Raises:
         DataError: there are no test rows of seen or of unseen classes.
+
+    Example:
+        >>> from training import Trained, evaluate, open_data
+        >>> dataset, _ = open_data(FEATURES)
+        >>> results = evaluate(dataset, Trained.load(FINISHED_RUN))
+        >>> results["served"], 0 <= results["lda"]["H"] <= 1, results["protocol"]["name"]
+        ('lda', True, 'validation')
     """
     dataset.require_testable()
     rows = rows or TestRows.of(dataset, trained)
@@ -151,11 +158,11 @@ def results(dataset: Dataset, rows: TestRows, logits_NC: Float32, calibration: C
     fitted. `uncalibrated` is without a seen penalty, as papers report a student's own classifier.
     """
     scores = calibration.scores(logits_NC, dataset.seen)
-    plain = evaluate(logits_NC, rows.labels, dataset.seen)
+    plain = gzsl_scores(logits_NC, rows.labels, dataset.seen)
     probabilities = softmax(scores)
     accuracy = per_class_accuracy(scores.argmax(axis=1), rows.labels, len(dataset.classes))
     return {
-        **evaluate(scores, rows.labels, dataset.seen).to_json(),
+        **gzsl_scores(scores, rows.labels, dataset.seen).to_json(),
         "ece": expected_calibration_error(probabilities, rows.labels),
         "ece_balanced": expected_calibration_error(probabilities, rows.labels, weights_N=class_weights(rows.labels)),
         **calibration.to_json(),

@@ -15,7 +15,7 @@ from model.errors import DataError
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset
-from training.evaluation import SOFTMAX, TestRows, evaluate_run, fit_chosen_head, run_key
+from training.evaluation import SOFTMAX, TestRows, evaluate, fit_chosen_head, run_key
 from training.files import write_json
 from training.method.heads import LDA
 from training.reporting.figures import figures
@@ -37,7 +37,7 @@ def write_results(run_dir: Path, dataset: Dataset, trained: Trained) -> dict[str
     dataset.require_testable()
     rows = TestRows.of(dataset, trained)
     head = fit_chosen_head(dataset, trained, key=run_key(trained))
-    metrics = evaluate_run(dataset, trained, head=head, rows=rows)
+    metrics = evaluate(dataset, trained, head=head, rows=rows)
     write_json(run_dir / CURVES, figures(dataset, trained, rows, head))
     write_json(run_dir / METRICS, metrics)
     return metrics

@@ -57,7 +57,7 @@ def harmonic_means(unseen_M: NDArray[np.float64], seen_M: NDArray[np.float64]) -
     return means
 
 
-def evaluate(scores_NC: Scores, labels_N: Labels, seen_C: Mask) -> GzslScores:
+def gzsl_scores(scores_NC: Scores, labels_N: Labels, seen_C: Mask) -> GzslScores:
     """All GZSL scores of one score matrix, penalties already applied.
 
     Args:

@@ -106,6 +106,11 @@ def load_recipe(name: str) -> Recipe:
 
     Raises:
         DataError: there is none, its file has another form, or its settings are not valid; names the file.
+
+    Example:
+        >>> from training import load_recipe
+        >>> load_recipe("cpu-wgan").config.generator.method
+        'wgan'
     """
     return _load(_file(name, beside=Path()), ())
 

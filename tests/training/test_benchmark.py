@@ -18,7 +18,7 @@ from tests.training.tiny import config
 from training.datasets.benchmark import is_benchmark, load_benchmark, unique_ids
 from training.datasets.benchmark_rules import KNOWN, recognise
 from training.datasets.opening import open_data, reopen
-from training.evaluation import evaluate_run
+from training.evaluation import evaluate
 from training.runs.contents import Trained
 from training.runs.fit import fit
 
@@ -498,7 +498,7 @@ def test_a_run_on_a_benchmark_finds_its_data_again(tmp_path: Path) -> None:
     write(folder, *contents(classes=8, attributes=6), file="sent_splits.mat")
     again = reopen(trained.data)
     assert again.split["file"] == "att_splits.mat"
-    results = evaluate_run(again, trained)
+    results = evaluate(again, trained)
     assert results["protocol"]["rows"] == {"trainval": 36, "test_seen": 12, "test_unseen": 16}
     moved = folder.rename(tmp_path / "moved")
     np.testing.assert_array_equal(reopen(trained.data, moved_to=moved).test, made.test)

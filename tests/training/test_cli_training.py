@@ -104,7 +104,7 @@ def test_wrong_option_and_interrupt(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(own_data, "read_own_data", interrupted)
+    monkeypatch.setattr(own_data, "read_own_photos", interrupted)
     assert command(monkeypatch, *arguments) == 130
 
 

@@ -17,10 +17,10 @@ from tests.training.photos import write_backbone
 from tests.training.tiny import SETTINGS, write_images
 from training import cli
 from training.datasets.opening import reopen
-from training.evaluation import evaluate_run
+from training.evaluation import evaluate
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 from training.runs.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
 
 TINY = [word for setting in SETTINGS for word in ("--set", setting)]
@@ -181,7 +181,7 @@ def test_data_that_were_moved(run: Command, store_dir: Path, run_dir: Path, tmp_
     status, printed, _ = run("evaluate", out, "--data", moved, "--device", "cpu", "--json")
     assert status == 0
     trained = Trained.load(out)
-    assert json.loads(printed) == evaluate_run(reopen(trained.data, moved_to=moved), trained)
+    assert json.loads(printed) == evaluate(reopen(trained.data, moved_to=moved), trained)
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_two_seen_classes_are_too_few(run: Command, tmp_path: Path) -> None:
     (root / "classes.csv").write_text(table)
     for name in ("sea", "chalk", "coal", "sand", "Lime"):
         shutil.rmtree(root / "images" / name)
-    extract(read_own_data(root), load_backbone(write_backbone(tmp_path / "b.onnx")), tmp_path / "features")
+    extract(read_own_photos(root), load_backbone(write_backbone(tmp_path / "b.onnx")), tmp_path / "features")
     out = tmp_path / "run"
     refused(run("fit", tmp_path / "features", "--out", out, "--json", *TINY), "at least 4 seen classes, got 2")
     assert not out.exists()

@@ -15,7 +15,7 @@ from model.calibration import Calibration
 from model.errors import DataError
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_data, reopen
-from training.evaluation import TestRows, evaluate_run, fit_chosen_head, protocol, run_key, run_task, softmax_logits
+from training.evaluation import TestRows, evaluate, fit_chosen_head, protocol, run_key, run_task, softmax_logits
 from training.method.heads import synthesise_features
 from training.metrics import harmonic_mean
 from training.runs.contents import Trained
@@ -33,7 +33,7 @@ def data(trained: Trained) -> Dataset:
 
 @pytest.fixture(scope="module")
 def results(data: Dataset, trained: Trained) -> dict[str, Any]:
-    return evaluate_run(data, trained)
+    return evaluate(data, trained)
 
 
 def by_hand(scores: np.ndarray, data: Dataset) -> dict[str, float]:
@@ -88,7 +88,7 @@ def test_results_of_both_classifiers(data: Dataset, trained: Trained, favour_uns
             calibration=calibration,
             student=at_the_median(chosen.student, logits.double().numpy(), data.seen),
         )
-    results = evaluate_run(data, dataclasses.replace(trained, selected=chosen))
+    results = evaluate(data, dataclasses.replace(trained, selected=chosen))
     student = logits.double().numpy() / chosen.student.temperature - chosen.student.seen_penalty * data.seen
     served = served / chosen.calibration.temperature - chosen.calibration.seen_penalty * data.seen
     for name, scores, calibration in (("student", student, chosen.student), ("lda", served, chosen.calibration)):
@@ -139,7 +139,7 @@ def test_the_softmax_row_is_that_of_adam_by_hand(data: Dataset, trained: Trained
 
 def test_a_bundles_own_head_is_measured_without_a_softmax(data: Dataset, trained: Trained) -> None:
     head = fit_chosen_head(data, trained, key="another")
-    results = evaluate_run(data, trained, head=head, with_softmax=False)
+    results = evaluate(data, trained, head=head, with_softmax=False)
     assert "softmax" not in results
     scores = trained.selected.calibration.scores(head.logits(TestRows.of(data, trained).embeddings), data.seen)
     assert results["lda"]["H"] == by_hand(scores, data)["H"]
@@ -175,7 +175,7 @@ def test_protocol_says_how_the_numbers_came_about(data: Dataset, trained: Traine
 
 
 def test_evaluating_again_gives_the_same(data: Dataset, trained: Trained, results: dict[str, Any]) -> None:
-    assert evaluate_run(data, trained) == results
+    assert evaluate(data, trained) == results
 
 
 def test_the_noise_is_keyed_by_the_configuration(trained: Trained) -> None:
@@ -203,5 +203,5 @@ def test_without_test_rows_of_both_kinds(data: Dataset, trained: Trained, store_
     ):
         assert not made.testable
         with pytest.raises(DataError, match=f"test images of seen and of unseen classes, {counts}"):
-            evaluate_run(made, trained)
+            evaluate(made, trained)
     assert data.testable

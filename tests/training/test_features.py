@@ -23,7 +23,7 @@ from training.features.backbone import Backbone, load_backbone
 from training.features.decoding import decoded_batches, image_file
 from training.features.extraction import Extraction, extract, partial_folder
 from training.features.journal import FeatureJournal
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 from training.features.store import FeatureStore
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def run(root: Path, backbone: Backbone, out: Path, **options: Any) -> Extraction:
-    return extract(read_own_data(root), backbone, out, **{"batch_size": 4, "workers": 2, **options})
+    return extract(read_own_photos(root), backbone, out, **{"batch_size": 4, "workers": 2, **options})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -123,7 +123,7 @@ def test_decoding_stays_a_little_ahead_only(root: Path, backbone: Backbone, monk
         return decode(root, file, spec)
 
     monkeypatch.setattr(decoding, "_decode", counted)
-    files = [image_file(root, path) for path, _ in read_own_data(root).images]
+    files = [image_file(root, path) for path, _ in read_own_photos(root).images]
     batches = decoded_batches(root, files, backbone.spec, batch_size=2, workers=2)
     first = next(batches)
     assert [image.path for image in first.images] == [file.path for file in files[:2]]
@@ -146,14 +146,14 @@ import os, signal, sys
 from pathlib import Path
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 
 def progress(done, total):
     if done >= int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 root, backbone, out = map(Path, sys.argv[1:4])
-extract(read_own_data(root), load_backbone(backbone), out, batch_size=4, workers=2, progress=progress)
+extract(read_own_photos(root), load_backbone(backbone), out, batch_size=4, workers=2, progress=progress)
 """
 
 
@@ -541,7 +541,7 @@ def test_photos_of_animals_through_mobilenet(tmp_path: Path) -> None:
         for photo in sorted(folder.iterdir())[:3]:
             (root / "images" / folder.name / photo.name).symlink_to(photo)
     shutil.copyfile(ANIMALS / "classes.csv", root / "classes.csv")
-    done = extraction.extract(read_own_data(root), load_backbone(MOBILENET), tmp_path / "features")
+    done = extraction.extract(read_own_photos(root), load_backbone(MOBILENET), tmp_path / "features")
     store = done.store
     assert store.features.shape == (54, 1024)
     assert (store.attributes.shape, int(store.seen.sum())) == ((18, 85), 13)

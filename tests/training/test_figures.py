@@ -15,7 +15,7 @@ import torch
 from tests.training import tiny
 from training.datasets.dataset import Dataset
 from training.datasets.opening import reopen
-from training.evaluation import evaluate_run, run_key
+from training.evaluation import evaluate, run_key
 from training.experiment import write_results
 from training.features.scaler import evenly
 from training.method.heads import synthesise
@@ -223,4 +223,4 @@ def test_the_same_run_gives_the_same_figures(
 ) -> None:
     write_results(tmp_path, data, trained)
     assert json.loads((tmp_path / "curves.json").read_text()) == written["curves"]
-    assert evaluate_run(data, trained) == written["metrics"]
+    assert evaluate(data, trained) == written["metrics"]

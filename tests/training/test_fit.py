@@ -25,7 +25,7 @@ from training.config import TrainConfig
 from training.console import Bars, Step
 from training.datasets.dataset import Dataset, make_task
 from training.datasets.opening import reopen
-from training.evaluation import evaluate_run
+from training.evaluation import evaluate
 from training.experiment import SUMMARY, Order, parse_seeds, run, run_seeds, table
 from training.exporting.export import export
 from training.features.scaler import Scaler
@@ -66,7 +66,7 @@ def test_the_last_line_of_the_log_has_the_results(data: Dataset, tmp_path: Path)
     final = [line for line in log(tmp_path) if line["stage"] == "final"]
     measured = {line["epoch"]: line["test"] for line in final if "test" in line}
     assert set(measured) == {epoch for epoch in (2, 4) if epoch <= trained.selected.epochs}
-    results = evaluate_run(data, trained)
+    results = evaluate(data, trained)
     for head in ("lda", STUDENT):
         assert measured[trained.selected.epochs][head] == {score: results[head][score] for score in ("U", "S", "H")}
 
@@ -114,7 +114,7 @@ def test_test_best_takes_what_is_best_on_the_test_rows(data: Dataset, tmp_path: 
     trained = train(data, tmp_path, settings)
     candidates = trained.selected.validation["candidates"]
     assert [c["epochs"] for c in candidates] == sorted([1, 2, 3, 4, 5, 6] * 3)
-    results = evaluate_run(data, trained)
+    results = evaluate(data, trained)
     assert results["lda"]["H"] == pytest.approx(max(c["H"] for c in candidates if c["head"] != STUDENT))
     (student,) = (c for c in candidates if (c["epochs"], c["head"]) == (trained.selected.epochs, STUDENT))
     assert results[STUDENT]["H"] == pytest.approx(student["H"])
@@ -145,7 +145,7 @@ def test_results_and_bundles_say_that_test_images_were_used(store_dir: Path, tmp
     out = write_run(store_dir, tmp_path / "run", "selection.protocol=test-best")
     trained = Trained.load(out)
     data = reopen(trained.data)
-    results = evaluate_run(data, trained)
+    results = evaluate(data, trained)
     assert results["protocol"]["name"] == "test-best"
     assert results["protocol"]["test_used_for_selection"] is True
     assert "test images used for selection: YES" in results_table(results)

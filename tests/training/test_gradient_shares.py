@@ -60,9 +60,9 @@ def test_every_term_pulls_on_real_photos(tmp_path: Path) -> None:
     if not (ANIMALS.is_dir() and MOBILENET.is_file()):
         pytest.skip(f"needs {ANIMALS} and {MOBILENET}")
     from training.features.backbone import load_backbone
-    from training.features.own_photos import read_own_data
+    from training.features.own_photos import read_own_photos
 
-    store = extract(read_own_data(ANIMALS), load_backbone(MOBILENET), tmp_path / "features").store
+    store = extract(read_own_photos(ANIMALS), load_backbone(MOBILENET), tmp_path / "features").store
     data = from_store(store, test_fraction=0.3, split_seed=0)
     scaler = Scaler.fit(data.features[data.trainval])
     animals = make_task(data, data.trainval, np.arange(len(data.classes)), scaler, torch.device("cpu"))

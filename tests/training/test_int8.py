@@ -35,9 +35,9 @@ from training.exporting.int8 import RunImages, even_rows, quantise
 from training.exporting.int8_export import Int8Export, _validation_rows
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 from training.method.heads import embed, fit_head
-from training.metrics import evaluate
+from training.metrics import gzsl_scores
 from training.runs.contents import Trained
 from training.selection.folds import folds
 
@@ -173,7 +173,7 @@ def test_the_manifest_has_both_results_as_measured_with_the_bundles_rows(
     for name, of in (("int8", bundle), ("fp32", plain)):
         z = OnnxEngine(of, threads=1).embed(pixels).embedding
         scores = bundle.manifest.calibration.scores(logits(z, bundle.weight, bundle.bias), seen)
-        measured = evaluate(scores, labels, seen)
+        measured = gzsl_scores(scores, labels, seen)
         assert noted[name] == pytest.approx({key: getattr(measured, key) for key in noted[name]}, abs=1e-9)
     assert noted["lost_points_of_H"] == pytest.approx(100 * (noted["fp32"]["H"] - noted["int8"]["H"]))
 
@@ -336,7 +336,9 @@ def test_mobilenet_on_photos_of_animals(tmp_path: Path) -> None:
     shutil.copytree(
         SHARED / "animals", root, ignore=lambda folder, names: sorted(names)[14:] if len(names) > 30 else []
     )
-    store = extract(read_own_data(root), load_backbone(SHARED / "backbones" / "mobilenet_v1_224.onnx"), tmp_path / "f")
+    store = extract(
+        read_own_photos(root), load_backbone(SHARED / "backbones" / "mobilenet_v1_224.onnx"), tmp_path / "f"
+    )
     run = write_run(store.store.path, tmp_path / "run", "selection.folds=4", test_fraction=0.3)
     trained = Trained.load(run)
     plan = Int8Export(images=RunImages.of(trained), limit=5, calibration_images=64)

@@ -16,8 +16,8 @@ from training.metrics import (
     SeenUnseenCurve,
     auroc,
     class_weights,
-    evaluate,
     expected_calibration_error,
+    gzsl_scores,
     harmonic_mean,
     per_class_accuracy,
     seen_unseen_curve,
@@ -84,7 +84,7 @@ def test_classes_count_the_same_however_many_rows_they_have() -> None:
     labels = np.array([0] * 9 + [4] + [1, 1, 3] + [3])
     # Class 2 has no rows and counts for nothing; the row of class 4 takes class 2, one of the two of class 3 class 1.
     expected = {"U": (1 + 1 / 2) / 2, "S": (1 + 0) / 2, "H": 2 * 0.5 * 0.75 / 1.25, "T1": 3 / 4}
-    result = evaluate(scores, labels, SEEN).to_json()
+    result = gzsl_scores(scores, labels, SEEN).to_json()
     assert {name: result[name] for name in expected} == pytest.approx(expected)
 
 
@@ -96,7 +96,7 @@ def test_evaluate_is_counting(problem: Any) -> None:
     among = [max(unseen_classes, key=lambda c: (row[c], -c)) for row in scores.tolist()]
     u = slow_accuracy(predicted, labels.tolist(), unseen_classes)
     s = slow_accuracy(predicted, labels.tolist(), seen_classes)
-    assert evaluate(scores, labels, seen).to_json() == pytest.approx(
+    assert gzsl_scores(scores, labels, seen).to_json() == pytest.approx(
         {
             "U": u,
             "S": s,
@@ -110,7 +110,7 @@ def test_evaluate_is_counting(problem: Any) -> None:
 @pytest.mark.parametrize("labels", [[0, 2, 4], [1, 3, 1], []])
 def test_one_kind_of_rows_is_refused(labels: list[int]) -> None:
     scores = np.zeros((len(labels), 5))
-    for function in (evaluate, seen_unseen_curve):
+    for function in (gzsl_scores, seen_unseen_curve):
         with pytest.raises(ValueError, match="need test rows of seen and of unseen classes"):
             function(scores, np.array(labels, dtype=np.int64), SEEN)
 

@@ -6,7 +6,7 @@ import pytest
 
 from model.errors import DataError
 from tests.training.photos import CLASSES, write_data, write_photo, write_table
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def root(tmp_path: Path) -> Path:
 
 def problems_of(root: Path) -> dict[str, list[str]]:
     with pytest.raises(DataError) as caught:
-        read_own_data(root)
+        read_own_photos(root)
     found: dict[str, list[str]] = {}
     for problem in caught.value.problems:
         found.setdefault(problem.pointer, []).append(problem.detail)
@@ -31,7 +31,7 @@ def test_reads_a_sound_folder(root: Path) -> None:
     (root / "images" / "ape" / ".hidden").write_text("x")
     (root / "images" / "ape" / "Thumbs.db").write_text("x")
     (root / "images" / ".cache").mkdir()
-    data = read_own_data(root)
+    data = read_own_photos(root)
     assert [(c.id, c.name, c.kind, c.attributes) for c in data.classes] == [
         ("ape", "ape", "seen", (1.0, 0.0)),
         ("blue-whale", "Blue Whale", "seen", (0.0, 1.0)),
@@ -48,7 +48,7 @@ def test_reads_a_sound_folder(root: Path) -> None:
 def test_byte_order_mark_spaces_blank_lines_and_column_order(root: Path) -> None:
     text = "wet, split ,class,furry\r\n\r\n0,seen,ape,1\r\n 1 , seen,Blue Whale,0\r\n,,,\r\n0.25,unseen,fox,5e-1\r\n"
     (root / "classes.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    data = read_own_data(root)
+    data = read_own_photos(root)
     assert data.attribute_names == ("wet", "furry")
     assert [c.attributes for c in data.classes] == [(0, 1), (1, 0), (0.25, 0.5)]
 
@@ -147,12 +147,12 @@ def test_folder_is_found_by_the_id_of_its_name(root: Path) -> None:
     (root / "images" / "Blue Whale").rename(root / "images" / "blue_whale+")
     assert "images/blue_whale+" in problems_of(root)
     (root / "images" / "blue_whale+").rename(root / "images" / "blue-whale")
-    assert sum(c == 1 for _, c in read_own_data(root).images) == 4
+    assert sum(c == 1 for _, c in read_own_photos(root).images) == 4
 
 
 def test_unseen_class_without_images_is_a_warning(root: Path) -> None:
     write_table(root, {**CLASSES, "wolf": ("unseen", (1, 1))})
-    data = read_own_data(root)
+    data = read_own_photos(root)
     assert data.warnings == ("the unseen class 'wolf' has no images, so it cannot be tested",)
     assert len(data.classes) == 4
 
@@ -160,14 +160,14 @@ def test_unseen_class_without_images_is_a_warning(root: Path) -> None:
 def test_unlisted_folders_can_be_ignored(root: Path) -> None:
     write_table(root, {name: row for name, row in CLASSES.items() if name != "fox"})
     assert list(problems_of(root)) == ["images/fox"]
-    data = read_own_data(root, ignore_unlisted=True)
+    data = read_own_photos(root, ignore_unlisted=True)
     assert not any("fox" in path for path, _ in data.images)
     assert data.warnings[0] == "images/fox is left out: classes.csv has no such class (4 images)"
 
 
 def test_warns_of_attributes_that_tell_nothing(root: Path) -> None:
     write_table(root, {"ape": ("seen", (1, 0)), "Blue Whale": ("seen", (1, 1)), "fox": ("seen", (1, 1))})
-    assert read_own_data(root).warnings == (
+    assert read_own_photos(root).warnings == (
         "no class is unseen, so nothing unseen can be tested",
         "the same value for every class, so of no use: furry",
         "'fox' has the very attributes of 'Blue Whale'; nothing can tell them apart by description",

@@ -22,7 +22,7 @@ from training.config import SelectionConfig, TrainConfig
 from training.datasets.dataset import Dataset, make_task
 from training.features.scaler import Scaler
 from training.method.heads import HeadChoice
-from training.metrics import evaluate, harmonic_mean, seen_unseen_curve
+from training.metrics import gzsl_scores, harmonic_mean, seen_unseen_curve
 from training.selection.choice import (
     UNSEEN_SCALES,
     Candidate,
@@ -196,7 +196,7 @@ def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
     assert set(found) == {"lda", STUDENT}
     for name, run in (("lda", good), (STUDENT, bad)):
         penalty, h = best_penalty([curve_of(run)])
-        result = evaluate(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
+        result = gzsl_scores(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
         assert found[name] == pytest.approx({"U": result.U, "S": result.S, "H": h})
         assert h == pytest.approx(result.H)
 
@@ -276,7 +276,7 @@ def mean_h(scored: list[FoldScores], penalty: float) -> float:
     """Mean H over folds by counting; `penalty` is between gaps, so that there are no ties of seen and unseen."""
     values = []
     for run in scored:
-        result = evaluate(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
+        result = gzsl_scores(run.logits - np.float64(penalty) * run.seen, run.labels, run.seen)
         values.append(harmonic_mean(result.U, result.S))
     return sum(values) / len(values)
 
@@ -419,7 +419,7 @@ def test_the_scale_is_the_one_with_the_best_h_if_it_gains_more_than_its_standard
         for scale in UNSEEN_SCALES:
             changed = [dataclasses.replace(r, logits=r.logits * np.where(r.seen, 1, scale)) for r in runs]
             penalty, _ = best_penalty([curve_of(run) for run in changed])
-            h[scale] = [evaluate(run.logits - penalty * run.seen, run.labels, run.seen).H for run in changed]
+            h[scale] = [gzsl_scores(run.logits - penalty * run.seen, run.labels, run.seen).H for run in changed]
         expected, most = 1.0, 0.0
         for scale in UNSEEN_SCALES:
             gains = [more - less for more, less in zip(h[scale], h[1.0], strict=True)]

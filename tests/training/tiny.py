@@ -21,7 +21,7 @@ from training.datasets.dataset import Dataset, Task, make_task
 from training.datasets.opening import open_data
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 from training.features.scaler import Scaler
 from training.method.trainer import Measuring, Networks
 from training.recipes import configured
@@ -149,7 +149,7 @@ def write_images(root: Path, *, per_class: int = 8, side: int = 12) -> Path:
 def write_store(root: Path, **backbone: Any) -> Path:
     """A feature store of :func:`write_images`, with all that it was made from in the folder `root`."""
     network = load_backbone(write_backbone(root / "backbone.onnx", **{"dim": 8, **backbone}))
-    return extract(read_own_data(write_images(root / "data")), network, root / "features", workers=1).store.path
+    return extract(read_own_photos(write_images(root / "data")), network, root / "features", workers=1).store.path
 
 
 def write_run(store: Path, out: Path, *settings: str, test_fraction: float = 0.25) -> Path:

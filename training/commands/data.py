@@ -97,9 +97,9 @@ def extract(
     """
     from training.features.backbone import load_backbone
     from training.features.extraction import extract as run
-    from training.features.own_photos import read_own_data, shown
+    from training.features.own_photos import read_own_photos, shown
 
-    data = read_own_data(images_dir, ignore_unlisted=ignore_unlisted)
+    data = read_own_photos(images_dir, ignore_unlisted=ignore_unlisted)
     for warning in data.warnings:
         console.warn(warning)
     network = load_backbone(backbone)

@@ -56,6 +56,12 @@ def load_benchmark(folder: Path, *, splits: str | None = None) -> Dataset:
 
     Raises:
         DataError: a file is missing or unreadable, or a rule is broken: names rule, file, key and first rows.
+
+    Example:
+        >>> from training import load_benchmark
+        >>> dataset = load_benchmark(BENCHMARK)
+        >>> dataset.features.shape, int(dataset.seen.sum()), dataset.split["rows"]["trainval"]
+        ((40, 3), 3, 18)
     """
     chosen, notes = _choose(folder, splits)
     rows_file = MatFile.read(folder / FEATURES, keys=("features", "labels"))

@@ -89,6 +89,12 @@ class Dataset:
         split: how the rows were split, for reports.
         data_hash: identifies features, classes and attributes.
         backbone: where the features came from; None for features without images.
+
+    Example:
+        >>> from training import load_benchmark
+        >>> dataset = load_benchmark(BENCHMARK)
+        >>> dataset.seen.tolist(), dataset.attributes.shape
+        ([True, False, True, True, False], (5, 4))
     """
 
     features: NDArray[np.float32]

@@ -13,7 +13,7 @@ from training.features.store import FeatureStore, is_store
 
 
 def open_data(
-    data: Path, *, test_fraction: float, split_seed: int, splits: str | None = None
+    data: Path, *, test_fraction: float = 0.3, split_seed: int = 0, splits: str | None = None
 ) -> tuple[Dataset, dict[str, Any]]:
     """The data set at a path, and the JSON from which :func:`reopen` builds it again.
 
@@ -26,6 +26,12 @@ def open_data(
 
     Raises:
         DataError: the path holds no data set; says what would be one.
+
+    Example:
+        >>> from training import open_data
+        >>> dataset, described = open_data(FEATURES, test_fraction=0.25)
+        >>> len(dataset.trainval), len(dataset.test), described["kind"]
+        (36, 28, 'features')
     """
     if is_benchmark(data):
         dataset = load_benchmark(data, splits=splits)

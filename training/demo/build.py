@@ -24,7 +24,7 @@ from training.demo.world import EXTRA, SEEN, UNSEEN, VisualClass, attribute_matr
 from training.exporting.export import export
 from training.features.backbone_export import export_backbone
 from training.features.extraction import extract
-from training.features.own_photos import read_own_data
+from training.features.own_photos import read_own_photos
 from training.runs.fit import fit
 
 Matrix = NDArray[np.float64]
@@ -229,7 +229,7 @@ def build_demo(
             progress=lambda done, total: progress("drawing", done, total),
         )
         done = extract(
-            read_own_data(work / "data"),
+            read_own_photos(work / "data"),
             backbone,
             work / "features",
             progress=lambda done, total: progress("features", done, total),

@@ -16,7 +16,7 @@ from model.head import Float32, HeadSpec
 from model.manifest import Example, bundle_id
 from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
-from training.evaluation import evaluate_run, run_task
+from training.evaluation import evaluate, run_task
 from training.exporting.graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
 from training.exporting.int8_export import Int8Export
 from training.method.heads import LDA, HeadChoice, HeadFit, HeadRows
@@ -48,8 +48,15 @@ def export(
 
     Raises:
         BundleError: a graph differs from torch, or `out` exists.
-        DataError: the features have no backbone to serve with, or it is
-            another one now; or int8 is too inaccurate.
+        DataError: the features have no backbone to serve with, or it is another one now; or int8 is too inaccurate.
+
+    Example:
+        >>> from model import Bundle
+        >>> from training import Trained, export, open_data
+        >>> dataset, _ = open_data(FEATURES)
+        >>> written = export(dataset, Trained.load(FINISHED_RUN), OUT / "bundle")
+        >>> Bundle.load(OUT / "bundle").manifest.bundle_id == written["bundle_id"]
+        True
     """
     check_writable(out, overwrite=overwrite)
     source = dataset.backbone
@@ -154,7 +161,7 @@ def _metrics(dataset: Dataset, trained: Trained, fitted: HeadFit) -> dict[str, A
     """The run's results, those of the served head measured with the very rows that the bundle holds."""
     if not dataset.testable:
         return {"validation": {k: v for k, v in trained.selected.validation.items() if k != "candidates"}}
-    return evaluate_run(dataset, trained, head=fitted, with_softmax=False)
+    return evaluate(dataset, trained, head=fitted, with_softmax=False)
 
 
 def _public(resolved: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from training.datasets.dataset import BackboneSource, Dataset, make_task
 from training.exporting.graphs import TrunkTail, trunk_graph
 from training.exporting.int8 import RunImages, even_rows, quantise
 from training.method.heads import fit_head
-from training.metrics import GzslScores, evaluate
+from training.metrics import GzslScores, gzsl_scores
 from training.onnx_files import open_session
 from training.runs.contents import Trained
 from training.selection.folds import folds
@@ -139,7 +139,7 @@ class Int8Export:
                 found[name].append(session.run(["embedding"], {"image": pixels})[0])
         calibration = trained.selected.calibration
         return {
-            name: evaluate(
+            name: gzsl_scores(
                 calibration.scores(logits(np.concatenate(z), rows.weight, rows.bias), rows.seen), rows.labels, rows.seen
             )
             for name, z in found.items()

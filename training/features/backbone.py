@@ -80,6 +80,12 @@ def load_backbone(path: Path) -> Backbone:
     Raises:
         DataError: a file is missing or not readable, the weights lie in another file, or names, shapes, types or the
             result of a trial batch do not fit the JSON.
+
+    Example:
+        >>> from training import load_backbone
+        >>> backbone = load_backbone(BACKBONE)
+        >>> backbone.feature_dim
+        8
     """
     card = _read_card(path)
     data = _read(path)

@@ -19,7 +19,7 @@ from model.threads import available_cpus
 from training.features.backbone import Backbone, card_path
 from training.features.decoding import decoded_batches, image_file
 from training.features.journal import FeatureJournal, KnownRows
-from training.features.own_photos import OwnData, shown
+from training.features.own_photos import OwnPhotos, shown
 from training.features.store import (
     BACKBONE,
     BACKBONE_CARD,
@@ -60,7 +60,7 @@ def partial_folder(out: Path) -> Path:
 
 
 def extract(
-    data: OwnData,
+    data: OwnPhotos,
     backbone: Backbone,
     out: Path,
     *,
@@ -89,6 +89,12 @@ def extract(
     Raises:
         DataError: unreadable images (all of them are named), no image at all, a store or unfinished work of another
             backbone, or a folder at `out` that is no store.
+
+    Example:
+        >>> from training import extract, load_backbone, read_own_photos
+        >>> done = extract(read_own_photos(PHOTOS), load_backbone(BACKBONE), OUT / "features")
+        >>> done.store.features.shape
+        (64, 8)
     """
     workers = available_cpus() if workers is None else workers
     if batch_size < 1 or workers < 1:
@@ -130,7 +136,7 @@ def _existing(out: Path, backbone: Backbone, *, overwrite: bool) -> FeatureStore
 
 
 def _compute(
-    data: OwnData,
+    data: OwnPhotos,
     backbone: Backbone,
     journal: FeatureJournal,
     known: KnownRows,
@@ -175,7 +181,7 @@ def _refuse_infinite(images: Sequence[ImageRecord], rows: NDArray[np.float32]) -
         raise DataError(f"the backbone gives features of {shown(path)} that are not finite numbers")
 
 
-def _describe(data: OwnData, backbone: Backbone, known: KnownRows, out: Path) -> FeatureStore:
+def _describe(data: OwnPhotos, backbone: Backbone, known: KnownRows, out: Path) -> FeatureStore:
     """The store as it will be, still without its rows."""
     rows = [(known.image(path), label) for path, label in data.images if path in known]
     if not rows:

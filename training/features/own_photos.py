@@ -23,7 +23,7 @@ _DESKTOP_FILES = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnData:
+class OwnPhotos:
     """A data folder that has been read and found sound; the images themselves are not opened yet.
 
     Attributes:
@@ -49,7 +49,7 @@ class _Row:
     entry: ClassEntry | None  # None where the row has a problem
 
 
-def read_own_data(root: Path, *, ignore_unlisted: bool = False) -> OwnData:
+def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
     """Read a data folder and report everything that is wrong with it at once.
 
     Args:
@@ -59,6 +59,12 @@ def read_own_data(root: Path, *, ignore_unlisted: bool = False) -> OwnData:
     Raises:
         DataError: with one problem per fault: columns, rows, values, splits, classes without images, images
             without class.
+
+    Example:
+        >>> from training import read_own_photos
+        >>> photos = read_own_photos(PHOTOS)
+        >>> len(photos.images), photos.attribute_names
+        (64, ('red', 'green', 'blue'))
     """
     missing = [
         Problem(pointer=shown(root / name), detail=f"expected a {what}, found none")
@@ -85,7 +91,7 @@ def read_own_data(root: Path, *, ignore_unlisted: bool = False) -> OwnData:
         if slug(folder) in position
         for path in paths
     )
-    return OwnData(
+    return OwnPhotos(
         root=root,
         classes=classes,
         attribute_names=names,

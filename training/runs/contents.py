@@ -106,6 +106,12 @@ class Trained:
 
         Raises:
             DataError: the run has not finished, or a file is missing or has another form; names it.
+
+        Example:
+            >>> from training import Trained
+            >>> trained = Trained.load(FINISHED_RUN)
+            >>> trained.networks.student.classifier.out_features
+            8
         """
         fields = read_json(run_dir / CONFIG)
         if fields.get("schema") != SCHEMA:

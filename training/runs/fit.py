@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset, Task, make_task
+from training.device import choose_device
 from training.features.scaler import Scaler, Scaling
 from training.method.teacher import fit_teacher
 from training.method.trainer import DivergedError, Networks, train
@@ -55,8 +56,8 @@ def fit(
     config: TrainConfig,
     run_dir: Path,
     *,
-    data: Mapping[str, Any],
-    device: torch.device,
+    data: Mapping[str, Any] | None = None,
+    device: torch.device | None = None,
     progress: OnStep = lambda _: None,
     options: FitOptions | None = None,
 ) -> Trained:
@@ -65,9 +66,10 @@ def fit(
     Args:
         dataset: its test rows are measured for people to see; only under `test-best` is anything chosen by them.
         config: hyper-parameters.
-        run_dir: existing folder; `config.json`, `checkpoint.pt` and `log.jsonl` are written into it.
-        data: how to build the data set again, kept in `config.json`.
-        device: where to train.
+        run_dir: folder; `config.json`, `checkpoint.pt` and `log.jsonl` are written into it.
+        data: how to build the data set again, as :func:`training.open_data` gives it; kept in `config.json`, for
+            the commands `evaluate` and `export`.
+        device: where to train; a GPU where there is one, else the CPU.
         progress: told after each epoch.
         options: how it runs.
 
@@ -76,9 +78,20 @@ def fit(
             test rows.
         DivergedError: the training diverged; says where the last good checkpoint is.
         Interrupted: somebody asked to stop, and the state is saved.
+
+    Example:
+        >>> from training import TrainConfig, fit, open_data
+        >>> dataset, described = open_data(FEATURES)
+        >>> config = TrainConfig.from_json({"epochs": 2, "selection": {"folds": 2}})
+        >>> trained = fit(dataset, config, RUN_DIR, data=described)
+        >>> trained.selected.epochs in (1, 2)
+        True
+        >>> sorted(file.name for file in RUN_DIR.iterdir())
+        ['checkpoint.pt', 'config.json', 'log.jsonl']
     """
-    options = options or FitOptions()
-    described = {**data, "data_hash": dataset.data_hash, "split": dataset.split}
+    options, device = options or FitOptions(), device or choose_device("auto")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    described = {**(data or {}), "data_hash": dataset.data_hash, "split": dataset.split}
     record = begin(run_dir, config, described, options.recipe)
     checkpoints = Checkpoints(
         run_dir, _stages(config), every_seconds=options.checkpoint_seconds, interruption=options.interruption

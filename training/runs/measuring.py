@@ -17,7 +17,7 @@ from training.method.heads import LDA, fit_head
 from training.method.student import StudentBatch, student_terms
 from training.method.teacher import TeacherOutputs
 from training.method.trainer import Measuring, Networks
-from training.metrics import evaluate
+from training.metrics import gzsl_scores
 from training.runs.checkpoints import Checkpoints, KeptStage
 from training.runs.log import RunLog
 from training.selection.choice import Scores, Selection, measured_epochs
@@ -90,7 +90,7 @@ class Monitor:
             LDA: self._selected.calibration.scores(head.logits(z.cpu().numpy()), self._seen),
             STUDENT: self._selected.student.scores(logits.cpu().numpy(), self._seen),
         }
-        results = {name: evaluate(scores, self._held.labels, self._seen).to_json() for name, scores in both.items()}
+        results = {name: gzsl_scores(scores, self._held.labels, self._seen).to_json() for name, scores in both.items()}
         return {name: {score: found[score] for score in ("U", "S", "H")} for name, found in results.items()}
 
 
