@@ -242,9 +242,9 @@ def make_bundle(backbone: Path, out: Path) -> None:
     from model.classes import ClassEntry
     from model.head import HeadSpec
     from model.lda import LdaHead
-    from model.manifest import Backbone
+    from model.manifest import BackboneInfo
     from model.vocabulary import Vocabulary
-    from training.exporting.graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
+    from training.exporting.graphs import SynthesizerGraph, TrunkTail, synthesizer_graph, trunk_graph
     from training.features.backbone import load_backbone
     from training.features.scaler import Scaler
     from training.networks.d3gzsl import Embedding, Teacher
@@ -274,7 +274,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
     centre = np.full(width, 0.1, dtype=np.float32)
     scaler = Scaler(minimum=np.zeros(width, dtype=np.float32), range=np.ones(width, dtype=np.float32))
     tail = TrunkTail(scaler=scaler, embedding=embedding, teacher=teacher, centre=centre)
-    synthesizer = Synthesizer(generator=generator, embedding=embedding, centre=centre)
+    synthesizer = SynthesizerGraph(generator=generator, embedding=embedding, centre=centre)
     head = LdaHead(np.eye(width))
     weight, bias = head.rows(random.standard_normal((CLASSES, width)).astype(np.float32))
     write_bundle(
@@ -282,7 +282,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
         trunk=trunk_graph(backbone, tail, feature_dim=width, side=source.spec.size),
         synthesizer=synthesizer_graph(synthesizer, noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES),
         preprocess=source.spec,
-        backbone=Backbone(name=backbone.name, fingerprint=source.fingerprint, feature_dim=width),
+        backbone=BackboneInfo(name=backbone.name, fingerprint=source.fingerprint, feature_dim=width),
         vocabulary=vocabulary,
         classes=entries,
         head_spec=HeadSpec(kind="lda", dimension=width, samples=SAMPLES, noise_dimension=ATTRIBUTES, shrinkage=0.5),

@@ -40,7 +40,7 @@ def ridge_lda(
     scored: dict[Candidate, list[FoldScores]] = {c: [] for c in candidates}
     for fold in used_folds(dataset, config, seed):
         labels = np.searchsorted(fold.classes, dataset.labels[fold.held])
-        seen = ~np.isin(fold.classes, fold.hidden)
+        seen = ~np.isin(fold.classes, fold.pseudo_unseen)
         for candidate, scores in scores_of(dataset, fold.train, fold.held, fold.classes, candidates, scaling):
             scored[candidate].append(FoldScores(logits=scores, labels=labels, seen=seen))
     results = {c: best_penalty([curve_of(s) for s in runs]) for c, runs in scored.items()}

@@ -33,7 +33,7 @@ from model.classes import ClassEntry
 from model.errors import BundleError
 from model.head import MAX_BANK_BYTES, Float32, HeadSpec
 from model.lda import LdaHead
-from model.manifest import MANIFEST, Backbone, Example, Manifest, bundle_id
+from model.manifest import MANIFEST, BackboneInfo, Example, Manifest, bundle_id
 from model.preprocess import PreprocessSpec
 from model.vocabulary import Vocabulary
 
@@ -152,7 +152,7 @@ def write_bundle(
     trunk: bytes,
     synthesizer: bytes,
     preprocess: PreprocessSpec,
-    backbone: Backbone,
+    backbone: BackboneInfo,
     vocabulary: Vocabulary,
     classes: tuple[ClassEntry, ...],
     head_spec: HeadSpec,

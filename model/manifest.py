@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
+class BackboneInfo:
     """Which feature extractor the trunk holds.
 
     Attributes:
@@ -82,7 +82,7 @@ class Manifest:
     bundle_id: str
     files: Mapping[str, str]
     preprocess: PreprocessSpec
-    backbone: Backbone
+    backbone: BackboneInfo
     vocabulary: Vocabulary
     classes: tuple[ClassEntry, ...]
     head: HeadSpec
@@ -145,7 +145,7 @@ class Manifest:
                 code_version=str(fields["code_version"]),
                 files={str(name): str(digest) for name, digest in fields["files"].items()},
                 preprocess=PreprocessSpec.from_json(fields["preprocess"]),
-                backbone=Backbone(
+                backbone=BackboneInfo(
                     name=str(backbone["name"]),
                     fingerprint=str(backbone["fingerprint"]),
                     feature_dim=int(backbone["feature_dim"]),

@@ -20,6 +20,12 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+OnProgress = Callable[[int, int | None], None]
+"""Told how much is done and how much there is in all, None where that is not known."""
+
+OnStage = Callable[[str, int, int | None], None]
+"""The same for work in stages: the stage comes first."""
+
 ERRORS = Console(stderr=True)
 
 

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import httpx
 
 from model.bundle import sha256_of
 from model.errors import DataError
+from training.console import OnProgress
 
 _TIMEOUT = httpx.Timeout(30.0)  # seconds without a byte, not for the whole file
 _CHUNK = 1 << 20
@@ -24,10 +25,8 @@ _DIGITS = re.compile(r"[0-9a-f]{8,64}")
 _CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<size>\d+)")
 _BEYOND_THE_END = httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE
 
-Progress = Callable[[int, int | None], None]
 
-
-def download(url: str, path: Path, *, sha256: str | None = None, progress: Progress | None = None) -> Path:
+def download(url: str, path: Path, *, sha256: str | None = None, progress: OnProgress | None = None) -> Path:
     """Fetch a file whose checksum is known, unless it is there already.
 
     Args:
@@ -51,7 +50,7 @@ def download(url: str, path: Path, *, sha256: str | None = None, progress: Progr
     return path
 
 
-def transfer(url: str, path: Path, *, sha256: str | None, because: str = "", progress: Progress | None = None) -> str:
+def transfer(url: str, path: Path, *, sha256: str | None, because: str = "", progress: OnProgress | None = None) -> str:
     """Fetch a file unless it is there with the right checksum, or, where none is known, at all.
 
     Bytes go into `<path>.partial`, which becomes `path` once it is complete and its checksum right. An interrupted
@@ -135,7 +134,7 @@ def _discard(partial: Path) -> None:
     _version_of(partial).unlink(missing_ok=True)
 
 
-def _fetch(url: str, partial: Path, file: IO[bytes], progress: Progress | None) -> None:
+def _fetch(url: str, partial: Path, file: IO[bytes], progress: OnProgress | None) -> None:
     """Stream what is missing to the end of the partial file."""
     there = partial.stat().st_size
     version = _read_version(partial, url) if there else None
@@ -173,7 +172,7 @@ def _answer(
     return "whole"
 
 
-def _copy(response: httpx.Response, file: IO[bytes], there: int, progress: Progress | None) -> None:
+def _copy(response: httpx.Response, file: IO[bytes], there: int, progress: OnProgress | None) -> None:
     length = response.headers.get("content-length")
     total = there + int(length) if length and "content-encoding" not in response.headers else None
     for chunk in response.iter_bytes(_CHUNK):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = NDArray[np.floating]
+Logits = NDArray[np.floating]
 Labels = NDArray[np.integer]
 Mask = NDArray[np.bool_]
 
@@ -57,7 +57,7 @@ def harmonic_means(unseen_M: NDArray[np.float64], seen_M: NDArray[np.float64]) -
     return means
 
 
-def gzsl_scores(scores_NC: Scores, labels_N: Labels, seen_C: Mask) -> GzslScores:
+def gzsl_scores(scores_NC: Logits, labels_N: Labels, seen_C: Mask) -> GzslScores:
     """All GZSL scores of one score matrix, penalties already applied.
 
     Args:
@@ -109,7 +109,7 @@ class SeenUnseenCurve:
         return self.unseen[place], self.seen[place]
 
 
-def seen_unseen_curve(scores_NC: Scores, labels_N: Labels, seen_C: Mask) -> SeenUnseenCurve:
+def seen_unseen_curve(scores_NC: Logits, labels_N: Labels, seen_C: Mask) -> SeenUnseenCurve:
     """The whole trade-off in O(N (C + log N)).
 
     A row is predicted seen while the penalty is below its gap, the largest seen score less the largest unseen score; so
@@ -140,7 +140,7 @@ def seen_unseen_curve(scores_NC: Scores, labels_N: Labels, seen_C: Mask) -> Seen
     )
 
 
-def auroc(positive: Scores, negative: Scores) -> float:
+def auroc(positive: Logits, negative: Logits) -> float:
     """Probability that a positive lies above a negative, ties counted half.
 
     Raises:
@@ -161,7 +161,7 @@ def class_weights(labels_N: Labels) -> NDArray[np.float64]:
 
 
 def expected_calibration_error(
-    probabilities_NC: Scores,
+    probabilities_NC: Logits,
     labels_N: Labels,
     *,
     bins: int = 15,
@@ -198,7 +198,7 @@ def _require_both(labels_N: Labels, seen_C: Mask) -> None:
 MIN_REPEATS = 2  # of one measurement nobody knows how much is chance
 
 
-def most_gain(scores_RK: NDArray[np.float64], errors: float) -> int:
+def largest_significant_gain(scores_RK: NDArray[np.float64], errors: float) -> int:
     """The candidate that gains most over the first one, by more than so many standard errors; else the first.
 
     Args:

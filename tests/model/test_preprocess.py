@@ -29,11 +29,11 @@ def cubic(x: float) -> float:
 
 def resample_axis(values: NDArray[np.float64], start: float, side: float, size: int, kernel) -> NDArray[np.float64]:
     """Antialiased resampling of axis 0 of [L, ...] from start..start + side to `size`."""
-    stretch = max(side / size, 1.0)
+    norm_correction = max(side / size, 1.0)
     out = np.zeros((size, *values.shape[1:]))
     for i in range(size):
         centre = start + (i + 0.5) * side / size
-        weights = np.array([kernel((k + 0.5 - centre) / stretch) for k in range(len(values))])
+        weights = np.array([kernel((k + 0.5 - centre) / norm_correction) for k in range(len(values))])
         out[i] = np.tensordot(weights / weights.sum(), values, axes=1)
     return out
 

@@ -19,7 +19,7 @@ from model.calibration import Calibration
 from model.classes import ClassEntry
 from model.head import HeadSpec
 from model.lda import LdaHead
-from model.manifest import Backbone, Example
+from model.manifest import BackboneInfo, Example
 from model.preprocess import PreprocessSpec
 from model.vocabulary import Vocabulary
 from tests.model.photos import encode
@@ -101,7 +101,7 @@ def contents() -> dict[str, Any]:
         "trunk": trunk(),
         "synthesizer": synthesizer(),
         "preprocess": PreprocessSpec(size=8, resize=8, mean=(0.5, 0.5, 0.5), std=(1, 1, 1)),
-        "backbone": Backbone(name="mean colour", fingerprint="00" * 32, feature_dim=FEATURES),
+        "backbone": BackboneInfo(name="mean colour", fingerprint="00" * 32, feature_dim=FEATURES),
         "vocabulary": words,
         "classes": CLASSES,
         "head_spec": HeadSpec(kind="lda", dimension=DIMENSION, samples=20, noise_dimension=NOISE, shrinkage=0.25),

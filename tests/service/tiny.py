@@ -18,7 +18,7 @@ from model.calibration import Calibration
 from model.classes import ClassEntry
 from model.head import HeadSpec
 from model.lda import LdaHead
-from model.manifest import Backbone, Example, bundle_id
+from model.manifest import BackboneInfo, Example, bundle_id
 from model.preprocess import PreprocessSpec
 from model.synthesis import class_embeddings
 from model.vocabulary import Vocabulary
@@ -120,7 +120,7 @@ def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, overwrite: bool 
         trunk=trunk_bytes,
         synthesizer=synthesizer(),
         preprocess=SPEC,
-        backbone=Backbone(name="tiny.onnx", fingerprint="0" * 64, feature_dim=D),
+        backbone=BackboneInfo(name="tiny.onnx", fingerprint="0" * 64, feature_dim=D),
         vocabulary=vocabulary,
         classes=entries,
         head_spec=HEAD,

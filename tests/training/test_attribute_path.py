@@ -19,17 +19,17 @@ from training.generators.ridge_prior import (
     FLOOR,
     HIDDEN_SHARE,
     LINEAR,
-    STRETCHES,
+    NORM_CORRECTIONS,
     WIDTHS,
-    HiddenClasses,
-    choose_stretch,
+    PseudoUnseenClasses,
+    choose_norm_correction,
     class_means,
     fit_path,
     kernel,
     residuals,
     within_class_directions,
     within_class_factor,
-    within_class_spread,
+    within_class_std,
 )
 from training.generators.tfvaegan import TfVaegan
 from training.generators.wgan import Wgan
@@ -96,8 +96,8 @@ def covariance(small: Task) -> Float64:
     return 0.5 * found + 0.5 * np.trace(found) / D * np.eye(D)
 
 
-def stretched(away: Float64, length: float, stretch: float, inverse: Float64) -> Float64:
-    return np.array([d * (length / math.sqrt(d @ inverse @ d)) ** stretch for d in away])
+def norm_corrected(away: Float64, length: float, norm_correction: float, inverse: Float64) -> Float64:
+    return np.array([d * (length / math.sqrt(d @ inverse @ d)) ** norm_correction for d in away])
 
 
 def scale(described: Float64) -> float:
@@ -108,15 +108,15 @@ def scale(described: Float64) -> float:
 
 
 @pytest.mark.parametrize("anchors", [0, 4])
-@pytest.mark.parametrize("stretch", [0.0, 0.5, 1.0])
-def test_path_of_every_row(anchors: int, stretch: float) -> None:
+@pytest.mark.parametrize("norm_correction", [0.0, 0.5, 1.0])
+def test_path_of_every_row(anchors: int, norm_correction: float) -> None:
     random = torch.Generator().manual_seed(0)
     path = AttributePath(attribute_dim=A, feature_dim=D, anchors=anchors)
     for buffer in path.buffers():
         buffer.copy_(torch.randn(buffer.shape, generator=random))
     path.sharpness.abs_()
     path.length.fill_(2.5)
-    path.stretch.fill_(stretch)
+    path.norm_correction.fill_(norm_correction)
     attributes = torch.randn(7, A, generator=random)
     expected = []
     for a in attributes:
@@ -124,7 +124,7 @@ def test_path_of_every_row(anchors: int, stretch: float) -> None:
         if path.anchors is not None:
             k = torch.stack([(-path.sharpness * (a - anchor).square().sum()).exp() for anchor in path.anchors])
         k = k - path.centre
-        expected.append(path.weight @ k * (2.5 / (path.metric @ k).norm()) ** stretch + path.bias)
+        expected.append(path.weight @ k * (2.5 / (path.metric @ k).norm()) ** norm_correction + path.bias)
     torch.testing.assert_close(path(attributes), torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert not list(path.parameters())  # nothing of it is trained
     assert path(attributes[:0]).shape == (0, D)
@@ -135,7 +135,7 @@ def test_a_class_like_all_of_them_is_where_their_mean_is() -> None:
     path.weight.normal_()
     path.bias.normal_()
     path.metric.copy_(torch.eye(A))
-    path.stretch.fill_(1.0)
+    path.norm_correction.fill_(1.0)
     assert torch.equal(path(torch.zeros(1, A))[0], path.bias)
 
 
@@ -154,12 +154,12 @@ def test_an_anchor_is_most_like_itself() -> None:
 
 @pytest.mark.parametrize("strength", [0.05, 0.3, 4.0])
 @pytest.mark.parametrize("anchors", [0, S])
-@pytest.mark.parametrize("stretch", STRETCHES)
-def test_path_is_ridge_regression_stretched(
-    small: Task, anchors: int, strength: float, stretch: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("norm_correction", NORM_CORRECTIONS)
+def test_path_is_ridge_regression_with_the_norm_corrected(
+    small: Task, anchors: int, strength: float, norm_correction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every class of the task, by one linear system with an intercept."""
-    monkeypatch.setattr(attribute_path, "STRETCHES", (stretch,))
+    monkeypatch.setattr(attribute_path, "NORM_CORRECTIONS", (norm_correction,))
     path, targets = fitted(small, anchors=anchors, strengths=(strength,)), means(small)
     described, every = small.attributes[small.seen_index].double().numpy(), small.attributes.double().numpy()
     g = float(path.sharpness) if anchors else None
@@ -169,7 +169,7 @@ def test_path_is_ridge_regression_stretched(
     middle = targets.mean(axis=0)
     length = np.median([math.sqrt(d @ inverse @ d) for d in targets - middle])
     away = kernel_of(every, described, g) @ dual + intercept - middle
-    expected = middle + stretched(away, length, stretch, inverse)
+    expected = middle + norm_corrected(away, length, norm_correction, inverse)
     np.testing.assert_allclose(path(small.attributes).numpy(), expected, rtol=1e-3, atol=1e-4)
     if g is not None:
         assert any(g * scale(described) == pytest.approx(width, rel=1e-5) for width in WIDTHS)
@@ -189,9 +189,9 @@ def test_width_and_strength_are_the_simplest_unless_others_predict_a_class_left_
     small: Task, anchors: int, evidence: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By fitting the other classes, one class at a time, at the same penalty; without evidence asked for, the best."""
-    monkeypatch.setattr(attribute_path, "EVIDENCE", evidence)
+    monkeypatch.setattr(attribute_path, "STANDARD_ERRORS", evidence)
     strengths = (0.02, 0.1, 0.5, 2.0)
-    targets, spread = means(small), within_class_spread(small).double().numpy()
+    targets, spread = means(small), within_class_std(small).double().numpy()
     described = small.attributes[small.seen_index].double().numpy()
     widths = WIDTHS if anchors else (LINEAR,)
     chosen = {}
@@ -232,7 +232,7 @@ def test_the_flattest_kernel_is_all_but_linear(small: Task, monkeypatch: pytest.
 def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool, strength: float) -> None:
     """Means from three rows of four, rules of discriminant analysis written out, every hidden group of six splits."""
     made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
-    stretches = (0.0, 0.5, 1.0)
+    norm_corrections = (0.0, 0.5, 1.0)
     rows, labels = made.features.double().numpy(), made.teacher_labels.numpy()
     described = made.attributes[made.seen_index].double().numpy()
     inverse = np.linalg.inv(covariance(made))
@@ -252,14 +252,16 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
         length = lengths[(len(known) - 1) // 2]  # the lower one of two
         dual, intercept = ridge(k, own[known], strength * trace(k) / len(known))
         away = kernel_of(described[gone], described[known], g) @ dual + intercept - middle
-        for j, stretch in enumerate(stretches):
+        for j, norm_correction in enumerate(norm_corrections):
             centres = own.copy()
-            centres[gone] = middle + stretched(away, length, stretch, inverse)
+            centres[gone] = middle + norm_corrected(away, length, norm_correction, inverse)
             logits = np.array([[-0.5 * (x - m) @ inverse @ (x - m) for m in centres] for x in rows[held]])
             expected[row, j] = seen_unseen_curve(logits, labels[held], ~gone_C).area
     factor = within_class_factor(made, 0.5)
     attributes = made.attributes[made.seen_index].double()
-    found = HiddenClasses.of(made, factor).areas(kernel(attributes, LINEAR if linear else 2.0), strength, stretches)
+    found = PseudoUnseenClasses.of(made, factor).areas(
+        kernel(attributes, LINEAR if linear else 2.0), strength, norm_corrections
+    )
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert np.ptp(expected) > 0
 
@@ -276,26 +278,26 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
         ([[0.1, 0.2]], 0.0),  # of one group nobody knows how much is chance
     ],
 )
-def test_a_stretch_has_to_gain_more_than_two_standard_errors(gains: list[list[float]], expected: float) -> None:
+def test_a_norm_correction_has_to_gain_more_than_two_standard_errors(gains: list[list[float]], expected: float) -> None:
     areas = np.array([[0.5, *(0.5 + gain for gain in row)] for row in gains])
-    assert choose_stretch(areas) == expected
-    assert choose_stretch(np.empty((0, 3))) == 0
+    assert choose_norm_correction(areas) == expected
+    assert choose_norm_correction(np.empty((0, 3))) == 0
 
 
-def test_the_stretch_is_chosen_by_the_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_norm_correction_is_chosen_by_the_areas(monkeypatch: pytest.MonkeyPatch) -> None:
     made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
     for best in range(3):
         areas = np.full((4, 3), 0.5)
         areas[:, best] = 0.6
-        monkeypatch.setattr(HiddenClasses, "areas", lambda *_, found=areas: found)
+        monkeypatch.setattr(PseudoUnseenClasses, "areas", lambda *_, found=areas: found)
         path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
-        assert fit_path(path, made, (0.1, 0.7)).stretch == STRETCHES[best]
-        assert float(path.stretch) == STRETCHES[best]
+        assert fit_path(path, made, (0.1, 0.7)).norm_correction == NORM_CORRECTIONS[best]
+        assert float(path.norm_correction) == NORM_CORRECTIONS[best]
 
 
-def test_too_few_classes_to_hide_any_are_not_stretched() -> None:
+def test_too_few_classes_to_hide_any_are_not_corrected() -> None:
     made = task(seen=2, unseen=2, rows=8, dim=D, attributes=A)
-    assert fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=2), made, (0.1, 0.7)).stretch == 0
+    assert fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=2), made, (0.1, 0.7)).norm_correction == 0
 
 
 def test_classes_of_one_row_are_known_and_never_tested() -> None:
@@ -303,7 +305,7 @@ def test_classes_of_one_row_are_known_and_never_tested() -> None:
     single = made.labels == made.seen_index[0]
     keep = ~single | (single.long().cumsum(0) == 1)
     less = dataclasses.replace(made, features=made.features[keep], labels=made.labels[keep])
-    hidden = HiddenClasses.of(less, within_class_factor(less, 0.5))
+    hidden = PseudoUnseenClasses.of(less, within_class_factor(less, 0.5))
     assert hidden.labels.tolist() == [1, 2, 3, 4, 5]
     assert torch.isfinite(hidden.scores).all()
 
@@ -322,7 +324,7 @@ def test_residuals_and_spread_are_those_within_classes(small: Task) -> None:
     expected = np.sqrt(np.mean(away**2, axis=0))
     assert expected[2] == 0
     expected[2] = FLOOR
-    actual = within_class_spread(work)
+    actual = within_class_std(work)
     assert actual.dtype == torch.float32
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-6)
     assert not class_means(work)[small.unseen_index].any()
@@ -397,10 +399,10 @@ def test_diffusion_takes_the_path_or_the_mean(small: Task, name: str) -> None:
         around = path(small.attributes[small.labels])
     for made in (trainer._method.sampler, trainer.networks.generator):
         assert isinstance(made, DiffusionSampler)
-        assert torch.equal(made.spread, within_class_spread(small))
+        assert torch.equal(made.spread, within_class_std(small))
         residual = made.residual(small.features, small.attributes[small.labels]) * made.spread
         torch.testing.assert_close(residual, small.features - location(around, made.sampled_spread))
-        unit = within_class_spread(small).double()
+        unit = within_class_std(small).double()
         within = residuals(small) / unit
         found = made.directions * made.variances @ made.directions.T
         torch.testing.assert_close(found, (within.T @ within / len(within)).float(), rtol=1e-4, atol=1e-4)

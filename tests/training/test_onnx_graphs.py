@@ -18,7 +18,7 @@ from tests.training.photos import write_backbone
 from tests.training.tiny import config
 from training.exporting import graphs
 from training.exporting.graphs import (
-    Synthesizer,
+    SynthesizerGraph,
     TrunkTail,
     check_parity,
     synthesizer_graph,
@@ -51,13 +51,13 @@ def tail(request: pytest.FixtureRequest) -> TrunkTail:
 
 
 @pytest.fixture(scope="module")
-def synthesizer() -> Synthesizer:
+def synthesizer() -> SynthesizerGraph:
     torch.manual_seed(1)
     generator = Generator(noise_dim=K, attribute_dim=A, feature_dim=D, hidden=6, anchors=4)
     embedding = Embedding(feature_dim=D, dim=Z, init="normal")
     for parameter in (*generator.parameters(), *embedding.parameters()):
         torch.nn.init.normal_(parameter)
-    return Synthesizer(generator=generator, embedding=embedding, centre=np.arange(Z, dtype=np.float32))
+    return SynthesizerGraph(generator=generator, embedding=embedding, centre=np.arange(Z, dtype=np.float32))
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_trunk_is_the_same_every_time(backbone: Path, tail: TrunkTail) -> None:
     assert trunk_graph(backbone, tail, feature_dim=D, side=S) == trunk_graph(backbone, tail, feature_dim=D, side=S)
 
 
-def test_graphs_hold_nothing_of_this_machine(backbone: Path, tail: TrunkTail, synthesizer: Synthesizer) -> None:
+def test_graphs_hold_nothing_of_this_machine(backbone: Path, tail: TrunkTail, synthesizer: SynthesizerGraph) -> None:
     here = str(Path(graphs.__file__).parents[1]).encode()
     for graph in (
         trunk_graph(backbone, tail, feature_dim=D, side=S),
@@ -117,7 +117,7 @@ SAMPLERS = {
 }
 
 
-def synthesizer_of(name: str) -> Synthesizer:
+def synthesizer_of(name: str) -> SynthesizerGraph:
     """Of a method, with weights of which every one shows."""
     settings = config(f"generator.method={name.split()[0]}", f"generator.noise_dim={K}", *SAMPLERS[name])
     generator = new_sampler(settings, feature_dim=D, attribute_dim=A, seen_classes=4)
@@ -127,7 +127,7 @@ def synthesizer_of(name: str) -> Synthesizer:
         parameter.requires_grad_(False).copy_(torch.randn(parameter.shape, generator=random) / 2)
     for buffer in generator.buffers():
         buffer.copy_(0.1 + torch.rand(buffer.shape, generator=random))
-    return Synthesizer(generator=generator, embedding=embedding, centre=np.arange(Z, dtype=np.float32))
+    return SynthesizerGraph(generator=generator, embedding=embedding, centre=np.arange(Z, dtype=np.float32))
 
 
 @torch.no_grad()
@@ -227,7 +227,7 @@ def scaled_initializer(graph: bytes, factor: float) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("which", ["trunk", "synthesizer"])
 def test_graph_that_differs_from_torch_is_refused(
-    backbone: Path, tail: TrunkTail, synthesizer: Synthesizer, which: str, monkeypatch: pytest.MonkeyPatch
+    backbone: Path, tail: TrunkTail, synthesizer: SynthesizerGraph, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export = graphs.to_onnx
     factor = 1 + 1e-2

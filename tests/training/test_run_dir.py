@@ -134,8 +134,8 @@ def test_missing_file(copy: Path, name: str) -> None:
         (b"{", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
         (b"[]", "expected a JSON object, got list"),
-        (b"{}", "expected schema 'd3gzsl-run/2', found None"),
-        (b'{"schema": "d3gzsl-run/1"}', "expected schema 'd3gzsl-run/2', found 'd3gzsl-run/1'"),
+        (b"{}", "expected schema 'd3gzsl-run/3', found None"),
+        (b'{"schema": "d3gzsl-run/1"}', "expected schema 'd3gzsl-run/3', found 'd3gzsl-run/1'"),
     ],
 )
 def test_damaged_config(copy: Path, content: bytes, words: str) -> None:

@@ -29,7 +29,7 @@ def real_sized(module: nn.Module) -> Any:
     for index, (name, buffer) in enumerate(module.named_buffers()):
         values = 0.5 * normal(*buffer.shape, seed=90 + index)
         buffer.copy_(
-            values.abs() if name.endswith(("spread", "sharpness", "length", "stretch", "variances")) else values
+            values.abs() if name.endswith(("spread", "sharpness", "length", "norm_correction", "variances")) else values
         )
     return module.double()
 

@@ -72,19 +72,19 @@ def test_scores_are_those_of_class_means_ridge_regression_and_lda() -> None:
     found = score(data, fold, "range")
     scaler = Scaler.fit(data.features[fold.train])
     rows, labels = scaler.apply(data.features[fold.train]).astype(np.float64), data.labels[fold.train]
-    seen = [c for c in fold.classes if c not in fold.hidden]
+    seen = [c for c in fold.classes if c not in fold.pseudo_unseen]
     mean = {c: rows[labels == c].mean(axis=0) for c in seen}
     centre = np.mean(list(mean.values()), axis=0)
     predicted = by_ridge(
-        data.attributes[seen], np.stack([mean[c] - centre for c in seen]), data.attributes[fold.hidden]
+        data.attributes[seen], np.stack([mean[c] - centre for c in seen]), data.attributes[fold.pseudo_unseen]
     )
-    mean |= dict(zip(fold.hidden, predicted + centre, strict=True))
+    mean |= dict(zip(fold.pseudo_unseen, predicted + centre, strict=True))
     head = LdaHead.fit(rows - centre, np.searchsorted(seen, labels), shrinkage=SHRINKAGE)
     weight, bias = head.rows(np.stack([mean[c] - centre for c in fold.classes]))
     expected = (scaler.apply(data.features[fold.held]) - centre) @ weight.T + bias
     np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-3)
     assert fold.classes[found.labels].tolist() == data.labels[fold.held].tolist()
-    assert fold.classes[~found.seen].tolist() == fold.hidden.tolist()
+    assert fold.classes[~found.seen].tolist() == fold.pseudo_unseen.tolist()
 
 
 def by_ridge(

@@ -61,8 +61,8 @@ def test_every_seen_class_is_hidden_once(seen: int, count: int) -> None:
     made = dataset(seen=seen, unseen=2, rows=6)
     dealt = list(folds(made, SelectionConfig(folds=count), seed=3))
     assert len(dealt) == count
-    assert Counter(np.concatenate([fold.hidden for fold in dealt]).tolist()) == Counter(range(seen))
-    assert {len(fold.hidden) for fold in dealt} <= {seen // count, -(-seen // count)}
+    assert Counter(np.concatenate([fold.pseudo_unseen for fold in dealt]).tolist()) == Counter(range(seen))
+    assert {len(fold.pseudo_unseen) for fold in dealt} <= {seen // count, -(-seen // count)}
     for fold in dealt:
         assert fold.classes.tolist() == list(range(seen))  # unseen classes take no part
 
@@ -72,7 +72,7 @@ def test_rows_of_a_fold(data: Dataset) -> None:
         assert sorted([*fold.train.tolist(), *fold.held.tolist()]) == data.trainval.tolist()
         held, kept = Counter(data.labels[fold.held].tolist()), Counter(data.labels[fold.train].tolist())
         for index in range(6):
-            hidden = index in fold.hidden
+            hidden = index in fold.pseudo_unseen
             assert (held[index], kept[index]) == ((10, 0) if hidden else (2, 8))  # round(2.5) is 2
 
 
@@ -80,14 +80,15 @@ def test_rows_of_a_fold(data: Dataset) -> None:
 def test_every_other_class_keeps_and_gives_at_least_one_row(fraction: float, held: int) -> None:
     made = dataset(seen=4, rows=4)
     for fold in folds(made, SelectionConfig(folds=2, seen_fraction=fraction), seed=0):
-        others = np.setdiff1d(np.arange(4), fold.hidden)
+        others = np.setdiff1d(np.arange(4), fold.pseudo_unseen)
         assert [int((made.labels[fold.held] == index).sum()) for index in others] == [held, held]
 
 
 def test_folds_come_from_the_seed(data: Dataset) -> None:
     def dealt(seed: int) -> list[list[int]]:
         return [
-            [*fold.held.tolist(), -1, *fold.hidden.tolist()] for fold in folds(data, SelectionConfig(folds=2), seed)
+            [*fold.held.tolist(), -1, *fold.pseudo_unseen.tolist()]
+            for fold in folds(data, SelectionConfig(folds=2), seed)
         ]
 
     assert dealt(1) == dealt(1)
@@ -112,7 +113,7 @@ def test_task_of_a_fold(data: Dataset) -> None:
     fold = next(folds(data, SelectionConfig(folds=3), seed=0))
     scaler = Scaler.fit(data.features[fold.train])
     task = make_task(data, fold.train, fold.classes, scaler, CPU)
-    assert task.unseen_index.tolist() == fold.hidden.tolist()
+    assert task.unseen_index.tolist() == fold.pseudo_unseen.tolist()
     assert task.features.min() == 0
     assert task.features.max() == 1
     np.testing.assert_array_equal(task.attributes.numpy(), data.attributes[:6])
@@ -124,17 +125,19 @@ def test_task_of_a_fold(data: Dataset) -> None:
 def test_only_the_used_folds_are_trained(data: Dataset) -> None:
     every = list(folds(data, SelectionConfig(folds=3), seed=0))
     some = list(used_folds(data, SelectionConfig(folds=3, used_folds=2), 0))
-    assert [fold.hidden.tolist() for fold in some] == [fold.hidden.tolist() for fold in every[:2]]
+    assert [fold.pseudo_unseen.tolist() for fold in some] == [fold.pseudo_unseen.tolist() for fold in every[:2]]
     selected = select(data, config("selection.folds=3", "selection.used_folds=1"), CPU)
     assert selected.validation["folds"] == 1
 
 
 def test_every_repeat_hides_every_class_once_in_other_groups(data: Dataset) -> None:
     settings = SelectionConfig(folds=3, repeats=2)
-    dealt = [fold.hidden.tolist() for fold in used_folds(data, settings, 0)]
+    dealt = [fold.pseudo_unseen.tolist() for fold in used_folds(data, settings, 0)]
     assert len(dealt) == fold_count(settings) == 6
     first, second = dealt[:3], dealt[3:]
-    assert first == [fold.hidden.tolist() for fold in folds(data, settings, 0)]  # the first is that of one split alone
+    assert first == [
+        fold.pseudo_unseen.tolist() for fold in folds(data, settings, 0)
+    ]  # the first is that of one split alone
     for repeat in (first, second):
         assert sorted(index for group in repeat for index in group) == list(range(6))
     assert {tuple(group) for group in first} != {tuple(group) for group in second}

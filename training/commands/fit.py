@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from training import console
-from training.commands.options import AsJson, Device, GeneratorName, Overwrite, RecipeName, Settings, Splits, settled
+from training.commands.options import (
+    AsJson,
+    Device,
+    GeneratorName,
+    Overwrite,
+    RecipeName,
+    SettingOverrides,
+    Splits,
+    settled,
+)
 
 
 def recipes(
@@ -45,7 +54,7 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="How many finished trials the study shall have.")],
     recipe: RecipeName = None,
     generator: GeneratorName = None,
-    settings: Settings = None,
+    settings: SettingOverrides = None,
     space: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="What is searched, instead of the default.")
     ] = None,
@@ -138,7 +147,7 @@ def fit(
     out: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder the run is written to.")],
     recipe: RecipeName = None,
     generator: GeneratorName = None,
-    settings: Settings = None,
+    settings: SettingOverrides = None,
     d3: Annotated[
         bool, typer.Option("--d3/--no-d3", help="Distil the student from the teacher, or train it on L_cls only.")
     ] = True,

@@ -35,7 +35,7 @@ GeneratorName = Annotated[
         help="The base generator, over the recipe's; short for --set generator.method=.",
     ),
 ]
-Settings = Annotated[
+SettingOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. generator.hidden=512. Repeatable."),
 ]

@@ -124,7 +124,7 @@ def demo(
     with console.progress_bar(quiet=as_json) as bar:
         tasks: dict[str, Any] = {}
 
-        def progress(name: str, done: int, total: int) -> None:
+        def progress(name: str, done: int, total: int | None) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done, total=total)

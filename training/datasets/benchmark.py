@@ -22,7 +22,7 @@ from training.datasets.benchmark_rules import (
     OLD,
     USED,
     Benchmark,
-    Rows,
+    SplitRows,
     check_classes,
     check_columns,
     check_known,
@@ -142,7 +142,7 @@ class _Found:
 
     chosen: str
     known: Benchmark | None
-    rows: Rows
+    rows: SplitRows
     labels: NDArray[np.int64]
     attributes: NDArray[np.float64]
     files: tuple[MatFile, MatFile]
@@ -250,7 +250,7 @@ def _hash(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     attributes: NDArray[np.float64],
-    rows: Rows,
+    rows: SplitRows,
     classes: tuple[ClassEntry, ...],
 ) -> str:
     """sha256 over features, labels, attributes, splits and names, equal on every machine."""

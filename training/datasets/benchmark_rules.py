@@ -106,7 +106,7 @@ OLD = ("train_loc", "val_loc")  # in the first files they hold rows of test_seen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
+class SplitRows:
     """The lists of a split, 0-based and ascending, int64 [k].
 
     Attributes:
@@ -157,7 +157,7 @@ def check_columns(
         split_file.problem("att", f"expected attributes for every class, found zeros only in column {columns}")
 
 
-def check_rows(file: MatFile, lists: Mapping[str, NDArray[np.int64]], count: int) -> Rows:
+def check_rows(file: MatFile, lists: Mapping[str, NDArray[np.int64]], count: int) -> SplitRows:
     """Every list within 1..N; trainval_loc, test_seen_loc and test_unseen_loc hold every row exactly once."""
     inside: dict[str, NDArray[np.int64]] = {}
     for key, entries in lists.items():
@@ -180,7 +180,7 @@ def check_rows(file: MatFile, lists: Mapping[str, NDArray[np.int64]], count: int
         rule = f"expected each of the {count} rows in one of these lists"
         file.problem(", ".join(USED), f"{rule}, {len(uncovered)} are in none: row {first(uncovered + 1)}")
     leak = {key: len(np.intersect1d(inside[key], inside["test_seen_loc"])) for key in OLD if key in inside}
-    return Rows(
+    return SplitRows(
         trainval=inside["trainval_loc"],
         test_seen=inside["test_seen_loc"],
         test_unseen=inside["test_unseen_loc"],
@@ -189,7 +189,7 @@ def check_rows(file: MatFile, lists: Mapping[str, NDArray[np.int64]], count: int
     )
 
 
-def check_classes(rows_file: MatFile, split_file: MatFile, rows: Rows, labels: NDArray[np.int64]) -> None:
+def check_classes(rows_file: MatFile, split_file: MatFile, rows: SplitRows, labels: NDArray[np.int64]) -> None:
     """Seen and unseen classes are disjoint, seen test classes are trained on, and with enough rows.
 
     Args:

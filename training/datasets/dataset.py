@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
-from model.manifest import Backbone
+from model.manifest import BackboneInfo
 from model.preprocess import PreprocessSpec
 from model.vocabulary import Vocabulary
 from training.features.scaler import Scaler
@@ -72,7 +72,7 @@ class BackboneSource:
 
     path: Path
     spec: PreprocessSpec
-    description: Backbone
+    description: BackboneInfo
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,7 +202,7 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
         backbone=BackboneSource(
             path=store.backbone_path,
             spec=store.spec,
-            description=Backbone(
+            description=BackboneInfo(
                 name=Path(store.backbone_source).name,
                 fingerprint=store.fingerprint,
                 feature_dim=store.features.shape[1],

@@ -8,13 +8,14 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.bundle import sha256_of
 from model.errors import DataError
+from training.console import OnProgress, OnStage
 from training.datasets.benchmark import FEATURES, SPLITS, is_benchmark, load_benchmark
 from training.datasets.benchmark_rules import KNOWN
 from training.datasets.dataset import Dataset
@@ -24,8 +25,6 @@ from training.files import move_into_place, write_json
 
 _CHUNK = 1 << 20
 _LARGEST = 4 << 30  # bytes of one file; the largest benchmark's features have 611 MB as float64
-
-OnBytes = Callable[[int, int], None]
 
 
 def check_zip(archive: Path) -> None:
@@ -37,7 +36,7 @@ def check_zip(archive: Path) -> None:
         raise DataError(f"{archive}: expected a whole zip archive, found something else or a part: {error}") from None
 
 
-def unpack(archive: Path, folder: str, names: Sequence[str], out: Path, *, progress: OnBytes) -> None:
+def unpack(archive: Path, folder: str, names: Sequence[str], out: Path, *, progress: OnProgress) -> None:
     """Copy files of one folder of the archive, wherever in the archive that folder is.
 
     What the archive calls its files decides what is copied, never where it is written.
@@ -87,7 +86,6 @@ SOURCE = "source.json"
 _CE_GZSL = "https://github.com/Hanzy1996/CE-GZSL"
 _TF_VAEGAN = "https://github.com/akshitac8/tfvaegan"
 
-Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, bytes done and bytes in all, None where that is not known."""
 
 
@@ -133,7 +131,7 @@ def fetch(
     sha256: str | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: OnStage = lambda *_: None,
 ) -> Fetched:
     """Download a benchmark's archive unless it is cached, unpack two files of it and load them.
 
@@ -191,7 +189,7 @@ def fetch(
     return Fetched(path=out, dataset=dataset, source=source, changed=True)
 
 
-def _archive(url: str, archive: Path, sha256: str | None, progress: Progress) -> str:
+def _archive(url: str, archive: Path, sha256: str | None, progress: OnStage) -> str:
     """Download the archive unless it is there; its sha256, which is remembered beside it."""
     record = archive.with_name(f"{archive.name}.json")
     before = _read_json(record).get("sha256")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from model.lda import LdaHead, class_means
 from model.manifest import Example
 from model.threads import available_cpus
 from training.config import D3Config, GeneratorConfig, SelectionConfig, TrainConfig
+from training.console import OnStage
 from training.datasets.dataset import from_store
 from training.demo.dataset import Drawings, draw_jpeg, render_dataset, render_inputs
 from training.demo.pretrain import SPEC, PretrainConfig, SlimResNet, TwoHeadNet, pretrain, to_batch
@@ -59,7 +60,7 @@ class TrunkCheck:
 
 
 def check_trunk(
-    network: TwoHeadNet, *, per_class: int = 60, seed: int = 77, progress: Progress | None = None
+    network: TwoHeadNet, *, per_class: int = 60, seed: int = 77, progress: OnStage | None = None
 ) -> TrunkCheck:
     """Describe unseen classes by a ridge from attributes to class means, classify with a shared covariance.
 
@@ -162,8 +163,6 @@ def _fold(
     return np.array(harmonic)
 
 
-Progress = Callable[[str, int, int], None]
-
 _IMAGES_SEED = 500_009  # of the drawings that the classifier is trained and tested on; pre-training has others
 _EXAMPLES_SEED = 900_007
 _LICENCE = "Apache-2.0"
@@ -196,7 +195,7 @@ class DemoConfig:
 
 
 def build_demo(
-    out: Path, config: DemoConfig, *, overwrite: bool = False, progress: Progress = lambda *_: None
+    out: Path, config: DemoConfig, *, overwrite: bool = False, progress: OnStage = lambda *_: None
 ) -> dict[str, Any]:
     """Build the demo bundle; nothing is read but the code, and nothing is left but the bundle.
 

@@ -24,10 +24,9 @@ from PIL import Image
 from model.errors import DataError
 from model.preprocess import PreprocessSpec, preprocess
 from model.threads import available_cpus
+from training.console import OnProgress
 from training.demo.render import IMAGE_SIDE, render, scene_of
 from training.demo.world import ATTRIBUTES, SEEN, UNSEEN, VisualClass
-
-Progress = Callable[[int, int], None]
 
 R = TypeVar("R")
 
@@ -68,7 +67,7 @@ def render_dataset(
     size: int = IMAGE_SIDE,
     classes: Sequence[VisualClass] = (*SEEN, *UNSEEN),
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Write a data folder: `images/<class id>/*.jpg` and `classes.csv`.
 
@@ -112,7 +111,7 @@ def render_inputs(
     per_class: int,
     seed: int,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Drawings:
     """Draw images and put each through JPEG and the serving path's own preprocessing, short of normalisation.
 
@@ -178,7 +177,7 @@ def _input_chunk(seed: int, levels: PreprocessSpec, task: _Task) -> NDArray[np.u
 
 
 def _spread(
-    work: Callable[[_Task], R], tasks: Sequence[_Task], workers: int | None, progress: Progress | None
+    work: Callable[[_Task], R], tasks: Sequence[_Task], workers: int | None, progress: OnProgress | None
 ) -> Iterator[R]:
     """`work` of every task, in order, in this process or in several."""
     total, done = sum(map(len, tasks)), 0

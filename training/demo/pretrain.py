@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
+from training.console import OnStage
 from training.demo.dataset import Drawings, render_inputs
 from training.demo.world import ATTRIBUTES, COLOURS, SEEN
 
@@ -136,7 +137,6 @@ class TwoHeadNet(nn.Module):
 SPEC = PreprocessSpec(size=64, resize=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """The demo trunk's preprocessing."""
 
-Progress = Callable[[str, int, int], None]
 
 _COLOUR = {"warm", *(f"colour_{colour}" for colour in COLOURS)}
 _HELD_OUT = 1_000_003  # added to the seed of the held-out drawings
@@ -210,7 +210,7 @@ class Pretrained:
     best: int
 
 
-def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: Progress | None = None) -> Pretrained:
+def pretrain(config: PretrainConfig, *, device: str = "cpu", progress: OnStage | None = None) -> Pretrained:
     """Draw the training set, train, and keep the epoch with the lowest held-out loss.
 
     The loss is cross-entropy over the C seen classes, label-smoothed, plus `attribute_weight` times the mean

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from model.preprocess import Pixels
 from training.demo.world import COUNTS, Scene, VisualClass
 
 Canvas = NDArray[np.floating]  # float32; NumPy's stubs widen what a Python float touches
-Pixels = NDArray[np.uint8]
 
 IMAGE_SIDE = 128
 """Side S of the demo's images, in pixels."""
@@ -196,9 +196,9 @@ def _draw_shape(
 ) -> None:
     side = len(canvas)
     turn = rng.uniform(-0.5, 0.5)
-    stretch = rng.uniform(0.87, 1.13)
+    norm_correction = rng.uniform(0.87, 1.13)
     spin = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    frame = spin @ np.diag([stretch, 1 / stretch]) * radius
+    frame = spin @ np.diag([norm_correction, 1 / norm_correction]) * radius
     layer = Image.new("L", (side, side))
     draw = ImageDraw.Draw(layer)
     points = list(map(tuple, _outline(scene.shape) @ frame.T + centre))

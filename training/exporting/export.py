@@ -17,7 +17,7 @@ from model.manifest import Example, bundle_id
 from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
 from training.evaluation import evaluate, run_task
-from training.exporting.graphs import Synthesizer, TrunkTail, synthesizer_graph, trunk_graph
+from training.exporting.graphs import SynthesizerGraph, TrunkTail, synthesizer_graph, trunk_graph
 from training.exporting.int8_export import Int8Export
 from training.method.heads import LDA, HeadChoice, HeadFit, HeadRows
 from training.onnx_files import open_session
@@ -78,7 +78,7 @@ def export(
         teacher=copy.deepcopy(networks.teacher),
         centre=rows.centre,
     )
-    synthesizer = Synthesizer(
+    synthesizer = SynthesizerGraph(
         generator=copy.deepcopy(generator), embedding=copy.deepcopy(student.embedding), centre=rows.centre
     )
     trunk = trunk_graph(source.path, tail, feature_dim=source.description.feature_dim, side=source.spec.size)

@@ -42,7 +42,7 @@ class TrunkTail(nn.Module):
         return self.embedding(scaled) - self.get_buffer("centre"), self.teacher.score(scaled)
 
 
-class Synthesizer(nn.Module):
+class SynthesizerGraph(nn.Module):
     """Noise and normalised attributes to centred embeddings; the generator makes scaled features."""
 
     def __init__(self, *, generator: Sampler, embedding: Embedding, centre: NDArray[np.float32]) -> None:
@@ -79,7 +79,7 @@ def trunk_graph(backbone: Path, tail: TrunkTail, *, feature_dim: int, side: int)
     return graph
 
 
-def synthesizer_graph(synthesizer: Synthesizer, *, noise_dim: int, attribute_dim: int) -> bytes:
+def synthesizer_graph(synthesizer: SynthesizerGraph, *, noise_dim: int, attribute_dim: int) -> bytes:
     """Generator and embedding as one graph: noise, attributes -> embedding.
 
     Raises:

@@ -32,7 +32,7 @@ OnImages = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class ComparedRows:
     """A head to measure trunks with, and the rows of the data set to measure them on.
 
     Attributes:
@@ -131,7 +131,7 @@ class Int8Export:
     def _calibration(self, dataset: Dataset) -> list[int]:
         return list(even_rows(dataset.labels[dataset.trainval].tolist(), self.calibration_images))
 
-    def _measure(self, rows: Rows, trained: Trained, trunks: Mapping[str, bytes]) -> dict[str, GzslScores]:
+    def _measure(self, rows: ComparedRows, trained: Trained, trunks: Mapping[str, bytes]) -> dict[str, GzslScores]:
         sessions = {name: open_session(graph) for name, graph in trunks.items()}
         found: dict[str, list[Float32]] = {name: [] for name in sessions}
         for pixels in self._pixels("fp32 and int8", rows.index):
@@ -156,8 +156,8 @@ class Int8Export:
         return self.images.pixels(list(rows), on_batch=on_batch)
 
 
-def _test_rows(dataset: Dataset, weight: Float32, bias: Float32) -> Rows:
-    return Rows(
+def _test_rows(dataset: Dataset, weight: Float32, bias: Float32) -> ComparedRows:
+    return ComparedRows(
         what="test images",
         index=dataset.test,
         labels=dataset.labels[dataset.test],
@@ -167,7 +167,7 @@ def _test_rows(dataset: Dataset, weight: Float32, bias: Float32) -> Rows:
     )
 
 
-def _validation_rows(dataset: Dataset, trained: Trained, centre: Float32) -> Rows:
+def _validation_rows(dataset: Dataset, trained: Trained, centre: Float32) -> ComparedRows:
     """Held-out rows of the first fold, its hidden classes described only.
 
     The networks were trained on all of them, so that both results are too good; their difference counts.
@@ -183,11 +183,11 @@ def _validation_rows(dataset: Dataset, trained: Trained, centre: Float32) -> Row
         samples=trained.config.selection.samples,
         key="",
     )
-    return Rows(
+    return ComparedRows(
         what="training images of one validation fold, as no test images of seen and unseen classes are there",
         index=fold.held,
         labels=np.searchsorted(fold.classes, dataset.labels[fold.held]),
-        seen=~np.isin(fold.classes, fold.hidden),
+        seen=~np.isin(fold.classes, fold.pseudo_unseen),
         weight=fitted.weight,
         bias=fitted.bias + fitted.weight @ (centre - fitted.centre),  # the trunks subtract another centre
     )

@@ -20,7 +20,8 @@ from torchvision.models import ResNet101_Weights, resnet101
 from model.bundle import sha256_of
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
-from training.download import Progress, download
+from training.console import OnProgress
+from training.download import download
 from training.features.backbone import Backbone, card_path, load_backbone
 from training.onnx_files import to_onnx
 
@@ -181,7 +182,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return {str(key).removeprefix("module."): cast("torch.Tensor", value) for key, value in content.items()}
 
 
-def fetch_imagenet_weights(*, url: str = IMAGENET.url, progress: Progress | None = None) -> Path:
+def fetch_imagenet_weights(*, url: str = IMAGENET.url, progress: OnProgress | None = None) -> Path:
     """Path of torchvision's ImageNet weights, downloaded into torch's own cache unless they are there.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from model.errors import DataError, Problem
 from model.threads import available_cpus
+from training.console import OnProgress
 from training.features.backbone import Backbone, card_path
 from training.features.decoding import decoded_batches, image_file
 from training.features.journal import FeatureJournal, KnownRows
@@ -33,8 +34,6 @@ from training.files import move_into_place, undo_half_move
 
 DEFAULT_BATCH_SIZE = 32
 _STORE, _JOURNAL = 0, 1  # the two sources of known rows
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ def extract(
     workers: int | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Extraction:
     """Compute the features of all images and write them as a store.
 
@@ -144,7 +143,7 @@ def _compute(
     workers: int,
     *,
     skip_bad: bool,
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> None:
     """Add what is missing to the journal, batch by batch.
 

@@ -12,7 +12,7 @@ from training.config import TrainConfig
 from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import Method, RealBatch, Terms
-from training.generators.ridge_prior import HIDDEN_SHARE, fit_path, within_class_components, within_class_spread
+from training.generators.ridge_prior import HIDDEN_SHARE, fit_path, within_class_components, within_class_std
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.denoiser import DiffusionSampler
 
@@ -37,7 +37,7 @@ class Diffusion(Method):
             self.sampler.attribute_path.bias.copy_(task.features.mean(dim=0))
         else:
             fit_path(self.sampler.attribute_path, task, config.generator.path_ridge)
-        spread = within_class_spread(task)
+        spread = within_class_std(task)
         variances, directions = within_class_components(task, spread, len(self.sampler.variances))
         self.sampler.start_from_gaussian(spread, directions, variances)
         with torch.no_grad():

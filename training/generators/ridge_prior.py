@@ -1,8 +1,8 @@
 """The prior of a generator: a Gaussian for every class, its mean by ridge regression from attributes.
 
-The spread around the mean is that of seen classes. Ridge strength, kernel width and stretch are chosen by how well seen
-classes are predicted that are left out, with nothing to train: all is computed from products of rows and means, which
-are taken once, since a predicted mean is a combination of known means, and so are its scores.
+The covariance around the mean is that of seen classes. Ridge strength, kernel width and norm correction are chosen by
+how well seen classes are predicted that are left out, with nothing to train: all is computed from products of rows and
+means, which are taken once, since a predicted mean is a combination of known means, and so are its scores.
 
 N: rows, D: features, A: attributes, C: classes, S: seen classes, K: the known ones among them, J: likenesses, S or A.
 """
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.datasets.dataset import Task
-from training.metrics import most_gain, seen_unseen_curve
+from training.metrics import largest_significant_gain, seen_unseen_curve
 from training.networks.generator import AttributePath, Generator
 
 FLOOR = 1e-2  # of the scaled features' range 0..1: a dimension that hardly varies must not rule the loss
 
 
-def within_class_spread(task: Task) -> Tensor:
+def within_class_std(task: Task) -> Tensor:
     """Standard deviation of each feature around its class's mean, float32 [D], at least `FLOOR`."""
     variance = residuals(task).square().mean(dim=0)
     return variance.sqrt().clamp(min=FLOOR).float()
@@ -99,7 +99,7 @@ GROUPS = 4
 REPEATS = 6
 """How often the classes are split into groups anew.
 
-After one split alone, chance decides between stretches as often as they do.
+After one split alone, chance decides between norm corrections as often as they do.
 """
 MIN_CLASSES = 3  # one hidden, two to predict it from
 ROWS = 60  # of each class; more take time and change little
@@ -107,7 +107,7 @@ LEAST_RIDGE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiddenClasses:
+class PseudoUnseenClasses:
     """Rows held out of every seen class, and the other rows' means, in the metric of a covariance C.
 
     Attributes:
@@ -121,7 +121,7 @@ class HiddenClasses:
     labels: Tensor
 
     @classmethod
-    def of(cls, task: Task, factor_DD: Tensor) -> HiddenClasses:
+    def of(cls, task: Task, factor_DD: Tensor) -> PseudoUnseenClasses:
         """Every fourth row of each class is held out, up to `ROWS` of them.
 
         Args:
@@ -144,19 +144,19 @@ class HiddenClasses:
         across = torch.linalg.solve_triangular(factor_DD.T, white, upper=True)
         return cls(scores=(features[held] - middle) @ across, gram=white.T @ white, labels=labels[held])
 
-    def areas(self, kernel_SS: Tensor, strength: float, stretches: Sequence[float]) -> NDArray[np.float64]:
-        """AUSUC of hidden classes predicted by kernel ridge: for every group that is hidden, a row over the stretches.
+    def areas(self, kernel_SS: Tensor, strength: float, norm_corrections: Sequence[float]) -> NDArray[np.float64]:
+        """AUSUC of pseudo-unseen classes predicted by kernel ridge: a row over the corrections for every group.
 
         Args:
             kernel_SS: likeness of the seen classes' attributes to each other.
             strength: see :func:`dual_weights`.
-            stretches: see :class:`training.networks.generator.AttributePath`.
+            norm_corrections: see :class:`training.networks.generator.AttributePath`.
         """
         rows = [
-            [self._area(shares, hidden) for shares in self._shares(kernel_SS, hidden, strength, stretches)]
+            [self._area(shares, hidden) for shares in self._shares(kernel_SS, hidden, strength, norm_corrections)]
             for hidden in self._groups()
         ]
-        return np.array(rows, dtype=np.float64).reshape(-1, len(stretches))
+        return np.array(rows, dtype=np.float64).reshape(-1, len(norm_corrections))
 
     def _groups(self) -> Iterator[Tensor]:
         """Which classes are hidden in turn, bool [S]; turns without rows of both kinds are left out."""
@@ -173,9 +173,9 @@ class HiddenClasses:
                     yield hidden
 
     def _shares(
-        self, kernel_SS: Tensor, hidden: Tensor, strength: float, stretches: Sequence[float]
+        self, kernel_SS: Tensor, hidden: Tensor, strength: float, norm_corrections: Sequence[float]
     ) -> Iterator[Tensor]:
-        """Every class's mean less m as a combination of the known means, [S, S], for each stretch."""
+        """Every class's mean less m as a combination of the known means, [S, S], for each norm correction."""
         known = ~hidden
         count = int(known.sum())
         among = kernel_SS[known][:, known]
@@ -186,9 +186,9 @@ class HiddenClasses:
         identity = torch.eye(len(hidden), dtype=away.dtype, device=away.device)
         typical = self._distances(identity[known] - middle).median()
         distance = self._distances(predicted).clamp(min=1e-12)
-        for stretch in stretches:
+        for norm_correction in norm_corrections:
             shares = identity.clone()
-            shares[hidden] = middle + predicted * ((typical / distance) ** stretch)[:, None]
+            shares[hidden] = middle + predicted * ((typical / distance) ** norm_correction)[:, None]
             yield shares
 
     def _distances(self, shares: Tensor) -> Tensor:
@@ -219,11 +219,11 @@ def centred(kernel_KK: Tensor) -> Tensor:
 LINEAR = 0.0
 WIDTHS = (0.01, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Candidates for g, times the mean squared distance between seen classes' attributes, from all but linear to curved."""
-USUAL = 0.3
+DEFAULT_STRENGTH = 0.3
 """The ridge's strength without evidence for another: with 13 to 120 classes it was hardly worse than the best."""
-EVIDENCE = 2.0
+STANDARD_ERRORS = 2.0
 """Standard errors by which others than the simplest must be better."""
-STRETCHES = (0.0, 0.5, 1.0)
+NORM_CORRECTIONS = (0.0, 0.5, 1.0)
 """Candidates for e, none first."""
 SHRINKAGE = 0.5
 """Of the within-class covariance in whose metric distances are measured."""
@@ -236,12 +236,12 @@ class Shape:
     Attributes:
         width: of the kernel; `LINEAR` for none.
         strength: of the ridge, relative.
-        stretch: how far predictions are moved to the distance of real classes, 0..1.
+        norm_correction: how far predictions are moved to the distance of real classes, 0..1.
     """
 
     width: float
     strength: float
-    stretch: float
+    norm_correction: float
 
 
 @torch.no_grad()
@@ -252,7 +252,7 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
     Width and strength r are decided by the error of each class's mean predicted from the others, in units of the
     within-class spread: residual_s / (1 - h_ss) with h the hat matrix (Allen's PRESS; Hastie et al., The Elements of
     Statistical Learning, 7.10), see :func:`choose_ridge`. Stretch is decided by AUSUC where some seen classes are
-    hidden and only described, see :func:`choose_stretch`. The distance l is the median one of the seen classes'
+    hidden and only described, see :func:`choose_norm_correction`. The distance l is the median one of the seen classes'
     means.
 
     Args:
@@ -269,12 +269,12 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
     factor = within_class_factor(task, SHRINKAGE)
     width, strength = choose_ridge(
         attributes,
-        (means - middle) / within_class_spread(task).double(),
+        (means - middle) / within_class_std(task).double(),
         (LINEAR,) if path.anchors is None else WIDTHS,
         strengths,
     )
-    areas = HiddenClasses.of(task, factor).areas(kernel(attributes, width), strength, STRETCHES)
-    shape = Shape(width=width, strength=strength, stretch=choose_stretch(areas))
+    areas = PseudoUnseenClasses.of(task, factor).areas(kernel(attributes, width), strength, NORM_CORRECTIONS)
+    shape = Shape(width=width, strength=strength, norm_correction=choose_norm_correction(areas))
     dual = dual_weights(kernel(attributes, shape.width), shape.strength) @ (means - middle)
     if path.anchors is None:
         centre = attributes.mean(dim=0)
@@ -290,14 +290,14 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
     path.metric[: len(metric)].copy_(metric)
     away = torch.linalg.solve_triangular(factor, (means - middle).T, upper=False)
     path.length.fill_(float(away.norm(dim=0).median()))
-    path.stretch.fill_(shape.stretch)
+    path.norm_correction.fill_(shape.norm_correction)
     return shape
 
 
 def choose_ridge(
     attributes_SA: Tensor, targets_SD: Tensor, widths: Sequence[float], strengths: Sequence[float]
 ) -> tuple[float, float]:
-    """The first width, with its strength nearest to the `USUAL`, that no other beats by `EVIDENCE` standard errors.
+    """The first width, with its strength nearest to `DEFAULT_STRENGTH`, that no other beats by `STANDARD_ERRORS`.
 
     What is compared is the squared error of classes left out; its standard error, paired over the classes, is large
     where they are few, and choosing the smallest error then loses more than it finds (compare the one-standard-error
@@ -310,7 +310,7 @@ def choose_ridge(
         widths: candidates, simplest first, see :func:`kernel`.
         strengths: candidates.
     """
-    nearest_first = sorted(strengths, key=lambda strength: abs(math.log(strength / USUAL)))
+    nearest_first = sorted(strengths, key=lambda strength: abs(math.log(strength / DEFAULT_STRENGTH)))
     chosen, error_WS = [], []
     for width in widths:
         error_RS = left_out_errors(kernel(attributes_SA, width), targets_SD, nearest_first)
@@ -331,21 +331,21 @@ def left_out_errors(kernel_SS: Tensor, targets_SD: Tensor, strengths: Sequence[f
 
 
 def _first_not_worse(error_KS: Tensor) -> int:
-    """The first of K candidates that the best one does not beat by `EVIDENCE` standard errors over the classes."""
+    """The first of K candidates that the best one does not beat by `STANDARD_ERRORS` over the classes."""
     worse_KS = error_KS - error_KS[error_KS.mean(dim=1).argmin()]
     standard_error_K = worse_KS.std(dim=1, correction=0) / max(error_KS.shape[1] - 1, 1) ** 0.5
-    return int((worse_KS.mean(dim=1) <= EVIDENCE * standard_error_K).int().argmax())
+    return int((worse_KS.mean(dim=1) <= STANDARD_ERRORS * standard_error_K).int().argmax())
 
 
-def choose_stretch(areas_GE: NDArray[np.float64]) -> float:
-    """The stretch that gains most over none, by more than `EVIDENCE` standard errors over the groups; else none.
+def choose_norm_correction(areas_GE: NDArray[np.float64]) -> float:
+    """The norm correction that gains most over none, by more than `STANDARD_ERRORS` over the groups; else none.
 
-    A training and its folds then seldom choose differently, which matters: what is stretched needs another penalty.
+    A training and its folds then seldom choose differently, which matters: what is corrected needs another penalty.
 
     Args:
-        areas_GE: of :meth:`HiddenClasses.areas`, for the `STRETCHES`.
+        areas_GE: of :meth:`PseudoUnseenClasses.areas`, for the `NORM_CORRECTIONS`.
     """
-    return STRETCHES[most_gain(areas_GE, EVIDENCE)]
+    return NORM_CORRECTIONS[largest_significant_gain(areas_GE, STANDARD_ERRORS)]
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:
@@ -365,7 +365,7 @@ HIDDEN_SHARE = 0.01
 
 
 @torch.no_grad()
-def start_from_gaussians(generator: Generator, task: Task, strengths: Sequence[float]) -> None:
+def initialise_from_prior(generator: Generator, task: Task, strengths: Sequence[float]) -> None:
     """Fit a generator's paths to a task, where it has them, and let the rest of it start small.
 
     Args:

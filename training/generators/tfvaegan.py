@@ -17,7 +17,7 @@ from training.config import TrainConfig
 from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms
-from training.generators.ridge_prior import within_class_spread
+from training.generators.ridge_prior import within_class_std
 from training.generators.wgan import Wgan, critic_terms, generator_terms
 from training.losses.d3gzsl import gaussian_kl
 from training.networks.d3gzsl import Student, Teacher
@@ -37,7 +37,7 @@ class TfVaegan(Wgan):
             noise_dim=self.sampler.noise_dim,
             hidden=config.generator.hidden,
         )
-        self.spread = nn.Buffer(within_class_spread(task), persistent=False)
+        self.spread = nn.Buffer(within_class_std(task), persistent=False)
 
     def new_sampler(self, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> FeedbackGenerator:
         """A generator with decoder and feedback."""

@@ -15,7 +15,7 @@ from training.config import TrainConfig
 from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import Method, RealBatch, Terms, frozen
-from training.generators.ridge_prior import start_from_gaussians
+from training.generators.ridge_prior import initialise_from_prior
 from training.losses import d3gzsl as losses
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Critic, Generator
@@ -33,7 +33,7 @@ class Wgan(Method):
             feature_dim=feature_dim, attribute_dim=attribute_dim, seen_classes=len(task.seen_index)
         )
         self.critic = Critic(attribute_dim=attribute_dim, feature_dim=feature_dim, hidden=config.generator.hidden)
-        start_from_gaussians(self.sampler, task, config.generator.path_ridge)
+        initialise_from_prior(self.sampler, task, config.generator.path_ridge)
 
     def new_sampler(self, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> Generator:
         """The generator that this method trains."""

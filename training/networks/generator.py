@@ -46,14 +46,14 @@ class AttributePath(nn.Module):
         self.bias = nn.Buffer(torch.zeros(feature_dim))
         self.metric = nn.Buffer(torch.zeros(size, size))
         self.length = nn.Buffer(torch.ones(()))
-        self.stretch = nn.Buffer(torch.zeros(()))
+        self.norm_correction = nn.Buffer(torch.zeros(()))
 
     def forward(self, attributes: Tensor) -> Tensor:
         """Attributes [B, A] to features [B, D], of either sign; under autocast as exact as without."""
         with torch.autocast(device_type=attributes.device.type, enabled=False):
             likeness = self.likeness(attributes) - self.centre
             distance = (likeness @ self.metric.T).square().sum(1, keepdim=True).clamp(min=1e-12).sqrt()
-            return (likeness @ self.weight.T) * (self.length / distance) ** self.stretch + self.bias
+            return (likeness @ self.weight.T) * (self.length / distance) ** self.norm_correction + self.bias
 
     def likeness(self, attributes: Tensor) -> Tensor:
         """k(a), [B, J]."""

@@ -43,7 +43,7 @@ def code_commit() -> str | None:
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 METRICS, CURVES, REPORT = "metrics.json", "curves.json", "report.html"  # of the test rows, where there are any
-SCHEMA = "d3gzsl-run/2"
+SCHEMA = "d3gzsl-run/3"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

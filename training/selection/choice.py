@@ -18,7 +18,7 @@ from model.calibration import Calibration
 from training.config import Protocol, TrainConfig
 from training.features.scaler import SCALINGS, Scaling
 from training.method.heads import LDA, HeadChoice
-from training.metrics import most_gain, seen_unseen_curve
+from training.metrics import largest_significant_gain, seen_unseen_curve
 from training.selection.fold_scores import (
     NEARLY_BEST,
     STUDENT,
@@ -174,7 +174,7 @@ def choose_scale(runs: Sequence[FoldScores]) -> float:
         runs: of each fold, by an `lda` head.
     """
     of_scale = [fold_scores([scale_unseen(run, scale) for run in runs]) for scale in UNSEEN_SCALES]
-    return UNSEEN_SCALES[most_gain(np.stack(of_scale, axis=1), errors=1)]
+    return UNSEEN_SCALES[largest_significant_gain(np.stack(of_scale, axis=1), errors=1)]
 
 
 def best_scores(measurement: Measurement) -> dict[str, Scores]:

@@ -1,7 +1,7 @@
 """Folds of the seen classes for a selection without test data.
 
-In each fold one group of seen classes is hidden and described by attributes only, as unseen classes are, and a share
-of the other classes' rows is held out.
+In each fold one group of seen classes is pseudo-unseen: described by attributes only, as unseen classes are. A share of
+the other classes' rows is held out.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ MIN_SEEN_CLASSES = 4  # two folds of two
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fold:
-    """Rows and classes of one fold, as indices into the data set."""
+    """Rows and classes of one fold, as indices into the data set.
+
+    Attributes:
+        train: rows to train on.
+        held: rows held out, of pseudo-unseen and of the other classes.
+        classes: all of the fold, ascending.
+        pseudo_unseen: those among them without training rows.
+    """
 
     train: NDArray[np.int64]
     held: NDArray[np.int64]
     classes: NDArray[np.int64]
-    hidden: NDArray[np.int64]
+    pseudo_unseen: NDArray[np.int64]
 
 
 def fold_count(config: SelectionConfig) -> int:
@@ -46,7 +53,7 @@ def used_folds(dataset: Dataset, config: SelectionConfig, seed: int) -> Iterator
 
 
 def folds(dataset: Dataset, config: SelectionConfig, seed: int, *, repeat: int = 0) -> Iterator[Fold]:
-    """Split the seen classes into folds; every seen class is hidden exactly once in a repeat.
+    """Split the seen classes into folds; every seen class is pseudo-unseen exactly once in a repeat.
 
     Raises:
         DataError: fewer than four seen classes, or fewer than two a fold.
@@ -65,10 +72,15 @@ def folds(dataset: Dataset, config: SelectionConfig, seed: int, *, repeat: int =
     order = random.permutation(seen)
     labels = dataset.labels[dataset.trainval]
     for group in range(config.folds):
-        hidden = np.sort(order[group :: config.folds])
-        held = np.isin(labels, hidden)
-        for index in np.setdiff1d(seen, hidden):
+        pseudo_unseen = np.sort(order[group :: config.folds])
+        held = np.isin(labels, pseudo_unseen)
+        for index in np.setdiff1d(seen, pseudo_unseen):
             rows = random.permutation(np.flatnonzero(labels == index))
             count = round(config.seen_fraction * len(rows))
             held[rows[: min(max(1, count), len(rows) - 1)]] = True  # at least one row to hold out, and one to train on
-        yield Fold(train=dataset.trainval[~held], held=dataset.trainval[held], classes=np.sort(order), hidden=hidden)
+        yield Fold(
+            train=dataset.trainval[~held],
+            held=dataset.trainval[held],
+            classes=np.sort(order),
+            pseudo_unseen=pseudo_unseen,
+        )

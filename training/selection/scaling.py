@@ -13,7 +13,7 @@ from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covari
 from training.config import TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import SCALINGS, Scaler, Scaling, evenly
-from training.metrics import most_gain
+from training.metrics import largest_significant_gain
 from training.selection.fold_scores import FoldScores, fold_scores
 from training.selection.folds import Fold, used_folds
 
@@ -38,7 +38,7 @@ def choose_scaling(dataset: Dataset, config: TrainConfig) -> tuple[Scaling, dict
         return config.scaling, {}
     folds = list(used_folds(dataset, config.selection, config.seed))
     scores = [fold_scores([score(dataset, fold, scaling) for fold in folds]) for scaling in SCALINGS]
-    chosen = SCALINGS[most_gain(np.stack(scores, axis=1), errors=1)]
+    chosen = SCALINGS[largest_significant_gain(np.stack(scores, axis=1), errors=1)]
     return chosen, {scaling: float(h.mean()) for scaling, h in zip(SCALINGS, scores, strict=True)}
 
 
@@ -49,7 +49,7 @@ def score(dataset: Dataset, fold: Fold, scaling: Scaling) -> FoldScores:
     held = fold.held[evenly(len(fold.held), MOST_ROWS)]
     scaler = Scaler.fit(dataset.features[train], scaling)
     rows, labels = scaler.apply(dataset.features[train]), np.searchsorted(fold.classes, dataset.labels[train])
-    seen = ~np.isin(fold.classes, fold.hidden)
+    seen = ~np.isin(fold.classes, fold.pseudo_unseen)
     means = np.zeros((len(seen), rows.shape[1]))
     found, _ = class_means(rows.astype(np.float64), labels)
     means[: len(found)] = found
