@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
+
+Fields = Mapping[str, Any]
+"""JSON values of a file of the run."""
 
 # Line colours are Okabe and Ito's, darkened or lightened until they stand out from the background; lines also differ
 # by their dashes and bars by their chart, so that nothing is told by colour alone.
@@ -40,26 +44,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 14px; backg
   padding: 12px 14px; border-radius: 6px; margin: 0 0 16px; font-size: 14px; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; margin: 10px 0; }
-svg { max-width: 100%; height: auto; font: 11.5px system-ui, sans-serif; }
-svg text { fill: var(--text); } svg text.axis { fill: var(--faint); }
-svg text.title, svg text.strong { font-weight: 600; } svg text.title { font-size: 13px; }
-svg .grid { stroke: var(--edge); } svg .mark { stroke: var(--text); stroke-dasharray: 3 3; opacity: .7; }
-svg .other { stroke: var(--text); stroke-width: 2.5; }
-svg path { fill: none; stroke-width: 1.8; } svg path.thick { stroke-width: 3.2; }
-svg path.leader { stroke-width: 1.2; }
-.line0 { stroke: var(--c0); } .line1 { stroke: var(--c1); stroke-dasharray: 7 3; }
-.line2 { stroke: var(--c2); stroke-dasharray: 2 3; } .line3 { stroke: var(--c3); stroke-dasharray: 9 3 2 3; }
-.line4 { stroke: var(--c4); stroke-dasharray: 5 5; } .line5 { stroke: var(--c5); stroke-dasharray: 12 4; }
-circle.line0 { fill: var(--c0); } circle.line1 { fill: var(--c1); } circle.line2 { fill: var(--c2); }
-circle.line3 { fill: var(--c3); } circle.line4 { fill: var(--c4); } circle.line5 { fill: var(--c5); }
-circle { stroke-dasharray: none !important; }
-circle.disc { stroke: var(--back); stroke-width: 1.5; } circle.ring { fill: var(--back); stroke-width: 2.5; }
-rect.frame { fill: none; stroke: var(--edge); } rect.heat { fill: var(--c0); }
-svg .edge { stroke: var(--text); stroke-width: 1.5; } svg text.over { fill: var(--back); }
-svg path.real { stroke: var(--c0); stroke-width: 5; stroke-linecap: round; }
-svg path.behind { stroke: var(--edge); stroke-width: 4; stroke-linecap: round; }
-svg path.synthetic { stroke: var(--c1); stroke-width: 1.5; }
-rect.seen { fill: var(--c0); } rect.unseen { fill: var(--c1); } rect.unknown { fill: var(--c4); }
+svg { max-width: 100%; height: auto; }
 @media print { body { max-width: none; } svg { break-inside: avoid; } }
 """
 

@@ -9,16 +9,18 @@ from typing import Any
 
 from model.errors import DataError
 from training.console import plural
-from training.reporting.classes import per_class
-from training.reporting.curves import gradients, losses, progress, validation
-from training.reporting.drawings import confusion, plane, trade_off
-from training.reporting.page import beside, definitions, page, paragraph, section, table
+from training.files import renamed
+from training.reporting.page import Fields, beside, definitions, page, paragraph, section, table
+from training.reporting.result_sections import confusion, per_class, plane, trade_off
+from training.reporting.training_sections import gradients, losses, progress, validation
 from training.runs.contents import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
-HEADS = {"lda": "lda on E_s", "softmax": "softmax on synthesised features", "student": "C_s (the paper's student)"}
-OLDER_SCHEMAS = ("d3gzsl-run/1",)  # runs that cannot be loaded any more can still be read about
-Fields = Mapping[str, Any]
+HEADS = {
+    "lda": "lda on E_s (served)",
+    "student": "C_s (the paper's student)",
+    "softmax": "softmax on synthesised features",
+}
 
 
 def report(run_dir: Path) -> str:
@@ -26,13 +28,13 @@ def report(run_dir: Path) -> str:
 
     Args:
         run_dir: with `config.json` and `log.jsonl`; without `metrics.json` the report says that there are no results,
-            without `curves.json`, as older runs are, that some pictures are missing.
+            without `curves.json` that some pictures are missing.
 
     Raises:
         DataError: a file is missing, damaged or of another form; names it.
     """
     resolved = read_json(run_dir / CONFIG)
-    if resolved.get("schema") not in (SCHEMA, *OLDER_SCHEMAS):
+    if resolved.get("schema") != SCHEMA:
         raise DataError(f"{run_dir / CONFIG}: expected schema {SCHEMA!r}, found {resolved.get('schema')!r}")
     refuse_unfinished(run_dir, resolved)
     metrics, curves = (read_json(file) if (file := run_dir / name).exists() else None for name in (METRICS, CURVES))
@@ -73,9 +75,10 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         DataError: as :func:`report`.
     """
-    beside_it = run_dir / f"{REPORT}.partial"
-    beside_it.write_text(report(run_dir), encoding="utf-8")
-    return beside_it.replace(run_dir / REPORT)
+    content = report(run_dir)
+    with renamed(run_dir / REPORT) as beside_it:
+        beside_it.write_text(content, encoding="utf-8")
+    return run_dir / REPORT
 
 
 def _read_log(file: Path) -> list[dict[str, Any]]:
@@ -111,7 +114,7 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
     rows = [
         (
             title,
-            *(f"{metrics[key][score]:.3f}" if score in metrics[key] else "–" for score in SCORES),
+            *(f"{metrics[key][score]:.3f}" for score in SCORES),
             f"{on_validation[key]:.3f}" if key in on_validation else "–",
         )
         for key, title in heads.items()
@@ -150,10 +153,8 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
 
 
 def titles(metrics: Fields) -> dict[str, str]:
-    """The heads that were measured with a title each, the served one first."""
-    served = metrics.get("served", "lda")
-    first = {served: f"{HEADS[served]} (served)"}
-    return first | {key: title for key, title in HEADS.items() if key in metrics and key != served}
+    """The classifiers that were measured with a title each, the served one first."""
+    return {key: title for key, title in HEADS.items() if key in metrics}
 
 
 def _on_validation(selected: Fields) -> dict[str, float]:
@@ -163,11 +164,8 @@ def _on_validation(selected: Fields) -> dict[str, float]:
 
 
 def _balanced(metrics: Fields) -> str:
-    """The calibration errors with which every class counts the same, where they were measured."""
-    heads = (metrics.get("served", "lda"), "student")
-    if any("ece_balanced" not in metrics[key] for key in heads):
-        return ""
-    served, student = (f"{metrics[key]['ece_balanced']:.3f}" for key in heads)
+    """The calibration errors with which every class counts the same."""
+    served, student = (f"{metrics[key]['ece_balanced']:.3f}" for key in ("lda", "student"))
     return f"; with every class counting the same {served} (served) and {student} (C_s)"
 
 
@@ -175,9 +173,9 @@ def method_title(config: Fields) -> str:
     """The generator, whether D3 was added to it, and which of its parts were not.
 
     Args:
-        config: of `config.json`; runs older than the choice of a generator had `wgan`.
+        config: of `config.json`.
     """
-    method, d3 = config["generator"].get("method", "wgan"), config["d3"]
+    method, d3 = config["generator"]["method"], config["d3"]
     parts = {"L_kl": d3["label_distillation"], "L_be": d3["embedding_distillation"], "O2DBD": d3["ood_distillation"]}
     missing = [name for name, weight in parts.items() if not weight]
     if len(missing) == len(parts):
@@ -189,7 +187,7 @@ def method_title(config: Fields) -> str:
 
 def _protocol(protocol: Fields) -> Iterator[tuple[str, str]]:
     rows, classes = protocol["rows"], protocol["classes"]
-    yield "protocol", str(protocol.get("name", "validation"))
+    yield "protocol", str(protocol["name"])
     yield "selection", str(protocol["selection"])
     yield "test images used for selection", "YES" if protocol["test_used_for_selection"] else "no"
     yield "metric", str(protocol["metric"])

@@ -1,21 +1,30 @@
-"""The parts of a report that draw `curves.json`: trade-off, teacher's scores, confusions, a plane of embeddings."""
+"""The sections of a report on the test rows: trade-off, teacher's scores, confusions, embeddings, each class."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from training.reporting.page import charts, paragraph, section, table
-from training.reporting.svg_heat import heat_map, heat_scale
-from training.reporting.svg_lines import Line
-from training.reporting.svg_plane import Mark, cloud_chart, cloud_legend, curve_chart
+from training.method.heads import LDA
+from training.reporting.charts import (
+    Bar,
+    Line,
+    Mark,
+    bar_chart,
+    cloud_chart,
+    cloud_legend,
+    curve_chart,
+    heat_map,
+    heat_scale,
+)
+from training.reporting.page import Fields, charts, paragraph, section, table
 from training.selection.fold_scores import STUDENT
 
 SEEN_COLUMN = "a seen class"
 LISTED = 12  # confusions in the table
+UNFOLDED = 40  # bars of a kind that are shown at once
+WORST = 20  # bars that are shown of more than that
 SCORES = {"test_seen": "seen, test", "synthetic_unseen": "unseen, synthetic", "test_unseen": "unseen, test"}
-Fields = Mapping[str, Any]
 
 
 def trade_off(curves: Fields, *, selects: bool) -> str:
@@ -164,3 +173,44 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = 0.04 * (high - low) or 1.0
     return low - margin, high + margin
+
+
+def per_class(metrics: Fields) -> str:
+    """A bar for each class with test rows, worst first; long lists are folded."""
+    of_head = metrics[LDA]
+    served, student = of_head["per_class"], metrics[STUDENT]["per_class"]
+    bars = [
+        Bar(label=name, value=served[name], other=student.get(name)) for name in sorted(served, key=served.__getitem__)
+    ]
+    of_unseen = set(metrics["unseen_classes"])
+    groups = (
+        ("Unseen classes", [bar for bar in bars if bar.label in of_unseen], "unseen", of_head["U"]),
+        ("Seen classes", [bar for bar in bars if bar.label not in of_unseen], "seen", of_head["S"]),
+    )
+    shown, folded = [], []
+    for title, of_kind, kind, mean in groups:
+        if not of_kind:
+            continue
+        chart, *rest = _bars(title, of_kind, kind, mean)
+        shown.append(chart)
+        folded += rest
+    said = (
+        "Top-1 among all classes, worst first. Bar: served head; black or white stroke: C_s. Dashed line: mean of the "
+        "served head."
+    )
+    return section("Accuracy per class", paragraph(said), charts(*shown), *folded)
+
+
+def _bars(title: str, bars: Sequence[Bar], kind: str, mean: float) -> list[str]:
+    """The chart of a kind of classes; where there are many, of the worst, and a second one of all, folded."""
+    if len(bars) <= UNFOLDED:
+        return [bar_chart(title, bars, kind=kind, mean=mean)]
+    half = -(-len(bars) // 2)
+    columns = [
+        bar_chart(f"{title}, {1 + start} to {start + len(part)}", part, kind=kind, mean=mean)
+        for start, part in ((0, bars[:half]), (half, bars[half:]))
+    ]
+    return [
+        bar_chart(f"{title}: the {WORST} worst of {len(bars)}", bars[:WORST], kind=kind, mean=mean),
+        f"<details><summary>{title}: all {len(bars)}</summary>{charts(*columns)}</details>",
+    ]

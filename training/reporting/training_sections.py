@@ -1,4 +1,4 @@
-"""The parts of a report that draw epochs: candidates of the selection, U, S and H, losses, gradients of D3 terms."""
+"""The sections of a report on how training went: candidates, U, S and H, losses, gradients of D3 terms."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from training.reporting.page import charts, definitions, paragraph, section, table
-from training.reporting.svg import number
-from training.reporting.svg_lines import Line, line_chart
+from training.reporting.charts import Line, line_chart, number
+from training.reporting.page import Fields, charts, definitions, paragraph, section, table
 from training.runs.measuring import INERT
 from training.selection.fold_scores import STUDENT
 
@@ -31,7 +30,6 @@ TERMS = {  # of the log: what it is, and the setting that holds its weight
     "denoising": ("Denoiser: squared error", ""),
 }
 SHOWN_FOLDS = 6
-Fields = Mapping[str, Any]
 
 
 def validation(selected: Fields, longest: int) -> str:
@@ -56,7 +54,7 @@ def validation(selected: Fields, longest: int) -> str:
             y_label=f"{score} over folds" if honest else score,
             marked_x=selected["epochs"],
         )
-        for title, group in (*_by_form(lines), ("Student's own classifier", student))
+        for title, group in (("Served head lda, by shrinkage", lines), ("Student's own classifier", student))
         if group
     ]
     chosen = [
@@ -89,12 +87,6 @@ def validation(selected: Fields, longest: int) -> str:
     )
 
 
-def _by_form(lines: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The candidates of each form of the head, with a title."""
-    forms = {"lda": "Head lda, by shrinkage"}
-    return [(title, {n: p for n, p in lines.items() if n.startswith(f"{kind}/")}) for kind, title in forms.items()]
-
-
 def _calibration(fields: Fields) -> str:
     return f"{number(fields['seen_penalty'])}, {number(fields['temperature'])}"
 
@@ -107,7 +99,7 @@ def progress(log: Sequence[Fields], *, selects: bool) -> str:
         selects: whether the test results chose the length.
     """
     drawn = []
-    titles = {"lda": "Test images, lda head", "softmax": "Test images, softmax head", STUDENT: "Test images, C_s"}
+    titles = {"lda": "Test images, lda head", STUDENT: "Test images, C_s"}
     for head, title in titles.items():
         points = [(e["epoch"], e["test"][head]) for e in log if e["stage"] == "final" and head in e.get("test", {})]
         drawn += [_scores_chart(title, points)] if points else []
@@ -205,7 +197,7 @@ def gradients(final: Sequence[Fields], d3: Fields) -> str:
 
 def _scaling(selected: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The scaling of the features, where it is another than usual or was compared."""
-    kind, compared = selected.get("scaling", "range"), selected["validation"].get("scaling", {})
+    kind, compared = selected["scaling"], selected["validation"]["scaling"]
     if kind == "range" and not compared:
         return []
     of_each = ", ".join(f"{name} {h:.3f}" for name, h in compared.items())
