@@ -18,10 +18,10 @@ import pytest
 from model.errors import DataError
 from model.preprocess import preprocess
 from tests.training.photos import CLASSES, write_backbone, write_data, write_photo, write_table
-from training.features import decoding, extraction
+from training.features import extraction
+from training.features import extraction as decoding
 from training.features.backbone import Backbone, load_backbone
-from training.features.decoding import decoded_batches, image_file
-from training.features.extraction import Extraction, extract, partial_folder
+from training.features.extraction import Extraction, decoded_batches, extract, image_file, partial_folder
 from training.features.journal import FeatureJournal
 from training.features.own_photos import read_own_photos
 from training.features.store import FeatureStore

@@ -22,7 +22,7 @@ from model.head import Float32
 from model.preprocess import PreprocessSpec
 from model.threads import available_cpus
 from training.features.backbone import card_path, load_backbone
-from training.features.decoding import DecodedBatch, decoded_batches, image_file
+from training.features.extraction import DecodedBatch, decoded_batches, image_file
 from training.features.own_photos import shown
 from training.features.store import FeatureStore, ImageRecord
 from training.onnx_files import load_graph, open_session
