@@ -15,12 +15,12 @@ import pytest
 import typer
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
-from service.app import create_app
 
 from model.bundle import Bundle
 from service.cli import app as service_cli
 from service.http import class_schemas, problems, schemas
 from service.http.images import JsonImages
+from service.server.app import create_app
 from service.service import Service
 from service.settings import PREFIX, Settings
 from tests.pages import PAGES, README, ROOT, anchors, blocks, calls, inline, rows, section
