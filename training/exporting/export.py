@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
 from training.evaluation import evaluate, run_task
 from training.exporting.graphs import SynthesizerGraph, TrunkTail, synthesizer_graph, trunk_graph
-from training.exporting.int8_export import Int8Export
 from training.method.heads import LDA, HeadChoice, HeadFit, HeadRows
 from training.onnx_files import open_session
 from training.runs.contents import Trained
+
+if TYPE_CHECKING:
+    from training.exporting.int8_export import Int8Export
 
 
 def export(
