@@ -11,7 +11,6 @@ D3GZSLError
 │   ├── ImageTooLargeError       more bytes or pixels than allowed
 │   └── UnreadableImageError     the right format, but damaged
 ├── BundleError                  a bundle that does not fit; names the file and what was expected
-├── StoppedError                 work that was given up because nobody needs it any more
 └── MissingDependencyError       an extra that is not installed; says how to install it
 """
 
@@ -94,10 +93,6 @@ class UnreadableImageError(ImageError):
 
 class BundleError(D3GZSLError):
     """A bundle that is damaged, incomplete or of another schema version."""
-
-
-class StoppedError(D3GZSLError):
-    """Work that was given up because its result is not needed any more."""
 
 
 class MissingDependencyError(D3GZSLError):

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from model.noise import NoiseForm, class_noise
 
-Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
 HeadKind = Literal["lda"]
 

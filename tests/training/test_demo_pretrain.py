@@ -7,12 +7,10 @@ import pytest
 import torch
 
 from model.errors import DataError
-from training.demo import build as check
 from training.demo import dataset, pretrain
-from training.demo.build import check_trunk
 from training.demo.dataset import Drawings
-from training.demo.pretrain import SPEC, HeadOutputs, PretrainConfig, SlimResNet, TwoHeadNet, to_batch
-from training.demo.world import ATTRIBUTES, EXTRA, SEEN, UNSEEN
+from training.demo.pretrain import SPEC, HeadOutputs, PretrainConfig, to_batch
+from training.demo.world import ATTRIBUTES, SEEN
 
 TINY = PretrainConfig(per_class=1, held_out_per_class=1, epochs=2, batch_size=24, base_width=4)
 STEPS = 2 * -(-len(SEEN) // 24)
@@ -125,36 +123,3 @@ def test_a_batch_is_normalised_as_the_preprocessing_says():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(DataError, match=next(iter(bad))):
         PretrainConfig(**bad)
-
-
-def test_the_check_gives_full_marks_to_features_that_are_the_attributes(monkeypatch):
-    rng = np.random.default_rng(0)
-
-    def attributes_as_features(_trunk, drawings):
-        shown = np.stack([drawings.classes[label].attributes() for label in drawings.labels])
-        padded = np.pad(shown, ((0, 0), (0, 32 - len(ATTRIBUTES))))
-        return padded + 0.01 * rng.standard_normal(padded.shape)
-
-    monkeypatch.setattr(check, "trunk_features", attributes_as_features)
-    monkeypatch.setattr(check, "render_inputs", _labels_only)
-    network = TwoHeadNet(SlimResNet(base_width=1), classes=len(SEEN), attributes=len(ATTRIBUTES))
-    result = check_trunk(network, per_class=4)
-    assert result.harmonic == result.registered == 1
-
-
-def test_the_check_gives_chance_to_features_without_content(monkeypatch):
-    rng = np.random.default_rng(0)
-    monkeypatch.setattr(check, "render_inputs", _labels_only)
-    monkeypatch.setattr(check, "trunk_features", lambda _trunk, d: rng.standard_normal((len(d.labels), 32)))
-    network = TwoHeadNet(SlimResNet(base_width=1), classes=len(SEEN), attributes=len(ATTRIBUTES))
-    result = check_trunk(network, per_class=8)
-    assert max(result.head_accuracy, result.harmonic, result.registered) < 0.15
-
-
-def _labels_only(classes, spec, *, per_class, **_options):
-    labels = np.repeat(np.arange(len(classes)), per_class)
-    empty = np.zeros((len(labels), 0), dtype=np.float32)
-    assert set(classes) <= {*SEEN, *UNSEEN, *EXTRA}
-    return Drawings(
-        pixels=np.zeros((len(labels), 1, 1, 3), np.uint8), labels=labels, attributes=empty, classes=tuple(classes)
-    )

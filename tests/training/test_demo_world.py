@@ -14,7 +14,6 @@ from training.demo.world import (
     UNSEEN,
     VisualClass,
     attribute_matrix,
-    find_class,
     parse_class,
 )
 
@@ -89,9 +88,3 @@ def test_a_line_of_the_table_is_read_in_full():
 def test_a_line_with_an_unknown_word_is_refused(line):
     with pytest.raises(ValueError, match=r"blob|shiny"):
         parse_class(line)
-
-
-def test_classes_are_found_by_their_slug():
-    assert find_class(EXTRA[2].id) is EXTRA[2]
-    with pytest.raises(KeyError):
-        find_class("no-such-class")

@@ -348,12 +348,3 @@ UNSEEN = tuple(parse_class(line) for line in _UNSEEN)
 """Classes that the bundle knows by their attributes only."""
 EXTRA = tuple(parse_class(line) for line in _EXTRA)
 """Classes that the bundle does not know; examples to register."""
-
-
-def find_class(class_id: str) -> VisualClass:
-    """The class with this slug.
-
-    Raises:
-        KeyError: none has it.
-    """
-    return {each.id: each for each in (*SEEN, *UNSEEN, *EXTRA)}[class_id]
