@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
+from fastapi.exceptions import RequestValidationError
 
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, TooLargeError
@@ -97,3 +98,23 @@ async def snapshot_for(service: Service, version: int, *, seconds: float | None 
     if service.snapshot.registry_version >= version:
         return service.snapshot
     return await service.wait_for_version(version, deadline=service.settings.deadline if seconds is None else seconds)
+
+
+def no_parameters(request: Request) -> None:
+    """Refuse query parameters where there are none: one that is misspelt or gone would else be passed over silently.
+
+    Raises:
+        RequestValidationError: names each.
+    """
+    if request.query_params:
+        raise RequestValidationError(
+            [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ("query", name),
+                    "msg": "Extra inputs are not permitted",
+                    "input": value,
+                }
+                for name, value in request.query_params.items()
+            ]
+        )

@@ -96,6 +96,20 @@ async def test_near_duplicates_are_named(client: Client) -> None:
     assert [n["class_id"] for n in seen["near_duplicates"]] == ["reddish"]
 
 
+async def test_parameters_that_are_none_are_refused_and_nothing_is_stored(client: Client) -> None:
+    """`wait` was one until the head that needed it went; who still gives it is told so."""
+    calls = (
+        client.post("/classes?wait=exact", json=DOCUMENT),
+        client.put("/classes/deep-violet?wiat=exact", json=DOCUMENT),
+        client.post("/classes:batch?wait=exact", json={"classes": [DOCUMENT]}),
+    )
+    for call, name in zip(calls, ("wait", "wiat", "wait"), strict=True):
+        answer = await call
+        assert problem(answer) == (422, "invalid-request")
+        assert [e["pointer"] for e in answer.json()["errors"]] == [f"/query/{name}"]
+    assert (await client.get("/classes/deep-violet")).status_code == 404
+
+
 async def test_ids_are_taken_once(client: Client) -> None:
     assert (await client.post("/classes", json=DOCUMENT)).status_code == 201
     assert problem(await client.post("/classes", json=DOCUMENT)) == (409, "class-exists")

@@ -32,7 +32,7 @@ from service.http.class_schemas import (
     ClassPage,
     ListQuery,
 )
-from service.http.dependencies import TheService, json_body, json_of, snapshot_for
+from service.http.dependencies import TheService, json_body, json_of, no_parameters, snapshot_for
 from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
@@ -56,6 +56,7 @@ from service.service import Service
 router = APIRouter(tags=["classes"])
 reads = [Depends(may_classify)]
 changes = [Depends(may_change)]
+stores = [*changes, Depends(no_parameters)]
 
 
 @router.get(
@@ -125,7 +126,7 @@ async def show_class(
     summary="Register a class",
     responses={201: {"headers": {**TAGGED, **LOCATION}}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
     openapi_extra=json_body("ClassDocument"),
-    dependencies=changes,
+    dependencies=stores,
 )
 async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
     """Register a class by its attributes; answered when it is on disk, and recognised from the next request on."""
@@ -150,7 +151,7 @@ async def create_class(request: Request, response: Response, service: TheService
         **problem_responses(400, 409, 412, 413, 415, 421, 422, 503),
     },
     openapi_extra={**json_body("ClassDocument"), **PRECONDITIONS},
-    dependencies=changes,
+    dependencies=stores,
 )
 async def put_class(class_id: str, request: Request, response: Response, service: TheService) -> ChangedClass:
     """Make the class what the body says; doing so twice is the same as once."""
@@ -214,7 +215,7 @@ def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[
     summary="Register many classes",
     responses={200: {"headers": VERSION}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
     openapi_extra=json_body("BatchDocument"),
-    dependencies=changes,
+    dependencies=stores,
 )
 async def store_batch(request: Request, response: Response, service: TheService) -> BatchAnswer:
     """Create or replace many classes as one version of the table; where one of them is refused, none is stored."""
