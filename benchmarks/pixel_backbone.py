@@ -101,6 +101,6 @@ def with_pixel_backbone(dataset: Dataset, folder: Path) -> tuple[Dataset, PixelC
     source = BackboneSource(
         path=opened.path,
         spec=opened.spec,
-        description=manifest.Backbone(name="pixels", fingerprint=opened.fingerprint, feature_dim=code.dimension),
+        description=manifest.BackboneInfo(name="pixels", fingerprint=opened.fingerprint, feature_dim=code.dimension),
     )
     return dataclasses.replace(dataset, backbone=source), code

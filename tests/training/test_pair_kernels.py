@@ -55,7 +55,7 @@ def operands(rows: int, columns: int, hidden: int) -> list[Tensor]:
 @runs
 @pytest.mark.parametrize(("rows", "columns", "hidden"), SIZES)
 def test_scores(rows: int, columns: int, hidden: int) -> None:
-    from model.networks import pair_kernels
+    from training.networks import pair_kernels
 
     p, q, weight = (x.detach() for x in operands(rows, columns, hidden))
     found = pair_kernels.pair_scores(p, q, weight, SLOPE)
@@ -80,7 +80,7 @@ def test_every_gradient(rows: int, columns: int, hidden: int, monkeypatch: pytes
 @runs
 def test_of_nothing() -> None:
     """No rows, no columns, or no hidden units."""
-    from model.networks import pair_kernels
+    from training.networks import pair_kernels
 
     for rows, columns, hidden in ((0, 3, 4), (3, 0, 4), (3, 2, 0)):
         p, q = (torch.ones(count, hidden, device=DEVICE) for count in (rows, columns))

@@ -164,12 +164,13 @@ def _on_test(
 ) -> _Fitted:
     """Train on all of trainval and select on the test rows, as papers do it."""
     dataset.require_testable()
-    scaling, _ = choose_scaling(dataset, config)
+    scaling, compared = choose_scaling(dataset, config)
     scaler, task = whole(dataset, scaling, device)
     stage = checkpoints.stage(0)
     final = FinalMeasuring(task, config, epochs=config.epochs, stage=stage, log=checkpoints.log, progress=progress)
     selected, networks = train_test_best(dataset, task, scaler, config, stage, on_epoch=final.note)
-    selected = dataclasses.replace(selected, scaling=scaling)
+    validation = {**selected.validation, "scaling": compared}
+    selected = dataclasses.replace(selected, scaling=scaling, validation=validation)
     _log_selected(checkpoints.log, selected)
     return selected, scaler, task, networks
 
