@@ -11,12 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 
 from model.errors import DataError
 from tests.training import tiny
 from training import cli
-from training.reporting.charts import Bar, Line, Mark, bar_chart, cloud_chart, curve_chart, heat_map, line_chart
+from training.reporting.charts import Line, Mark, curve_chart, line_chart
+from training.reporting.class_charts import Bar, bar_chart, cloud_chart, heat_map
 from training.reporting.report import method_title, report, write_report
 from training.runs.contents import SCHEMA
 
@@ -535,16 +537,23 @@ def test_labels_at_the_ends_do_not_overlap() -> None:
     assert min(b - a for a, b in pairwise(places)) >= 13
 
 
-def test_what_looks_like_mathematics_stays_as_it_is() -> None:
-    chart = line_chart("$x^2$", [Line(label="$\\alpha$ & co", points=[(1, 0.5)])], x_label="x", y_label="y")
+def test_what_looks_like_mathematics_or_markup_stays_as_it_is() -> None:
+    lines = [Line(label=label, points=[(1, 0.5)]) for label in ("$\\alpha$ & co", 'a id="b" #100000 0.12345')]
+    chart = line_chart("$x^2$", lines, x_label="x", y_label="y")
     said = [text for text, _ in texts(chart)]
+    assert 'a id="b" #100000 0.12345' in said
     assert "$x^2$" in said
     assert "$\\alpha$ &amp; co" in said
 
 
-def test_the_same_values_give_the_same_bytes() -> None:
-    charts = [line_chart("t", [Line(label="a", points=[(1, 0.5)])], x_label="x", y_label="y") for _ in range(2)]
+def test_the_same_values_give_the_same_bytes_whatever_settings_a_user_has() -> None:
+    charts = []
+    for size in (10, 20):
+        with matplotlib.rc_context({"xtick.labelsize": size, "axes.facecolor": "red"}):
+            charts.append(line_chart("t", [Line(label="a", points=[(1, 0.5)])], x_label="x", y_label="y"))
+            assert matplotlib.rcParams["xtick.labelsize"] == size
     assert charts[0] == charts[1]
+    assert "<style" not in charts[0]  # would hold for the whole page
 
 
 def test_bars_are_as_long_as_their_values() -> None:

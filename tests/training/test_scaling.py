@@ -17,9 +17,9 @@ from training.datasets.dataset import Dataset
 from training.features.scaler import Scaler
 from training.runs.contents import Trained
 from training.runs.fit import fit
+from training.selection.choice import RIDGE, SHRINKAGE, choose_scaling, ridge, score
 from training.selection.folds import folds
 from training.selection.protocols import select
-from training.selection.scaling import RIDGE, SHRINKAGE, choose_scaling, ridge, score
 
 CPU = torch.device("cpu")
 
@@ -114,8 +114,8 @@ def test_a_rare_class_keeps_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         met.append(set(fold.classes[labels].tolist()))
         return class_means(rows, labels)
 
-    monkeypatch.setattr("training.selection.scaling.class_means", means)
-    monkeypatch.setattr("training.selection.scaling.MOST_ROWS", 10)
+    monkeypatch.setattr("training.selection.choice.class_means", means)
+    monkeypatch.setattr("training.selection.choice.MOST_ROWS", 10)
     score(data, fold, "range")
     assert met == [set(data.labels[fold.train].tolist())]
 

@@ -44,7 +44,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 14px; backg
   padding: 12px 14px; border-radius: 6px; margin: 0 0 16px; font-size: 14px; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; margin: 10px 0; }
-svg { max-width: 100%; height: auto; }
+svg { max-width: 100%; height: auto; stroke-linejoin: round; }
 @media print { body { max-width: none; } svg { break-inside: avoid; } }
 """
 

@@ -6,17 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from training.method.heads import LDA
-from training.reporting.charts import (
-    Bar,
-    Line,
-    Mark,
-    bar_chart,
-    cloud_chart,
-    cloud_legend,
-    curve_chart,
-    heat_map,
-    heat_scale,
-)
+from training.reporting.charts import Line, Mark, curve_chart
+from training.reporting.class_charts import Bar, bar_chart, cloud_chart, cloud_legend, heat_map, heat_scale
 from training.reporting.page import Fields, charts, paragraph, section, table
 from training.selection.fold_scores import STUDENT
 

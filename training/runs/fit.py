@@ -26,10 +26,9 @@ from training.runs.contents import Trained
 from training.runs.directory import begin
 from training.runs.log import Board, RunLog
 from training.runs.measuring import FinalMeasuring, FoldLog, Monitor
-from training.selection.choice import Selection
+from training.selection.choice import Selection, choose_scaling
 from training.selection.folds import fold_count
 from training.selection.protocols import select, train_test_best
-from training.selection.scaling import choose_scaling
 
 
 @dataclass(frozen=True, kw_only=True)

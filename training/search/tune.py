@@ -26,9 +26,9 @@ from training.recipes import Recipe, merged
 from training.runs.checkpoints import Interruption
 from training.search.space import SearchSpace, initial_values, nested, space_json, suggest
 from training.search.study import FINISHED, count_trials, enqueue, open_study
+from training.selection.choice import choose_scaling
 from training.selection.folds import fold_count
 from training.selection.protocols import FoldEpoch, select
-from training.selection.scaling import choose_scaling
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -20,10 +20,9 @@ from training.datasets.dataset import Dataset, Task, make_task
 from training.features.scaler import Scaler, Scaling
 from training.method.heads import LDA
 from training.method.trainer import Measuring, Networks, train
-from training.selection.choice import Scores, Selection, best_scores, choose, measured_epochs
+from training.selection.choice import Scores, Selection, best_scores, choose, choose_scaling, measured_epochs
 from training.selection.fold_scores import HeldOut, Measurement, Stage
 from training.selection.folds import used_folds
-from training.selection.scaling import choose_scaling
 
 
 @dataclass(frozen=True, kw_only=True)
