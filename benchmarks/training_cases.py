@@ -17,7 +17,7 @@ from training.config import LossForm
 from training.generators.base import RealBatch
 from training.generators.wgan import critic_terms
 from training.losses import d3gzsl as losses
-from training.losses.contrastive import class_contrastive
+from training.losses.generative import class_contrastive
 from training.networks.contrastive import Comparator
 from training.networks.generator import Critic
 

@@ -18,7 +18,7 @@ from training.datasets.dataset import Dataset
 from training.evaluation import SOFTMAX, TestRows, evaluate, fit_chosen_head, run_key
 from training.files import write_json
 from training.method.heads import LDA
-from training.reporting.figures import figures
+from training.reporting.chart_data import figures
 from training.reporting.report import write_report
 from training.runs.contents import CONFIG, CURVES, METRICS, REPORT, Trained, read_json
 from training.runs.directory import is_finished, refuse_other, run_place

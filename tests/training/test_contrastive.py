@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.losses.contrastive import class_contrastive, supervised_contrastive
+from training.losses.generative import class_contrastive, supervised_contrastive
 from training.networks import contrastive as networks
 from training.networks.contrastive import Comparator, Projector
 

@@ -13,6 +13,7 @@ from training.config import LossForm
 from training.losses import d3gzsl as losses
 from training.losses import d3gzsl as pairs
 from training.losses import d3gzsl as plane
+from training.losses import generative
 from training.losses.d3gzsl import EPSILON
 
 FORMS: tuple[LossForm, ...] = ("corrected", "faithful")
@@ -194,7 +195,7 @@ def test_classification(rows: int, _dim: int, classes: int, labels: str, form: L
 def test_gradient_penalty(rows: int, dim: int, _classes: int) -> None:
     gradients = embeddings(rows, dim, 12)
     lengths = [math.sqrt(sum(v * v for v in row)) for row in gradients.tolist()]
-    close(losses.gradient_penalty(gradients), sum((length - 1) ** 2 for length in lengths) / rows)
+    close(generative.gradient_penalty(gradients), sum((length - 1) ** 2 for length in lengths) / rows)
 
 
 @pytest.mark.parametrize(("rows", "dim", "_classes"), SIZES)
@@ -205,8 +206,8 @@ def test_gaussian_kl(rows: int, dim: int, _classes: int) -> None:
     total = 0.0
     for means, logs in zip(mean.tolist(), log_variance.tolist(), strict=True):
         total += sum((m * m + math.exp(v) - 1 - v) / 2 for m, v in zip(means, logs, strict=True))
-    close(losses.gaussian_kl(mean, log_variance), total / rows)
-    assert number(losses.gaussian_kl(0 * mean, 0 * log_variance)) == 0
+    close(generative.gaussian_kl(mean, log_variance), total / rows)
+    assert number(generative.gaussian_kl(0 * mean, 0 * log_variance)) == 0
 
 
 # --- values that follow from the formulas ---------------------------------------------------------
@@ -302,9 +303,9 @@ def test_every_class_weighs_the_same_in_classification() -> None:
 
 
 def test_gradient_penalty_wants_length_one() -> None:
-    assert number(losses.gradient_penalty(torch.eye(3))) == 0
-    assert number(losses.gradient_penalty(3 * torch.eye(3))) == pytest.approx(4)
-    assert number(losses.gradient_penalty(torch.zeros(2, 3))) == 1
+    assert number(generative.gradient_penalty(torch.eye(3))) == 0
+    assert number(generative.gradient_penalty(3 * torch.eye(3))) == pytest.approx(4)
+    assert number(generative.gradient_penalty(torch.zeros(2, 3))) == 1
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -328,8 +329,8 @@ def _terms(form: LossForm) -> dict[str, tuple[Callable[..., Tensor], tuple[Tenso
             lambda x, c: losses.ood_distillation(x, head, c, labels, form),
             (normal(rows, classes, seed=25), normal(rows, seed=26).sigmoid()),
         ),
-        "gp": (losses.gradient_penalty, (normal(rows, 4, seed=27),)),
-        "kl to N(0, 1)": (losses.gaussian_kl, (normal(rows, 4, seed=28), normal(rows, 4, seed=29))),
+        "gp": (generative.gradient_penalty, (normal(rows, 4, seed=27),)),
+        "kl to N(0, 1)": (generative.gaussian_kl, (normal(rows, 4, seed=28), normal(rows, 4, seed=29))),
     }
 
 
@@ -445,7 +446,7 @@ def test_gradients_are_finite_at_the_edges(labels: list[int], form: LossForm) ->
         losses.label_distillation(logits, log_probs, form),
         losses.embedding_distillation(teacher, student, y, form),
         losses.ood_distillation(logits, head, confidence, y, form),
-        losses.gradient_penalty(zero),
+        generative.gradient_penalty(zero),
     )
     for term in terms:
         assert torch.isfinite(term)

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from torch import nn
 
 from training.config import EmbeddingInit
-from training.losses import d3gzsl as losses
+from training.losses import generative
 from training.networks.d3gzsl import Embedding, Student, Teacher
 from training.networks.generator import SLOPE, Critic, Generator, location
 
@@ -145,7 +145,7 @@ def test_input_gradient_and_penalty_are_those_of_double_backward(rows: int) -> N
     parameters = dict(network.named_parameters())
     slow, fast = (
         torch.autograd.grad(penalty, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        for penalty in ((expected.norm(2, dim=1) - 1).pow(2).mean(), losses.gradient_penalty(actual))
+        for penalty in ((expected.norm(2, dim=1) - 1).pow(2).mean(), generative.gradient_penalty(actual))
     )
     for name, a, b in zip(parameters, fast, slow, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")

@@ -55,10 +55,10 @@ def operands(rows: int, columns: int, hidden: int) -> list[Tensor]:
 @runs
 @pytest.mark.parametrize(("rows", "columns", "hidden"), SIZES)
 def test_scores(rows: int, columns: int, hidden: int) -> None:
-    from training.networks import pair_kernels
+    from training.networks import triton_kernels
 
     p, q, weight = (x.detach() for x in operands(rows, columns, hidden))
-    found = pair_kernels.pair_scores(p, q, weight, SLOPE)
+    found = triton_kernels.pair_scores(p, q, weight, SLOPE)
     torch.testing.assert_close(
         found.double(), plain_scores(p.double(), q.double(), weight.double()), atol=1e-4, rtol=1e-5
     )
@@ -80,14 +80,14 @@ def test_every_gradient(rows: int, columns: int, hidden: int, monkeypatch: pytes
 @runs
 def test_of_nothing() -> None:
     """No rows, no columns, or no hidden units."""
-    from training.networks import pair_kernels
+    from training.networks import triton_kernels
 
     for rows, columns, hidden in ((0, 3, 4), (3, 0, 4), (3, 2, 0)):
         p, q = (torch.ones(count, hidden, device=DEVICE) for count in (rows, columns))
-        scores = pair_kernels.pair_scores(p, q, torch.ones(hidden, device=DEVICE), SLOPE)
+        scores = triton_kernels.pair_scores(p, q, torch.ones(hidden, device=DEVICE), SLOPE)
         assert scores.shape == (rows, columns)
         assert not scores.any()
-        sums = pair_kernels.gated_sums(p, q, torch.ones(columns, rows, device=DEVICE))
+        sums = triton_kernels.gated_sums(p, q, torch.ones(columns, rows, device=DEVICE))
         assert sums.shape == (rows, hidden)
         assert not sums.any()
 

@@ -14,7 +14,7 @@ from training.datasets.dataset import Task
 from training.device import allow_tf32, at_least_float32, autocast, full_precision
 from training.generators.base import Terms
 from training.generators.wgan import Wgan
-from training.losses import d3gzsl as losses
+from training.losses import generative
 from training.method.trainer import Networks, Trainer, train
 
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def test_the_penalty_is_computed_in_full_precision(small: Task, monkeypatch: pyt
     (hidden,) = seen
     assert hidden.dtype == torch.float32
     assert not torch.equal(hidden, hidden.bfloat16().float())  # mixed after the rounding
-    exact = losses.gradient_penalty(original(hidden).double())
+    exact = generative.gradient_penalty(original(hidden).double())
     torch.testing.assert_close(terms["penalty"].double(), 10 * exact, rtol=1e-6, atol=0)
 
 

@@ -19,7 +19,7 @@ from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms, frozen
 from training.generators.wgan import Wgan, critic_terms, generator_terms
-from training.losses.contrastive import class_contrastive, supervised_contrastive
+from training.losses.generative import class_contrastive, supervised_contrastive
 from training.networks.contrastive import Comparator, Projector
 from training.networks.d3gzsl import Student, Teacher
 

@@ -19,7 +19,7 @@ from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms
 from training.generators.ridge_prior import within_class_std
 from training.generators.wgan import Wgan, critic_terms, generator_terms
-from training.losses.d3gzsl import gaussian_kl
+from training.losses.generative import gaussian_kl
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Encoder, FeedbackGenerator
 

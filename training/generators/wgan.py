@@ -16,7 +16,7 @@ from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import Method, RealBatch, Terms, frozen
 from training.generators.ridge_prior import initialise_from_prior
-from training.losses import d3gzsl as losses
+from training.losses import generative
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Critic, Generator
 
@@ -81,7 +81,7 @@ def critic_terms(critic: Critic, real: RealBatch, fake: Tensor, random: torch.Ge
         if gp_weight:
             mix = torch.rand(len(fake), 1, generator=random, device=fake.device)
             between = mix * at_least_float32(hidden_real) + (1 - mix) * at_least_float32(hidden_fake)
-            terms["penalty"] = gp_weight * losses.gradient_penalty(critic.input_gradient(between))
+            terms["penalty"] = gp_weight * generative.gradient_penalty(critic.input_gradient(between))
     return terms
 
 

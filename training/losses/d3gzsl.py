@@ -316,18 +316,3 @@ def classification(logits_BC: Tensor, labels_B: Tensor, form: LossForm) -> Tenso
     rows = F.cross_entropy(logits_BC, labels_B, reduction="none")
     loss: Tensor = torch.dot(weight, rows)
     return loss
-
-
-def gradient_penalty(input_gradient_BD: Tensor) -> Tensor:
-    """WGAN-GP penalty: mean (||grad_x D(x)||_2 - 1)^2 (Gulrajani et al., NeurIPS 2017, arXiv 1704.00028)."""
-    excess: Tensor = torch.linalg.vector_norm(input_gradient_BD, dim=1) - 1
-    return excess.square().mean()
-
-
-def gaussian_kl(mean_BK: Tensor, log_variance_BK: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)), summed over K, mean over rows (Kingma and Welling, ICLR 2014, arXiv 1312.6114).
-
-    1/2 sum_k (mean^2 + variance - 1 - log variance).
-    """
-    per_row = 0.5 * (mean_BK.square() + log_variance_BK.exp() - 1 - log_variance_BK).sum(dim=1)
-    return per_row.mean()

@@ -85,9 +85,9 @@ class _PairScores(torch.autograd.Function):
     def forward(ctx: Any, p: Tensor, q: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(p, q, weight)
         if _has_kernels(p):
-            from training.networks import pair_kernels
+            from training.networks import triton_kernels
 
-            return pair_kernels.pair_scores(p, q, weight, SLOPE)
+            return triton_kernels.pair_scores(p, q, weight, SLOPE)
         return _chunked_scores(p, q, weight)
 
     @staticmethod
@@ -99,9 +99,9 @@ class _PairScores(torch.autograd.Function):
         """
         p, q, weight = ctx.saved_tensors
         if _has_kernels(p):
-            from training.networks import pair_kernels
+            from training.networks import triton_kernels
 
-            over_q, over_p = pair_kernels.gated_sums(p, q, gradient.T), pair_kernels.gated_sums(q, p, gradient)
+            over_q, over_p = triton_kernels.gated_sums(p, q, gradient.T), triton_kernels.gated_sums(q, p, gradient)
         else:
             over_q, over_p = _chunked_sums(p, q, gradient.T.contiguous())
         over_q = torch.add(SLOPE * gradient.sum(1)[:, None], over_q, alpha=1 - SLOPE)

@@ -20,7 +20,7 @@ from training.experiment import write_results
 from training.features.scaler import evenly
 from training.method.heads import synthesise
 from training.metrics import seen_unseen_curve
-from training.reporting.figures import (
+from training.reporting.chart_data import (
     BINS,
     CURVE_POINTS,
     confusion,
