@@ -556,6 +556,17 @@ def test_the_same_values_give_the_same_bytes_whatever_settings_a_user_has() -> N
     assert "<style" not in charts[0]  # would hold for the whole page
 
 
+def test_a_chart_holds_nothing_that_draws_nothing() -> None:
+    points = [[x / 7, x / 9] for x in range(100)]
+    chart = cloud_chart("t", behind=points, real=[], synthetic=[], x_range=(0, 15), y_range=(0, 12))
+    assert "<g>" not in chart
+    assert 'style="fill: none"' not in chart
+    assert "font-family" not in chart  # the page's
+    (path,) = re.findall(r'<title>behind: 100 rows</title><path d="([^"]+)"', chart)
+    assert len(drawn(chart, "behind")[0][1]) == 100
+    assert len(path) <= 100 * len("M123.4 123.4h0")
+
+
 def test_bars_are_as_long_as_their_values() -> None:
     chart = bar_chart("t", [Bar(label="a", value=0.25), Bar(label="b", value=1.0, other=0.5)], kind="seen", mean=0.5)
     bars = drawn(chart, "bar seen")
@@ -583,7 +594,7 @@ def test_clouds() -> None:
     chart = cloud_chart(
         "t", behind=[], real=[[0.0, 0.0], [2.0, 2.0]], synthetic=[[1.0, 1.0]], x_range=(0, 2), y_range=(0, 2)
     )
-    ((said, ((x1, y1), _, (x2, y2), _)),) = drawn(chart, "real")
+    ((said, ((x1, y1), (x2, y2))),) = drawn(chart, "real")  # one place a row
     assert said == "real: 2 rows"
     assert x1 < x2
     assert y1 > y2

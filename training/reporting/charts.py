@@ -136,11 +136,12 @@ class Chart:
         )
         content = content[content.index("<svg") :]
         content = content[content.index(">") + 1 : content.rindex("</svg>")]
-        content = re.sub(r"\s*\n\s*", "\n", content)
+        content = re.sub(r">\s+<", "><", content)
         prefix = hashlib.sha256(f"{self.title}\0{content}".encode()).hexdigest()[:8]
         used = set(re.findall(r"(?:href=\"|url\()#([\w-]+)", content))
         # Tags only: between them stand texts, which may look like anything.
         content = re.sub(r"<[^>]*>", lambda tag: self._tag(tag[0], prefix, used), content)
+        content = _without_bare_groups(content)
         label = escape(self.title)
         return (
             f'<svg role="img" aria-label="{label}" width="{self.width}" height="{self.height}" '
@@ -154,10 +155,37 @@ class Chart:
             return f'<g class="{escape(kind)}"><title>{escape(title)}</title>'
         for colour, name in _CSS.items():
             tag = tag.replace(colour, f"var(--{name})")
-        tag = re.sub(r"'DejaVu Sans'(?:, [^;\"]*)?", "system-ui, sans-serif", tag).replace("xlink:href", "href")
+        if tag.endswith(' style="fill: none"/>'):
+            return ""  # a background that paints nothing
+        tag = re.sub(r" font-family: [^;\"]*;", "", tag).replace("xlink:href", "href")  # the page's font
+        tag = re.sub(r' transform="rotate\(-0 [^"]*"', "", tag)
         tag = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", tag)
         tag = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}-", tag)
+        tag = re.sub(r' d="([^"]*)"', lambda m: f' d="{_short_path(m[1])}"', tag)
         return re.sub(r"(\.\d\d)\d+", r"\1", tag)  # hundredths of a pixel
+
+
+def _short_path(path: str) -> str:
+    """A path in few characters: tenths of a pixel, but for curves, which are small; a line without length is a dot."""
+    path = re.sub(r"\s*([A-Za-z])\s*", r"\1", path.strip())
+    if "C" in path:
+        return path
+    path = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), path)
+    return re.sub(r"M([^A-Za-z]+)L\1(?=M|$)", r"M\1h0", path)
+
+
+def _without_bare_groups(content: str) -> str:
+    """The content of groups that have no attributes, without those groups; and no `<defs>` that hold nothing."""
+    kept: list[bool] = []
+
+    def tag(found: re.Match[str]) -> str:
+        if found[0] == "</g>":
+            return found[0] if kept.pop() else ""
+        kept.append(found[0] != "<g>")
+        return found[0] if kept[-1] else ""
+
+    content = content.replace("<g/>", "").replace("<defs></defs>", "")
+    return re.sub(r"<g(?: [^>]*)?>|</g>", tag, content)
 
 
 def in_style(draw: Callable[P, str]) -> Callable[P, str]:
