@@ -556,6 +556,15 @@ def test_the_same_values_give_the_same_bytes_whatever_settings_a_user_has() -> N
     assert "<style" not in charts[0]  # would hold for the whole page
 
 
+def test_long_titles_fit() -> None:
+    title = "a class with a name that no chart can show"
+    chart = cloud_chart(title, behind=[], real=[[1, 1]], synthetic=[], x_range=(0, 2), y_range=(0, 2), width=235)
+    ((shown, _),) = [(said, y) for said, y in texts(chart) if said.startswith("a class")]
+    assert title.startswith(shown.removesuffix("…"))
+    assert 20 < len(shown) <= 235 / 8
+    assert f"<title>{title}</title>" in chart
+
+
 def test_a_chart_holds_nothing_that_draws_nothing() -> None:
     points = [[x / 7, x / 9] for x in range(100)]
     chart = cloud_chart("t", behind=points, real=[], synthetic=[], x_range=(0, 15), y_range=(0, 12))
@@ -574,6 +583,8 @@ def test_bars_are_as_long_as_their_values() -> None:
     short, full = (max(x for x, _ in places) - min(x for x, _ in places) for _, places in bars)
     assert short / full == pytest.approx(0.25, abs=0.002)
     assert [said for said, _ in texts(chart) if said in "ab"] == ["a", "b"]
+    (stroke,) = re.findall(r"<path [^>]*stroke-width: 2.5[^>]*>", chart)
+    assert "clip-path" not in stroke  # at 0 and at 1 half of it would be cut
 
 
 def test_curves_and_marks_lie_where_their_values_are() -> None:

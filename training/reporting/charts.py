@@ -30,6 +30,7 @@ TEXT, FAINT, EDGE, BACK = "#010101", "#020202", "#030303", "#040404"
 LINES = ("#100000", "#110000", "#120000", "#130000", "#140000", "#150000")
 _CSS = {TEXT: "text", FAINT: "faint", EDGE: "edge", BACK: "back"} | {c: f"c{i}" for i, c in enumerate(LINES)}
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.7)), (0, (1.2, 1.7)), (0, (5, 1.7, 1.2, 1.7)), (0, (3, 3)), (0, (7, 2.2)))
+BOLD = 8  # pixels of a letter of a title, on average
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "d3gzsl",
@@ -102,7 +103,8 @@ class Chart:
         self.title, self.width, self.height = title, round(width), round(height)
         self._said: list[tuple[str, str]] = []
         self.figure: Figure = Figure(figsize=(self.width / 72, self.height / 72), dpi=72)
-        shown = title if len(title) * 7 < width else f"{title[: max(1, round(width) // 7 - 1)]}…"
+        letters = max(1, int(width / BOLD))
+        shown = title if len(title) <= letters else f"{title[: letters - 1]}…"
         self.text(0, 12, shown, weight="bold", size=13)
 
     def text(self, x: float, y: float, said: str, **style: Any) -> None:
@@ -377,7 +379,7 @@ def curve_chart(
 
 def _finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label, labelpad=3)
-    axes.set_title(y_label, loc="left", fontsize=10.5, color=FAINT, pad=6, x=-50 / axes.get_window_extent().width)
+    axes.set_title(y_label, loc="left", fontsize=10.5, color=FAINT, pad=10, x=-58 / axes.get_window_extent().width)
     axes.grid(visible=True, axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=3)

@@ -103,17 +103,17 @@ _POINTS: Mapping[str, Mapping[str, Any]] = {
 
 
 @in_style
-def cloud_legend(entries: Sequence[tuple[str, str]], width: int) -> str:
-    """What discs (`real`), crosses (`synthetic`) and dots (`behind`) are: kind and label of each."""
+def cloud_legend(entries: Sequence[tuple[str, str]], width: int = 240) -> str:
+    """What discs (`real`), crosses (`synthetic`) and dots (`behind`) are: kind and label of each, in a column."""
     from matplotlib.lines import Line2D
 
-    chart = Chart("Legend: " + "; ".join(label for _, label in entries), width, 22)
+    chart = Chart("Legend: " + "; ".join(label for _, label in entries), width, 4 + 17 * len(entries))
     chart.figure.texts.clear()
     handles = [
         Line2D([], [], linestyle="", label=label, **{k: v for k, v in _POINTS[kind].items() if k != "width"})
         for kind, label in entries
     ]
-    add_legend(chart, handles, columns=len(handles), top=2)
+    add_legend(chart, handles, columns=1, top=2)
     return chart.svg()
 
 
@@ -134,14 +134,17 @@ def bar_chart(title: str, bars: Sequence[Bar], *, kind: str, mean: float | None,
     axes = chart.axes(min(170.0, 16 + 6.6 * max(map(len, shown))), top, 44, 6)
     colour = {"seen": LINES[0], "unseen": LINES[1]}[kind]
     for bar, patch in zip(
-        bars, axes.barh(range(len(bars)), [bar.value for bar in bars], height=0.68, color=colour), strict=True
+        bars,
+        axes.barh(range(len(bars)), [bar.value for bar in bars], height=0.68, color=colour, clip_on=False),
+        strict=True,
     ):
         other = "" if bar.other is None else f", C_s {bar.other:.3f}"
         chart.says(patch, f"bar {kind}", f"{bar.label}: {bar.value:.3f}{other}")
     beside = 1 + 42 / axes.get_window_extent().width
     for place, bar in enumerate(bars):
         if bar.other is not None:
-            axes.plot([bar.other] * 2, [place - 0.42, place + 0.42], color=TEXT, linewidth=2.5, solid_capstyle="butt")
+            stroke = [place - 0.42, place + 0.42]
+            axes.plot([bar.other] * 2, stroke, color=TEXT, linewidth=2.5, solid_capstyle="butt", clip_on=False)
         axes.text(beside, place, f"{bar.value:.3f}", ha="right", va="center", color=FAINT)
     if mean is not None:
         axes.axvline(mean, color=TEXT, linewidth=1, linestyle=DASHES[4], alpha=0.7)
@@ -191,7 +194,9 @@ def heat_map(
     chart.text(0, 30, f"rows: {y_label}; columns: {x_label}", color=FAINT)
     axes = chart.axes(left, top, right, 6)
     for (row, column), share in shares.items():
-        square = axes.add_patch(Rectangle((column, row), 1, 1, color=LINES[0], alpha=max(share, 0.02), linewidth=0))
+        square = axes.add_patch(
+            Rectangle((column, row), 1, 1, color=LINES[0], alpha=max(share, 0.02), linewidth=0, clip_on=False)
+        )
         chart.says(square, "heat", f"{rows[row]} taken for {columns[column]}: {share:.1%}")
         if cell >= NUMBERED and share >= 0.005:
             colour = BACK if share > 0.8 else TEXT

@@ -45,6 +45,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 14px; backg
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; margin: 10px 0; }
 svg { max-width: 100%; height: auto; stroke-linejoin: round; }
+.wide > svg { max-width: none; }
 @media print { body { max-width: none; } svg { break-inside: avoid; } }
 """
 

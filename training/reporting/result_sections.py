@@ -153,8 +153,7 @@ def plane(curves: Fields) -> str:
                 ("real", "real test images of the class"),
                 ("synthetic", "synthetic rows of the class"),
                 ("behind", "real images of the other classes"),
-            ],
-            760,
+            ]
         ),
         charts(*drawn),
     )

@@ -186,7 +186,7 @@ def gradients(final: Sequence[Fields], d3: Fields) -> str:
         [Line(label=_title(name).split(",")[0], points=points) for name, points in series.items()],
         x_label="epoch",
         y_label="gradient norm over that of L_cls (log scale)",
-        width=520,
+        width=440,
         log=True,
         marked_y=(INERT, f"{INERT:.0%}: inert below"),
     )
