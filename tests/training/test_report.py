@@ -183,13 +183,19 @@ def write(
     return folder
 
 
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a run as it is written here, drawn once."""
+    return report(write(tmp_path_factory.mktemp("report") / "run", results=metrics()))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return write(tmp_path / "run", results=metrics())
 
 
-def test_every_number_and_the_protocol(run: Path) -> None:
-    page = Page(report(run))
+def test_every_number_and_the_protocol(document: str) -> None:
+    page = Page(document)
     names = ("lda on E_s (served)", "C_s (the paper's student)", "softmax on synthesised features")
     for name, scores, chosen in zip(names, SCORES.values(), ("0.601", "0.300", "–"), strict=True):
         at = page.cells.index(name)
@@ -210,23 +216,22 @@ def test_every_number_and_the_protocol(run: Path) -> None:
     assert "test images used for selectionno" in page.text
 
 
-def test_nothing_from_elsewhere_and_no_script(run: Path) -> None:
-    page = Page(report(run))
+def test_nothing_from_elsewhere_and_no_script(document: str) -> None:
+    page = Page(document)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "base", "b"}
     assert not [name for _, fields in page.tags for name in fields if name == "src" or name.startswith("on")]
     own = {fields["id"] for _, fields in page.tags if "id" in fields}
     assert len(own) == sum("id" in fields for _, fields in page.tags)
     links = [fields["href"] or "" for _, fields in page.tags if "href" in fields]
-    links += re.findall(r"url\(([^)]*)\)", report(run))
+    links += re.findall(r"url\(([^)]*)\)", document)
     assert links
     assert {link.removeprefix("#") for link in links} <= own
     assert all(link.startswith("#") for link in links)
-    assert "://" not in report(run)
-    assert "@import" not in report(run)
+    assert "://" not in document
+    assert "@import" not in document
 
 
-def test_names_are_escaped_wherever_they_stand(run: Path) -> None:
-    document = report(run)
+def test_names_are_escaped_wherever_they_stand(document: str) -> None:
     assert "<b>" not in document
     assert "<script" not in document
     page = Page(document)
@@ -235,8 +240,8 @@ def test_names_are_escaped_wherever_they_stand(run: Path) -> None:
     assert "wgan + D3: <b>zebra" in page.text
 
 
-def test_bars_by_kind(run: Path) -> None:
-    page = Page(report(run))
+def test_bars_by_kind(document: str) -> None:
+    page = Page(document)
     assert (page.count("g", "bar", "unseen"), page.count("g", "bar", "seen")) == (1, 2)
     assert page.text.index("Unseen classes") < page.text.index(HOSTILE[:23], page.text.index("Unseen classes"))
     assert page.text.index("dog: 0.543") < page.text.index("cat: 0.876")  # worst first
@@ -250,8 +255,8 @@ def test_without_test_results(tmp_path: Path) -> None:
     assert "Accuracy per class" not in page.text
 
 
-def test_what_validation_chose(run: Path) -> None:
-    page = Page(report(run))
+def test_what_validation_chose(run: Path, document: str) -> None:
+    page = Page(document)
     for said in ("2 of at most 4 epochs", "served headlda/0.7", "1.25, 13.5", "0.5, 0.125"):
         assert said in page.text
     for point in ("lda/0.7 2: 0.6", "lda/0.7 4: 0.58", "lda/0.3 4: 0.55", "C_s 4: 0.3"):
@@ -260,8 +265,8 @@ def test_what_validation_chose(run: Path) -> None:
     assert "a longer one may do better" in report(write(run, resolved(epochs=4)))
 
 
-def test_losses_are_those_of_the_final_training(run: Path) -> None:
-    page = Page(report(run))
+def test_losses_are_those_of_the_final_training(document: str) -> None:
+    page = Page(document)
     assert [c for c in page.charts() if c.startswith("L_")] == ["L_cls, classification", "L_kl, label distillation"]
     assert " 2: 1" in page.text
     assert "99" not in page.text
@@ -286,8 +291,8 @@ def test_without_gradients(tmp_path: Path) -> None:
     assert "Not measured: " in report(write(tmp_path / "run", lines=log(({}, {}))))
 
 
-def test_all_settings_are_folded_away(run: Path) -> None:
-    page = Page(report(run))
+def test_all_settings_are_folded_away(document: str) -> None:
+    page = Page(document)
     assert ("details", {}) in page.tags
     for name, value in (("generator.hidden", "8"), ("selection.shrinkage", "[0.3, 0.7]"), ("data.commit", "null")):
         assert page.cells[page.cells.index(name) + 1] == value
@@ -378,7 +383,7 @@ def test_the_title_names_the_method(
     names = ("label_distillation", "embedding_distillation", "ood_distillation")
     config["config"]["d3"] |= dict(zip(names, weights, strict=True))
     assert method_title(config["config"]) == title
-    assert f"<h1>{title}: " in report(write(tmp_path / "run", config, metrics()))
+    assert f"<h1>{title}: " in report(write(tmp_path / "run", config))
 
 
 def test_without_curves(run: Path) -> None:
@@ -439,8 +444,8 @@ def test_scores_over_training(run: Path, folds: int) -> None:
         assert point in page.text
 
 
-def test_what_curves_hold_is_drawn(run: Path) -> None:
-    page = Page(report(run))
+def test_what_curves_hold_is_drawn(document: str) -> None:
+    page = Page(document)
     for chart in ("Trade-off", "Teacher's score e", "What unseen classes are taken for", HOSTILE, "yak"):
         assert chart in page.charts()
     for said in (

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from training.reporting.page import number
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -203,11 +205,6 @@ def in_style(draw: Callable[P, str]) -> Callable[P, str]:
             return draw(*args, **kwargs)
 
     return drawn
-
-
-def number(value: float) -> str:
-    """A value in four digits at most."""
-    return f"{value:.4g}"
 
 
 @in_style

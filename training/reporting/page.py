@@ -50,6 +50,11 @@ svg { max-width: 100%; height: auto; stroke-linejoin: round; }
 """
 
 
+def number(value: float) -> str:
+    """A value in four digits at most."""
+    return f"{value:.4g}"
+
+
 def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
     """The document.
 

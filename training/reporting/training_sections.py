@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from training.reporting.charts import Line, line_chart, number
-from training.reporting.page import Fields, charts, definitions, paragraph, section, table
+from training.reporting.charts import Line, line_chart
+from training.reporting.page import Fields, charts, definitions, number, paragraph, section, table
 from training.runs.measuring import INERT
 from training.selection.fold_scores import STUDENT
 
