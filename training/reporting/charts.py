@@ -376,7 +376,7 @@ def curve_chart(
 
 def _finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label, labelpad=3)
-    axes.set_title(y_label, loc="left", fontsize=10.5, color=FAINT, pad=10, x=-58 / axes.get_window_extent().width)
+    axes.set_title(y_label, loc="left", y=1, fontsize=10.5, color=FAINT, pad=10, x=-58 / axes.get_window_extent().width)
     axes.grid(visible=True, axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=3)
