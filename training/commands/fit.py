@@ -16,6 +16,8 @@ from training.commands.options import (
     RecipeName,
     SettingOverrides,
     Splits,
+    SplitSeed,
+    TestFraction,
     settled,
 )
 
@@ -67,13 +69,8 @@ def tune(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Write the best settings as a recipe for `fit --recipe`.")
     ] = None,
-    test_fraction: Annotated[
-        float,
-        typer.Option(
-            min=0, max=0.9, help="Share of each seen class's images kept for testing; a benchmark has its own."
-        ),
-    ] = 0.3,
-    split_seed: Annotated[int, typer.Option(help="Which split into training and test images.")] = 0,
+    test_fraction: TestFraction = 0.3,
+    split_seed: SplitSeed = 0,
     splits: Splits = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -151,13 +148,8 @@ def fit(
     d3: Annotated[
         bool, typer.Option("--d3/--no-d3", help="Distil the student from the teacher, or train it on L_cls only.")
     ] = True,
-    test_fraction: Annotated[
-        float,
-        typer.Option(
-            min=0, max=0.9, help="Share of each seen class's images kept for testing; a benchmark has its own."
-        ),
-    ] = 0.3,
-    split_seed: Annotated[int, typer.Option(help="Which split into training and test images.")] = 0,
+    test_fraction: TestFraction = 0.3,
+    split_seed: SplitSeed = 0,
     splits: Splits = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training; short for --set seed=.")] = None,
     seeds: Annotated[

@@ -24,6 +24,11 @@ Splits = Annotated[
         metavar="att|sent", help="Of a benchmark: att_splits.mat (default where it is there) or sent_splits.mat."
     ),
 ]
+TestFraction = Annotated[
+    float,
+    typer.Option(min=0, max=0.9, help="Share of each seen class's images kept for testing; a benchmark has its own."),
+]
+SplitSeed = Annotated[int, typer.Option(help="Which split into training and test images.")]
 RecipeName = Annotated[
     str | None,
     typer.Option(metavar="NAME|FILE.toml", help="Settings to begin with; `d3gzsl-train recipes` lists the names."),
