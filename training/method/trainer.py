@@ -56,14 +56,17 @@ class Trainer:
         task: data on the device to train on.
         config: hyper-parameters.
         state: of :meth:`state`, to continue; without it the teacher is pre-trained and a training begins.
+        teacher: of the same task, pre-trained and frozen; it is shared, not copied.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, task: Task, config: TrainConfig, state: dict[str, Any] | None = None, *, teacher: Teacher | None = None
+    ) -> None:
         torch.manual_seed(config.seed)
         allow_tf32(config.precision)
         self._task, self._config, self._device = task, config, task.features.device
         self.epoch = 0
-        teacher = new_teacher(task, config, state)
+        teacher = teacher or new_teacher(task, config, state)
         self._teacher_outputs = TeacherOutputs.of(teacher, task.features)
         student = new_student(task, self._teacher_outputs.scores, config)
         self._method = new_method(task, teacher, student, config)

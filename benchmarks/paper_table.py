@@ -1,0 +1,153 @@
+"""The rows of benchmarks/paper.py as a table and as a drawing."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from matplotlib import pyplot
+
+from benchmarks.paper_classifiers import CLASSIFIERS
+
+Row = dict[str, Any]
+COLOURS = {
+    "base": "#0072b2",
+    "+ID2SD": "#009e73",
+    "+O2DBD": "#cc79a7",
+    "+D3": "#d55e00",
+    "+D3 x 0.1": "#e69f00",
+    "+D3 as published": "#777777",
+}
+PROTOCOLS = {
+    "test-best": "the epoch with the best H on the test rows, no seen penalty, as papers report it",
+    "test-best, penalty": "the epoch and the seen penalty with the best H on the test rows",
+    "validation": "the epoch with the best mean H on the folds, no seen penalty",
+    "validation, penalty": "the epoch and the seen penalty with the best mean H on the folds",
+}
+
+
+def chosen(points: Sequence[Row], protocol: str) -> Row:
+    """U, S, H on the test rows and the epoch, by a protocol; ties go to fewer epochs."""
+    kind, _, penalty = protocol.partition(", ")
+    tests = {"test-best": "test_best_penalty", "validation": "test_with_validation_penalty"}
+    test = tests[kind] if penalty else "test"
+    folds = "folds_H_best_penalty" if penalty else "folds_H"
+    key: Callable[[Row], float] = (lambda p: p[test]["H"]) if kind == "test-best" else (lambda p: p[folds])
+    best = max(points, key=key)
+    return {**best[test], "epoch": best["epoch"]}
+
+
+def table(rows: list[Row], command: str) -> str:
+    """H by recipe, classifier, protocol and variant; D3's effect over paired seeds; the teacher; every row."""
+    lines = [
+        "# The paper's experiment",
+        "",
+        "Every network from random weights at the full learning rate, corrected losses. H in per cent, mean (sample",
+        "standard deviation) over seeds. Protocols:",
+        "",
+        *(f"- `{name}`: {text}." for name, text in PROTOCOLS.items()),
+        "",
+        "    " + command,
+        "",
+    ]
+    for data, recipe in dict.fromkeys((row["data"], row["recipe"]) for row in rows):
+        group = [row for row in rows if (row["data"], row["recipe"]) == (data, recipe)]
+        variants = [v for v in COLOURS if any(row["variant"] == v for row in group)]
+        lines += [
+            f"## {recipe} on {data}",
+            "",
+            f"{group[0]['device']}, {group[0]['precision']}; {len({row['seed'] for row in group})} seeds, "
+            f"{group[0]['folds']} folds; commit {group[0]['commit']}.",
+            "",
+        ]
+        lines += [
+            "| classifier | protocol | " + " | ".join(variants) + " | +D3 against base |",
+            "|" + "---|" * (3 + len(variants)),
+        ]
+        for classifier in CLASSIFIERS:
+            for protocol in PROTOCOLS:
+                of = {v: [h(row, classifier, protocol) for row in group if row["variant"] == v] for v in variants}
+                cells = " | ".join(mean(values) for values in of.values())
+                lines.append(f"| {classifier} | {protocol} | {cells} | {effect(group, classifier, protocol)} |")
+        lines += ["", "U and S of C_s without a penalty, by epoch chosen on the test rows:", ""]
+        for variant in variants:
+            found = [chosen(row["curves"]["C_s"], "test-best") for row in group if row["variant"] == variant]
+            lines.append(
+                f"- {variant}: U {mean([f['U'] for f in found])}, S {mean([f['S'] for f in found])}, epochs "
+                + ", ".join(str(f["epoch"]) for f in found)
+            )
+        lines += ["", "The teacher: " + teacher(group), "", "Gradients on the student, relative to L_cls's, +D3:", ""]
+        lines += shares(group)
+        lines += [""]
+    return "\n".join(lines) + "\n"
+
+
+def h(row: Row, classifier: str, protocol: str) -> float:
+    return float(chosen(row["curves"][classifier], protocol)["H"])
+
+
+def mean(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ({100 * statistics.stdev(values):.1f})" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
+
+
+def effect(group: list[Row], classifier: str, protocol: str) -> str:
+    """Mean difference over paired seeds with its standard error, in points."""
+    by = {(row["variant"], row["seed"]): h(row, classifier, protocol) for row in group}
+    pairs = [100 * (by["+D3", s] - by["base", s]) for v, s in by if v == "+D3" and ("base", s) in by]
+    if not pairs:
+        return "-"
+    error = f" (se {statistics.stdev(pairs) / len(pairs) ** 0.5:.1f})" if len(pairs) > 1 else ""
+    return f"{statistics.fmean(pairs):+.1f}{error}"
+
+
+def teacher(group: list[Row]) -> str:
+    found = [row["teacher"] for row in group]
+    return (
+        f"accuracy on test rows of seen classes {statistics.fmean(t['accuracy_of_seen_rows'] for t in found):.3f}, "
+        f"AUROC of its score for unseen rows {statistics.fmean(t['auroc_of_unseen_rows'] for t in found):.3f}."
+    )
+
+
+def shares(group: list[Row]) -> list[str]:
+    row = next((row for row in group if row["variant"] == "+D3"), None)
+    if row is None:
+        return []
+    terms = [name for name in next(iter(row["gradient_shares"].values())) if name != "cls"]
+    lines = ["| epoch | " + " | ".join(f"L_{name}" for name in terms) + " |", "|" + "---|" * (1 + len(terms))]
+    for epoch, found in row["gradient_shares"].items():
+        lines.append(f"| {epoch} | " + " | ".join(f"{found[name]:.3g}" for name in terms) + " |")
+    return lines
+
+
+def draw(rows: list[Row]) -> str:
+    """H of each classifier on the test rows and on the folds, without a seen penalty, against the epoch."""
+    kinds = list(dict.fromkeys((row["data"], row["recipe"]) for row in rows))
+    figure, axes = pyplot.subplots(
+        len(kinds), len(CLASSIFIERS), figsize=(3.4 * len(CLASSIFIERS), 2.9 * len(kinds)), squeeze=False, sharex="row"
+    )
+    for line, (data, recipe) in zip(axes, kinds, strict=True):
+        for axis, classifier in zip(line, CLASSIFIERS, strict=True):
+            for variant, colour in COLOURS.items():
+                group = [r for r in rows if (r["data"], r["recipe"], r["variant"]) == (data, recipe, variant)]
+                for key, style in (("test", "-"), ("folds_H", ":")):
+                    for number, row in enumerate(group):
+                        points = row["curves"][classifier]
+                        values = [p[key]["H"] if key == "test" else p[key] for p in points]
+                        name = variant if number == 0 and key == "test" else None
+                        axis.plot([p["epoch"] for p in points], values, style, color=colour, lw=1, label=name)
+            axis.set_title(f"{recipe}\n{classifier}", fontsize=8)
+            axis.set_xlabel("epoch", fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("H (line: test, dots: folds)", fontsize=8)
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    content = io.StringIO()
+    figure.savefig(content, format="svg")
+    pyplot.close(figure)
+    return content.getvalue()
