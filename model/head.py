@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.noise import NoiseForm, class_noise
+from model.photos import PhotoPrior
 
 Float32 = NDArray[np.float32]
 HeadKind = Literal["lda"]
@@ -33,6 +34,7 @@ class HeadSpec:
         shrinkage: share of the scaled identity in the within-class covariance, 0..1.
         noise_form: see :func:`model.noise.class_noise`.
         unseen_scale: by which the scores of described classes are multiplied, above 0.
+        photos: what example photos change; None where the bundle takes none.
     """
 
     kind: HeadKind = "lda"
@@ -42,6 +44,7 @@ class HeadSpec:
     shrinkage: float
     noise_form: NoiseForm = "independent"
     unseen_scale: float = 1.0
+    photos: PhotoPrior | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(HeadKind):
@@ -65,6 +68,7 @@ class HeadSpec:
             "shrinkage": float(self.shrinkage),
             **({"noise": self.noise_form} if self.noise_form != "independent" else {}),
             **({"unseen_scale": float(self.unseen_scale)} if self.unseen_scale != 1 else {}),
+            **({"photos": self.photos.to_json()} if self.photos else {}),
         }
 
     @classmethod
@@ -80,6 +84,7 @@ class HeadSpec:
             shrinkage=float(fields["shrinkage"]),
             noise_form=fields.get("noise", "independent"),
             unseen_scale=float(fields.get("unseen_scale", 1)),
+            photos=PhotoPrior.from_json(fields["photos"]) if "photos" in fields else None,
         )
 
     def noise(self, bundle_id: str, class_id: str, samples: int | None = None) -> Float32:

@@ -82,6 +82,7 @@ def test_manifest(bundle: Bundle, trained: Trained, data: Dataset, store_dir: Pa
     assert manifest.preprocess == store.spec
     assert (manifest.backbone.fingerprint, manifest.backbone.feature_dim) == (store.fingerprint, 8)
     assert manifest.calibration == trained.selected.calibration
+    assert trained.selected.photos is not None
     assert manifest.head.to_json() == {
         "kind": "lda",
         "dimension": 8,
@@ -89,6 +90,7 @@ def test_manifest(bundle: Bundle, trained: Trained, data: Dataset, store_dir: Pa
         "noise_dimension": 3,
         "shrinkage": trained.selected.head.shrinkage,
         "noise": "matched",
+        "photos": trained.selected.photos.to_json(),
     }
     np.testing.assert_array_equal(bundle.novelty_reference, trained.novelty_reference)
     assert manifest.training["config"] == json.loads(json.dumps(trained.config.to_json()))

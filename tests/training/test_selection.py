@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from statistics import fmean, stdev
 
@@ -43,6 +43,7 @@ from training.selection.fold_scores import (
     scale_unseen,
 )
 from training.selection.folds import fold_count, folds, used_folds
+from training.selection.photos import Photos, PhotoScores
 from training.selection.protocols import FoldEpoch, exhausted, select
 
 CPU = torch.device("cpu")
@@ -194,6 +195,7 @@ def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
         seen=good.seen,
         logits={STUDENT: bad.logits, "lda/0.1": bad.logits, "lda/0.3": good.logits},
         novelty=0.5,
+        photos=no_photos(good),
     )
     found = best_scores(measured)
     assert set(found) == {"lda", STUDENT}
@@ -359,12 +361,23 @@ def chosen(scored: dict[Candidate, list[FoldScores]]) -> Selection:
                 seen=some[fold].seen,
                 logits={head: runs[fold].logits for (at, head), runs in scored.items() if at == epoch},
                 novelty=novelty[epoch][fold],
+                photos=no_photos(some[fold]),
             )
             for (epoch, _), some in scored.items()
         }
         for fold in range(2)
     ]
     return choose(folds, TrainConfig())
+
+
+def no_photos(scored: FoldScores) -> Photos:
+    """Of classes too rare for photos, whatever the head."""
+    unseen = np.count_nonzero(~scored.seen)
+    scores = PhotoScores(
+        products=np.empty((len(scored.labels), unseen, 0), dtype=np.float32),
+        bias=np.zeros(len(scored.seen), dtype=np.float32),
+    )
+    return Photos(rows=np.empty((unseen, 0), dtype=np.int64), scores=defaultdict(lambda: scores))
 
 
 def with_noise(noise: float, folds: int = 2) -> list[FoldScores]:

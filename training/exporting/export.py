@@ -146,6 +146,7 @@ def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:
         noise_form="matched",
         shrinkage=head.shrinkage,
         unseen_scale=head.unseen_scale,
+        photos=trained.selected.photos,
     )
 
 

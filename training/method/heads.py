@@ -73,6 +73,13 @@ class HeadFit:
         """Scores of embeddings that are not centred yet, float32 [N, C]."""
         return logits(np.asarray(z_NZ, dtype=np.float32) - self.centre, self.weight, self.bias)
 
+    def products(self, z_NZ: Float32, others_MZ: Float32) -> Float32:
+        """z^T S^-1 z' of embeddings that are not centred yet, float32 [N, ...] for others [..., Z]."""
+        flat = others_MZ.reshape(-1, others_MZ.shape[-1]) - self.centre
+        weight, _ = self.head.rows(flat)
+        products = np.asarray((z_NZ - self.centre) @ weight.T, dtype=np.float32)
+        return products.reshape(len(z_NZ), *others_MZ.shape[:-1])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadRows:

@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 from model.calibration import Calibration
 from model.head import logits
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
+from model.photos import PhotoPrior
 from training.config import Protocol, TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import SCALINGS, Scaler, Scaling, evenly
@@ -34,6 +35,7 @@ from training.selection.fold_scores import (
     scale_unseen,
 )
 from training.selection.folds import Fold, used_folds
+from training.selection.photos import PhotoFold, choose_photo_prior
 
 RIDGE, SHRINKAGE = 0.3, 0.5
 MOST_ROWS = 20_000  # of a fold, on either side
@@ -100,6 +102,7 @@ class Selection:
         head: shrinkage and scale of the served head.
         calibration: of its scores: seen penalty and temperature.
         student: calibration of the student's own classifier C_s.
+        photos: what example photos change; None where no fold could tell.
         scaling: of the features.
         validation: pseudo-H of what was chosen (`H`, `H_student`), and of every candidate, for reports.
     """
@@ -108,6 +111,7 @@ class Selection:
     head: HeadChoice
     calibration: Calibration
     student: Calibration
+    photos: PhotoPrior | None = None
     scaling: Scaling = "range"
     validation: dict[str, Any]
 
@@ -120,6 +124,7 @@ class Selection:
                 "kind": LDA,
                 "shrinkage": self.head.shrinkage,
                 "unseen_scale": self.head.unseen_scale,
+                "photos": self.photos and self.photos.to_json(),
                 **self.calibration.to_json(),
             },
             "student": self.student.to_json(),
@@ -143,6 +148,7 @@ class Selection:
             head=HeadChoice(shrinkage=float(head["shrinkage"]), unseen_scale=float(head["unseen_scale"])),
             calibration=Calibration.from_json(head),
             student=Calibration.from_json(fields["student"]),
+            photos=head["photos"] and PhotoPrior.from_json(head["photos"]),
             scaling=scaling,
             validation=fields["validation"],
         )
@@ -203,23 +209,39 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
     scale = choose_scale(scores[chosen])
     of_head = [scale_unseen(fold, scale) for fold in scores[chosen]]
     penalty, h = best_penalty([curve_of(fold) for fold in of_head])
+    photos = choose_photo_prior([fold_with_photos(fold[epochs], chosen[1], penalty, scale) for fold in measurements])
     return Selection(
         epochs=epochs,
         head=HeadChoice(shrinkage=HeadChoice.named(chosen[1]).shrinkage, unseen_scale=scale),
         calibration=calibrate(of_head, penalty),
         student=calibrate(scores[student], results[student][0]),
+        photos=photos and photos[0],
         validation={
             "protocol": PROTOCOLS[config.selection.protocol],
             "folds": len(measurements),
             "seed": config.seed,
             "H": h,
             "H_student": results[student][1],
+            "H_with_photos": photos and photos[1],
             "novelty_auroc": float(np.mean([fold[epochs].novelty for fold in measurements])),
             "candidates": [
                 {"epochs": c[0], "head": c[1], "seen_penalty": penalty, "H": h}
                 for c, (penalty, h) in sorted(results.items())
             ],
         },
+    )
+
+
+def fold_with_photos(measured: Measurement, head: str, penalty: float, scale: float) -> PhotoFold:
+    """One fold's rows, prepared to try what photos change."""
+    return PhotoFold.of(
+        measured.logits[head],
+        measured.labels,
+        measured.seen,
+        measured.photos,
+        head,
+        penalty=penalty,
+        unseen_scale=scale,
     )
 
 

@@ -19,6 +19,7 @@ from training.features.scaler import Scaler
 from training.method.heads import HeadChoice, fit_heads
 from training.method.trainer import Checkpoint, Networks
 from training.metrics import SeenUnseenCurve, auroc, harmonic_means, seen_unseen_curve
+from training.selection.photos import Photos, PhotoScores, draw_photos
 
 NEARLY_BEST = 0.005
 """Penalties, and strengths of a head, within this much of the best mean H count as equally good."""
@@ -69,7 +70,7 @@ def fold_scores(runs: Sequence[FoldScores]) -> NDArray[np.float64]:
 
 
 STUDENT = "student"
-_HEAD = "logits/"
+_HEAD, _PRODUCTS, _BIAS = "logits/", "products/", "bias/"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,12 +82,14 @@ class Measurement:
         seen: which classes have training rows, bool [C].
         logits: by head, `student` or `lda/<shrinkage>`, float32 [N, C].
         novelty: AUROC of the teacher's score for rows of unseen against those of seen classes.
+        photos: rows of unseen classes that may serve as photos, and what each `lda` head makes of them.
     """
 
     labels: NDArray[np.int64]
     seen: NDArray[np.bool_]
     logits: Mapping[str, NDArray[np.float32]]
     novelty: float
+    photos: Photos
 
     def to_bytes(self) -> bytes:
         """The content of an .npz file."""
@@ -97,7 +100,10 @@ class Measurement:
             labels=self.labels,
             seen=self.seen,
             novelty=np.float64(self.novelty),
+            photos=self.photos.rows,
             **{_HEAD + name: values for name, values in self.logits.items()},
+            **{_PRODUCTS + name: scores.products for name, scores in self.photos.scores.items()},
+            **{_BIAS + name: scores.bias for name, scores in self.photos.scores.items()},
         )
         return content.getvalue()
 
@@ -115,6 +121,13 @@ class Measurement:
                 seen=arrays["seen"],
                 novelty=float(arrays["novelty"]),
                 logits={n.removeprefix(_HEAD): arrays[n] for n in arrays.files if n.startswith(_HEAD)},
+                photos=Photos(
+                    rows=arrays["photos"],
+                    scores={
+                        name: PhotoScores(products=arrays[_PRODUCTS + name], bias=arrays[_BIAS + name])
+                        for name in (n.removeprefix(_BIAS) for n in arrays.files if n.startswith(_BIAS))
+                    },
+                ),
             )
 
 
@@ -157,11 +170,17 @@ class HeldOut:
         choices = [HeadChoice(shrinkage=shrinkage) for shrinkage in config.selection.shrinkage]
         heads = fit_heads(networks, task, self.names, choices, samples=config.selection.samples, key=key)
         of_heads = {choice.name: head.logits(rows) for choice, head in zip(choices, heads, strict=True)}
+        photos = draw_photos(self.labels, seen, config.seed)
+        of_photos = {
+            choice.name: PhotoScores(products=head.products(rows, rows[photos]), bias=head.bias)
+            for choice, head in zip(choices, heads, strict=True)
+        }
         return Measurement(
             labels=self.labels,
             seen=seen,
             logits={STUDENT: logits.cpu().numpy(), **of_heads},
             novelty=auroc(-scores[~seen[self.labels]], -scores[seen[self.labels]]),
+            photos=Photos(rows=photos, scores=of_photos),
         )
 
 
