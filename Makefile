@@ -32,8 +32,9 @@ UV := $(or $(UV_ON_PATH),$(UV_HOME)/bin/uv)
 UV_READY := $(if $(UV_ON_PATH),,$(UV_HOME)/bin/uv)
 BOOTSTRAP := $(firstword $(shell command -v python3.11 python3.12 python3))
 
-# An environment that happens to be active has no say in the ones made here.
-unexport VIRTUAL_ENV PYTHONPATH
+# An environment that happens to be active has no say in the ones made here. Bytecode is kept: without it every process
+# of the tests compiles torch again, for ten seconds.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 # $(call install,ENVIRONMENT,PINS): an environment with exactly the pins and this checkout
 define install
