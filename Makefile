@@ -1,7 +1,7 @@
 # Every target makes the environment it needs with uv, from the hashed pins in requirements/. Needs Python 3.11 or 3.12.
 #
 #   make serve      the service on the embedded demo bundle (PORT=8000, ARGS='--bundle DIR' ...)
-#   make test       the tests, but those marked slow, browser or docker (ARGS='-k name' ...)
+#   make test       the tests, but those marked slow, browser or docker (ARGS='-k name' WORKERS=2 ...)
 #   make test-all   every test; one that needs what this machine lacks is skipped with its reason
 #   make test-rest  only those that `make test` leaves out
 #   make check      every check: format, lint, types, imports, tests
@@ -16,6 +16,7 @@ SHELL := bash
 .DEFAULT_GOAL := check
 
 PORT ?= 8000
+WORKERS ?= 2
 ARGS ?=
 PYTHONS := >=3.11,<3.13
 REST := slow or browser or docker
@@ -53,7 +54,7 @@ serve-gpu: $(SERVE_GPU)/.ready
 	$(SERVE_GPU)/bin/d3gzsl serve --port $(PORT) $(ARGS)
 
 test: $(DEV)/.ready
-	$(BIN)/python -m pytest -m 'not ($(REST))' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not ($(REST))' --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 test-rest: $(DEV)/.ready
 	$(BIN)/python -m pytest -m '$(REST)' $(ARGS)
