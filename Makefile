@@ -1,7 +1,7 @@
 # Every target makes the environment it needs with uv, from the hashed pins in requirements/. Needs Python 3.11 or 3.12.
 #
 #   make serve      the service on the embedded demo bundle (PORT=8000, ARGS='--bundle DIR' ...)
-#   make test       the tests, but those marked slow, browser or docker (ARGS='-k name' ...)
+#   make test       the tests, but those marked slow, browser or docker (ARGS='-k name' WORKERS=2 ...)
 #   make test-all   every test; one that needs what this machine lacks is skipped with its reason
 #   make test-rest  only those that `make test` leaves out
 #   make check      every check: format, lint, types, imports, tests
@@ -16,6 +16,7 @@ SHELL := bash
 .DEFAULT_GOAL := check
 
 PORT ?= 8000
+WORKERS ?= 2
 ARGS ?=
 PYTHONS := >=3.11,<3.13
 REST := slow or browser or docker
@@ -32,8 +33,9 @@ UV := $(or $(UV_ON_PATH),$(UV_HOME)/bin/uv)
 UV_READY := $(if $(UV_ON_PATH),,$(UV_HOME)/bin/uv)
 BOOTSTRAP := $(firstword $(shell command -v python3.11 python3.12 python3))
 
-# An environment that happens to be active has no say in the ones made here.
-unexport VIRTUAL_ENV PYTHONPATH
+# An environment that happens to be active has no say in the ones made here. Bytecode is kept: without it every process
+# of the tests compiles torch again, for ten seconds.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 # $(call install,ENVIRONMENT,PINS): an environment with exactly the pins and this checkout
 define install
@@ -52,7 +54,7 @@ serve-gpu: $(SERVE_GPU)/.ready
 	$(SERVE_GPU)/bin/d3gzsl serve --port $(PORT) $(ARGS)
 
 test: $(DEV)/.ready
-	$(BIN)/python -m pytest -m 'not ($(REST))' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not ($(REST))' --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 test-rest: $(DEV)/.ready
 	$(BIN)/python -m pytest -m '$(REST)' $(ARGS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,38 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("model", "service", "training")
 
 
-def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
-    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    return subprocess.run(
-        [sys.executable, "-c", command, "--no-cache"], cwd=root, capture_output=True, text=True, check=False
+# Reads [[file, line], ...]; prints [[exit status, output], ...] of the contracts, with each line alone in its file.
+LINT = """
+import contextlib, io, json, pathlib, sys
+from importlinter.cli import lint_imports
+
+def lint(cache):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = lint_imports(cache_dir=cache, no_cache=cache is None)
+    return status, said.getvalue()
+
+def with_line(file, line):
+    target = pathlib.Path(file)
+    before = target.read_text() if target.exists() else None
+    target.write_text((before or "") + "\\n" + line + "\\n")
+    try:
+        return lint("cache")
+    finally:
+        target.unlink()
+        if before is not None:
+            target.write_text(before)
+
+print(json.dumps([with_line(*edit) for edit in json.load(sys.stdin)] or [lint(None)]))
+"""
+
+
+def lint_imports(root: Path, edits: Sequence[tuple[str, str]] = ()) -> list[tuple[int, str]]:
+    """Exit status and output of import-linter in a folder: as it is, or with each of the lines alone in its file."""
+    done = subprocess.run(
+        [sys.executable, "-c", LINT], cwd=root, input=json.dumps(edits), capture_output=True, text=True, check=False
     )
+    assert done.returncode == 0, done.stderr
+    return [(status, said) for status, said in json.loads(done.stdout)]
 
 
 def modules(package: str) -> list[str]:
@@ -30,14 +59,42 @@ def modules(package: str) -> list[str]:
 
 
 def test_the_contracts_hold() -> None:
-    done = lint_imports(ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    ((status, said),) = lint_imports(ROOT)
+    assert status == 0, said
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    assert f"{len(contracts)} kept, 0 broken" in done.stdout
+    assert f"{len(contracts)} kept, 0 broken" in said
+
+
+BREAKS = [
+    ("service/keys.py", "import torch"),
+    ("model/lda.py", "from torchvision import models"),
+    ("service/keys.py", "import training.networks.d3gzsl"),
+    ("model/vocabulary.py", "import training.networks.d3gzsl"),
+    ("service/keys.py", "import training.cli"),
+    ("training/metrics.py", "import service.server.app"),
+    ("model/lda.py", "import service.server.app"),
+    ("training/features/scaler.py", "import training.datasets.benchmark"),
+    ("training/runs/contents.py", "import training.reporting.report"),
+    ("training/method/trainer.py", "import training.commands.fit"),
+    ("training/selection/folds.py", "import training.runs.fit"),
+    ("training/config.py", "import training.metrics"),
+    ("training/probe.py", "import json"),  # in no layer
+    ("training/method/probe.py", "import json"),
+    ("model/probe.py", "import json"),
+    ("model/head.py", "import model.bundle"),
+    ("training/selection/folds.py", "import training.selection.protocols"),
+    ("service/inference/decoding.py", "import service.classes.class_table"),
+    ("service/classes/ranking.py", "import service.http.schemas"),
+    ("service/classes/class_table.py", "import service.classes.registrar"),
+    ("service/service.py", "import service.telemetry.metrics"),
+    ("service/probe.py", "import json"),  # in no layer
+    ("service/http/routes/probe.py", "import json"),
+]
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[int, str]]:
+    """What import-linter says to each of `BREAKS`, in a copy of the packages."""
     root = tmp_path_factory.mktemp("copy")
     shutil.copy(ROOT / "pyproject.toml", root)
     for package in PACKAGES:
@@ -45,49 +102,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target = root / file.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
-    return root
+    return dict(zip(BREAKS, lint_imports(root, BREAKS), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("file", "line"),
-    [
-        ("service/keys.py", "import torch"),
-        ("model/lda.py", "from torchvision import models"),
-        ("service/keys.py", "import training.networks.d3gzsl"),
-        ("model/vocabulary.py", "import training.networks.d3gzsl"),
-        ("service/keys.py", "import training.cli"),
-        ("training/metrics.py", "import service.server.app"),
-        ("model/lda.py", "import service.server.app"),
-        ("training/features/scaler.py", "import training.datasets.benchmark"),
-        ("training/runs/contents.py", "import training.reporting.report"),
-        ("training/method/trainer.py", "import training.commands.fit"),
-        ("training/selection/folds.py", "import training.runs.fit"),
-        ("training/config.py", "import training.metrics"),
-        ("training/probe.py", "import json"),  # in no layer
-        ("training/method/probe.py", "import json"),
-        ("model/probe.py", "import json"),
-        ("model/head.py", "import model.bundle"),
-        ("training/selection/folds.py", "import training.selection.protocols"),
-        ("service/inference/decoding.py", "import service.classes.class_table"),
-        ("service/classes/ranking.py", "import service.http.schemas"),
-        ("service/classes/class_table.py", "import service.classes.registrar"),
-        ("service/service.py", "import service.telemetry.metrics"),
-        ("service/probe.py", "import json"),  # in no layer
-        ("service/http/routes/probe.py", "import json"),
-    ],
-)
-def test_the_contracts_see_a_break(copy: Path, file: str, line: str) -> None:
-    target = copy / file
-    before = target.read_text() if target.exists() else None
-    target.write_text((before or "") + f"\n{line}\n")
-    try:
-        done = lint_imports(copy)
-    finally:
-        target.unlink()
-        if before is not None:
-            target.write_text(before)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(r"[1-9]\d* broken", done.stdout), done.stdout
+@pytest.mark.parametrize(("file", "line"), BREAKS)
+def test_the_contracts_see_a_break(broken: dict[tuple[str, str], tuple[int, str]], file: str, line: str) -> None:
+    status, said = broken[file, line]
+    assert status == 1, said
+    assert re.search(r"[1-9]\d* broken", said), said
 
 
 def test_model_and_service_leave_torch_out() -> None:

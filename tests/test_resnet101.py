@@ -21,7 +21,10 @@ from service.settings import Settings
 from tests.service.conftest import Client, running_app
 from tests.training.photos import save_random_resnet101, write_table
 from training import cli
+from training.features.backbone import load_backbone
 from training.features.store import FeatureStore
+
+pytestmark = pytest.mark.timeout(1200)
 
 CLASSES = {
     "rust": ("seen", (80, 30, 10)),
@@ -53,10 +56,41 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     assert stopped.value.code in (0, None)
 
 
-@pytest.mark.timeout(1200)
-def test_resnet101_from_weights_to_a_new_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, backbone, bundle = tmp_path / "weights.pth", tmp_path / "resnet101.onnx", tmp_path / "bundle"
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file of weights, and the backbone that `d3gzsl-train backbone` made of it."""
+    folder = tmp_path_factory.mktemp("resnet101")
+    weights, backbone = folder / "weights.pth", folder / "resnet101.onnx"
     save_random_resnet101(weights)
+    with pytest.MonkeyPatch.context() as patched:
+        command(patched, "backbone", "--arch", "resnet101", "--weights", weights, "--out", backbone)
+    return weights, backbone
+
+
+def torchvisions(weights: Path) -> torch.nn.Module:
+    """torchvision's own network without its last layer."""
+    network = resnet101(weights=None)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.fc = torch.nn.Identity()
+    return network.eval()
+
+
+def test_full_resnet101_equals_torchvision(exported: tuple[Path, Path]) -> None:
+    weights, file = exported
+    backbone = load_backbone(file)
+    images = np.random.default_rng(3).standard_normal((2, 3, 224, 224), dtype=np.float32)
+    with torch.inference_mode():
+        expected = torchvisions(weights)(torch.from_numpy(images)).numpy()
+    actual = backbone.run(backbone.session(), images)
+    assert actual.shape == (2, 2048)
+    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()  # they tell images apart
+
+
+def test_resnet101_from_weights_to_a_new_class(
+    exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (weights, backbone), bundle = exported, tmp_path / "bundle"
     data = tmp_path / "data"
     for name in CLASSES:
         (data / "images" / name).mkdir(parents=True)
@@ -64,7 +98,6 @@ def test_resnet101_from_weights_to_a_new_class(tmp_path: Path, monkeypatch: pyte
             (data / "images" / name / f"{number}.jpg").write_bytes(photo(name, number))
     write_table(data, CLASSES, ("red", "green", "blue"))
 
-    command(monkeypatch, "backbone", "--arch", "resnet101", "--weights", weights, "--out", backbone)
     command(monkeypatch, "extract", data, "--backbone", backbone, "--out", tmp_path / "features", "--batch-size", 8)
     features_are_torchvisions(FeatureStore.load(tmp_path / "features"), weights)
     settings = [word for setting in TINY for word in ("--set", setting)]
@@ -79,13 +112,9 @@ def test_resnet101_from_weights_to_a_new_class(tmp_path: Path, monkeypatch: pyte
 @torch.inference_mode()
 def features_are_torchvisions(store: FeatureStore, weights: Path) -> None:
     assert store.features.shape == (PER_CLASS * len(CLASSES), 2048)
-    network = resnet101(weights=None)
-    network.load_state_dict(torch.load(weights, weights_only=True))
-    network.fc = torch.nn.Identity()
-    network.eval()
     rows = [0, 17, 35]
     pixels = [preprocess((Path(store.data_root) / store.images[row].path).read_bytes(), store.spec) for row in rows]
-    expected = network(torch.from_numpy(np.stack(pixels))).numpy()
+    expected = torchvisions(weights)(torch.from_numpy(np.stack(pixels))).numpy()
     np.testing.assert_allclose(store.features[rows], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import functools
+import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 from tests.training.tiny import write_run, write_store
+from training.datasets.dataset import Dataset
 from training.datasets.opening import reopen
+from training.exporting import graphs
 from training.exporting.export import export
+from training.onnx_files import to_onnx
 from training.runs.contents import Trained
 
 
@@ -19,6 +26,43 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_network_is_exported_once() -> Iterator[None]:
+    """Tracing a network takes seconds: the same weights in the same modules get the graph of the first time.
+
+    Whether exporting twice gives the same graph is tested with `exported_anew`.
+    """
+    known: dict[str, bytes] = {}
+
+    def remembered(module: torch.nn.Module, example: dict[str, torch.Tensor], outputs: list[str]) -> onnx.ModelProto:
+        if not known:
+            read_once(patched)
+        saved, shapes = io.BytesIO(), {name: tensor.shape for name, tensor in example.items()}
+        torch.save((module.cpu().eval(), shapes, outputs), saved)
+        key = hashlib.sha256(saved.getvalue()).hexdigest()
+        if key not in known:
+            known[key] = to_onnx(module, example, outputs).SerializeToString()
+        return onnx.load_from_string(known[key])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(graphs, "to_onnx", remembered)
+        yield
+
+
+def read_once(patched: pytest.MonkeyPatch) -> None:
+    """torch's exporter parses the source of a thousand functions for every graph, to ask each for a constant."""
+    from onnxscript.values import TracedOnnxFunction  # takes a second, and most tests export nothing
+
+    once = functools.cache(TracedOnnxFunction.function_ir.fget)
+    patched.setattr(TracedOnnxFunction, "function_ir", property(once))
+
+
+@pytest.fixture
+def exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network is exported by torch, also one that was before."""
+    monkeypatch.setattr(graphs, "to_onnx", to_onnx)
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +78,26 @@ def run_dir(store_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(run_dir: Path) -> Trained:
+    """What `run_dir` holds; not to be changed."""
+    return Trained.load(run_dir)
+
+
+@pytest.fixture(scope="session")
+def data(trained: Trained) -> Dataset:
+    """The data set of `run_dir`; not to be changed."""
+    return reopen(trained.data)
+
+
+@pytest.fixture(scope="session")
+def trained_on_all(store_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run on `store_dir` that kept no rows to test on; not to be changed."""
+    return Trained.load(write_run(store_dir, tmp_path_factory.mktemp("run") / "run", test_fraction=0.0))
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Trained, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `run_dir`; not to be changed."""
-    trained, out = Trained.load(run_dir), tmp_path_factory.mktemp("bundle") / "bundle"
-    export(reopen(trained.data), trained, out)
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    export(data, trained, out)
     return out

@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.training.tiny import config, task
 from training.datasets.dataset import Task
-from training.generators import ridge_prior as attribute_path
+from training.generators import ridge_prior
 from training.generators.ridge_prior import (
     FLOOR,
     HIDDEN_SHARE,
@@ -159,7 +159,7 @@ def test_path_is_ridge_regression_with_the_norm_corrected(
     small: Task, anchors: int, strength: float, norm_correction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every class of the task, by one linear system with an intercept."""
-    monkeypatch.setattr(attribute_path, "NORM_CORRECTIONS", (norm_correction,))
+    monkeypatch.setattr(ridge_prior, "NORM_CORRECTIONS", (norm_correction,))
     path, targets = fitted(small, anchors=anchors, strengths=(strength,)), means(small)
     described, every = small.attributes[small.seen_index].double().numpy(), small.attributes.double().numpy()
     g = float(path.sharpness) if anchors else None
@@ -189,7 +189,7 @@ def test_width_and_strength_are_the_simplest_unless_others_predict_a_class_left_
     small: Task, anchors: int, evidence: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By fitting the other classes, one class at a time, at the same penalty; without evidence asked for, the best."""
-    monkeypatch.setattr(attribute_path, "STANDARD_ERRORS", evidence)
+    monkeypatch.setattr(ridge_prior, "STANDARD_ERRORS", evidence)
     strengths = (0.02, 0.1, 0.5, 2.0)
     targets, spread = means(small), within_class_std(small).double().numpy()
     described = small.attributes[small.seen_index].double().numpy()
@@ -220,7 +220,7 @@ def not_worse(errors: dict[Candidate, Float64], evidence: float) -> list[Candida
 
 
 def test_the_flattest_kernel_is_all_but_linear(small: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attribute_path, "WIDTHS", WIDTHS[:1])
+    monkeypatch.setattr(ridge_prior, "WIDTHS", WIDTHS[:1])
     flat, linear = (fitted(small, anchors=anchors, strengths=(0.3,)) for anchors in (S, 0))
     mean = linear.bias
     expected = linear(small.attributes) - mean

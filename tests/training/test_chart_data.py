@@ -14,7 +14,6 @@ import torch
 
 from tests.training import tiny
 from training.datasets.dataset import Dataset
-from training.datasets.opening import reopen
 from training.evaluation import evaluate, run_key
 from training.experiment import write_results
 from training.features.scaler import evenly
@@ -31,16 +30,6 @@ from training.reporting.chart_data import (
     trade_off,
 )
 from training.runs.contents import Trained
-
-
-@pytest.fixture(scope="module")
-def trained(run_dir: Path) -> Trained:
-    return Trained.load(run_dir)
-
-
-@pytest.fixture(scope="module")
-def data(trained: Trained) -> Dataset:
-    return reopen(trained.data)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import torch
 from model.errors import DataError
 from tests.training.photos import write_backbone, write_data
 from training import cli
-from training.features import backbone_export as resnet
-from training.features import own_photos as own_data
+from training.features import backbone_export, own_photos
 from training.features.backbone import Backbone, load_backbone
 from training.features.store import FeatureStore
 
@@ -104,7 +103,7 @@ def test_wrong_option_and_interrupt(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(own_data, "read_own_photos", interrupted)
+    monkeypatch.setattr(own_photos, "read_own_photos", interrupted)
     assert command(monkeypatch, *arguments) == 130
 
 
@@ -138,13 +137,13 @@ def slim(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         sources.append(source)
         return Slim()
 
-    monkeypatch.setattr(resnet, "resnet101_features", features)
+    monkeypatch.setattr(backbone_export, "resnet101_features", features)
     return sources
 
 
 def loaded(path: Path) -> Backbone:
     backbone = load_backbone(path)
-    assert (backbone.feature_dim, backbone.spec) == (2048, resnet.SPEC)
+    assert (backbone.feature_dim, backbone.spec) == (2048, backbone_export.SPEC)
     return backbone
 
 
@@ -175,7 +174,7 @@ def test_backbone_from_imagenet_weights(
         torch.save({"w": torch.zeros(1)}, tmp_path / "fetched.pth")
         return tmp_path / "fetched.pth"
 
-    monkeypatch.setattr(resnet, "fetch_imagenet_weights", fetch)
+    monkeypatch.setattr(backbone_export, "fetch_imagenet_weights", fetch)
     assert command(monkeypatch, "backbone", "--weights", "imagenet", "--out", tmp_path / "b.onnx") == 0
     backbone = loaded(tmp_path / "b.onnx")
     assert backbone.card["trained_on"] == "ImageNet-1k (torchvision IMAGENET1K_V1)"
@@ -186,7 +185,7 @@ def test_backbone_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     def fetch(*, progress: object) -> Path:
         raise DataError("cannot download it")
 
-    monkeypatch.setattr(resnet, "fetch_imagenet_weights", fetch)
+    monkeypatch.setattr(backbone_export, "fetch_imagenet_weights", fetch)
     assert command(monkeypatch, "backbone", "--weights", "imagenet", "--out", tmp_path / "b.onnx") == 2
     assert capsys.readouterr().err.endswith("error: cannot download it\n")
     assert not list(tmp_path.iterdir())

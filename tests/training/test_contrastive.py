@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.losses.generative import class_contrastive, supervised_contrastive
-from training.networks import contrastive as networks
+from training.networks import contrastive
 from training.networks.contrastive import Comparator, Projector
 
 D, A, H = 6, 4, 7  # embedding, attributes, hidden
@@ -179,13 +179,13 @@ def test_class_contrastive(rows: int, classes: int, temperature: float) -> None:
 # --- comparator -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk", [1, 20, networks.CPU_CHUNK], ids=["one at a time", "some", "all at once"])
+@pytest.mark.parametrize("chunk", [1, 20, contrastive.CPU_CHUNK], ids=["one at a time", "some", "all at once"])
 @pytest.mark.parametrize(("rows", "classes"), [(1, 1), (1, 4), (5, 1), (5, 3), (3, 5), (6, 6)])
 def test_comparator_is_the_network_on_concatenations(
     rows: int, classes: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, and every gradient, through the loss that training uses; with zero rows on either side."""
-    monkeypatch.setattr(networks, "CPU_CHUNK", chunk * H)
+    monkeypatch.setattr(contrastive, "CPU_CHUNK", chunk * H)
     network = comparator()
     embeddings, attributes = normal(rows, D, seed=rows).relu(), normal(classes, A, seed=classes)
     if rows > 1:
@@ -251,7 +251,7 @@ def test_comparator_never_holds_the_pairs() -> None:
     embeddings = torch.randn(rows, D, requires_grad=True)
     with Watch():
         network(embeddings, torch.randn(classes, A)).sum().backward()
-    assert rows * hidden < largest <= networks.CPU_CHUNK
+    assert rows * hidden < largest <= contrastive.CPU_CHUNK
     assert largest < rows * classes * hidden
 
 
@@ -308,4 +308,4 @@ def test_gradient_of_a_zero_row_is_bounded() -> None:
     z = network(torch.zeros(2, D))
     (z * torch.ones(5)).sum().backward()
     assert network.linear.bias.grad is not None
-    assert float(network.linear.bias.grad.norm()) <= 2 * math.sqrt(5) / networks.SHORTEST * 1.001
+    assert float(network.linear.bias.grad.norm()) <= 2 * math.sqrt(5) / contrastive.SHORTEST * 1.001

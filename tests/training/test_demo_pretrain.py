@@ -17,9 +17,22 @@ STEPS = 2 * -(-len(SEEN) // 24)
 
 
 @pytest.fixture(scope="module")
-def trained():
+def asked():
+    """Classes and seed of all drawings that the pre-training of `trained` asked for."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(asked):
     steps: list[tuple[str, int, int]] = []
-    result = pretrain.pretrain(TINY, progress=lambda *call: steps.append(call))
+
+    def spy(classes, spec, **options):
+        asked.append((classes, options["seed"]))
+        return dataset.render_inputs(classes, spec, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pretrain, "render_inputs", spy)
+        result = pretrain.pretrain(TINY, progress=lambda *call: steps.append(call))
     return result, steps
 
 
@@ -43,15 +56,8 @@ def test_the_same_seed_gives_the_same_weights(trained):
         torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_training_and_the_choice_among_epochs_see_seen_classes_and_separate_drawings_only(monkeypatch):
-    asked = []
-
-    def spy(classes, spec, **options):
-        asked.append((classes, options["seed"]))
-        return dataset.render_inputs(classes, spec, **options)
-
-    monkeypatch.setattr(pretrain, "render_inputs", spy)
-    pretrain.pretrain(TINY)
+@pytest.mark.usefixtures("trained")
+def test_training_and_the_choice_among_epochs_see_seen_classes_and_separate_drawings_only(asked):
     assert [classes for classes, _ in asked] == [SEEN, SEEN]
     assert asked[0][1] != asked[1][1]
 

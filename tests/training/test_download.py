@@ -13,9 +13,9 @@ import torch
 
 from model.errors import DataError
 from tests.training.file_server import FileServer, serving
-from training import download as module
+from training import download as download_module
 from training.download import download, transfer
-from training.features import backbone_export as resnet
+from training.features import backbone_export
 
 CONTENT = bytes(range(256)) * 9000  # more than one chunk
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -235,7 +235,7 @@ def test_no_space_left(server: FileServer, tmp_path: Path, monkeypatch: pytest.M
     def copy(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_copy", copy)
+    monkeypatch.setattr(download_module, "_copy", copy)
     with pytest.raises(DataError, match=r"f\.partial: No space left on device"):
         transfer(f"{server.url}/any.bin", tmp_path / "f", sha256=None)
 
@@ -248,7 +248,7 @@ def test_offline_says_what_to_do(tmp_path: Path, closed_port: int, monkeypatch: 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     url = f"http://127.0.0.1:{closed_port}/{NAME}"
     with pytest.raises(DataError) as caught:
-        resnet.fetch_imagenet_weights(url=url)
+        backbone_export.fetch_imagenet_weights(url=url)
     message = str(caught.value)
     assert message.startswith(f"cannot download {url}: ")
     assert f"its sha256 begins with {SHA256[:8]}" in message
@@ -261,6 +261,6 @@ def test_imagenet_weights_go_into_torchs_cache(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    path = resnet.fetch_imagenet_weights(url=f"{server.url}/{NAME}")
+    path = backbone_export.fetch_imagenet_weights(url=f"{server.url}/{NAME}")
     assert path == tmp_path / "checkpoints" / NAME
     assert path.read_bytes() == CONTENT

@@ -14,21 +14,11 @@ import torch
 from model.calibration import Calibration
 from model.errors import DataError
 from training.datasets.dataset import Dataset
-from training.datasets.opening import open_data, reopen
+from training.datasets.opening import open_data
 from training.evaluation import TestRows, evaluate, fit_chosen_head, protocol, run_key, run_task, softmax_logits
 from training.method.heads import synthesise_features
 from training.metrics import harmonic_mean
 from training.runs.contents import Trained
-
-
-@pytest.fixture(scope="module")
-def trained(run_dir: Path) -> Trained:
-    return Trained.load(run_dir)
-
-
-@pytest.fixture(scope="module")
-def data(trained: Trained) -> Dataset:
-    return reopen(trained.data)
 
 
 @pytest.fixture(scope="module")

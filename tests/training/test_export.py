@@ -28,7 +28,7 @@ from service.inference import decoding
 from service.inference.engine import OnnxEngine
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
-from tests.training.tiny import COLOURS, write_run
+from tests.training.tiny import COLOURS
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_data, reopen
 from training.evaluation import fit_chosen_head
@@ -37,16 +37,6 @@ from training.exporting.export import export
 from training.features.store import FeatureStore
 from training.metrics import gzsl_scores
 from training.runs.contents import Trained
-
-
-@pytest.fixture(scope="module")
-def trained(run_dir: Path) -> Trained:
-    return Trained.load(run_dir)
-
-
-@pytest.fixture(scope="module")
-def data(trained: Trained) -> Dataset:
-    return reopen(trained.data)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +94,7 @@ def test_no_path_of_this_machine_is_in_it(exported: Path, store_dir: Path) -> No
         assert not any(path in file.read_bytes() for path in here), file.name
 
 
+@pytest.mark.usefixtures("exported_anew")
 def test_exporting_again_gives_the_same_bundle(exported: Path, trained: Trained, data: Dataset, tmp_path: Path) -> None:
     written = export(data, trained, tmp_path / "again")
     assert written["bundle_id"] == Bundle.load(exported).manifest.bundle_id
@@ -211,10 +202,8 @@ def test_metrics_are_those_of_the_bundles_own_rows(
     assert {name: bundle.manifest.metrics["lda"][name] for name in measured} == pytest.approx(measured, abs=1e-6)
 
 
-def test_without_test_rows_there_is_validation_only(store_dir: Path, tmp_path: Path) -> None:
-    run = write_run(store_dir, tmp_path / "run", test_fraction=0.0)
-    trained = Trained.load(run)
-    export(reopen(trained.data), trained, tmp_path / "bundle")
+def test_without_test_rows_there_is_validation_only(trained_on_all: Trained, tmp_path: Path) -> None:
+    export(reopen(trained_on_all.data), trained_on_all, tmp_path / "bundle")
     metrics = Bundle.load(tmp_path / "bundle").manifest.metrics
     assert set(metrics) == {"validation"}
     assert "candidates" not in metrics["validation"]

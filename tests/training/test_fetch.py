@@ -17,9 +17,8 @@ from model.errors import DataError
 from tests.training.file_server import FileServer, serving
 from tests.training.matfiles import SEEN, UNSEEN, contents, write
 from training import cli
-from training.datasets import benchmark_rules as known_benchmarks
-from training.datasets import fetch as archive
-from training.datasets import fetch as module
+from training.datasets import benchmark_rules
+from training.datasets import fetch as fetch_module
 from training.datasets.benchmark import load_benchmark
 from training.datasets.benchmark_rules import Benchmark
 from training.datasets.fetch import cache_folder, fetch, known_name
@@ -67,13 +66,13 @@ def server(members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     know(monkeypatch, TINY)
     with serving(FileServer(files={"/xlsa17.zip": zipped(members)})) as served:
-        monkeypatch.setattr(module, "XLSA17", f"{served.url}/xlsa17.zip")
+        monkeypatch.setattr(fetch_module, "XLSA17", f"{served.url}/xlsa17.zip")
         yield served
 
 
 def know(monkeypatch: pytest.MonkeyPatch, benchmark: Benchmark) -> None:
     """This benchmark is the only one in the world."""
-    for place in (known_benchmarks, module):
+    for place in (benchmark_rules, fetch_module):
         monkeypatch.setattr(place, "KNOWN", {benchmark.name: benchmark})
 
 
@@ -301,7 +300,7 @@ def test_the_sentences_of_birds_are_to_be_got_by_hand(
 def unpack(path: Path, content: bytes, out: Path) -> list[str]:
     path.write_bytes(content)
     out.mkdir(exist_ok=True)
-    archive.unpack(path, "B", ["x", "y"], out, progress=lambda *_: None)
+    fetch_module.unpack(path, "B", ["x", "y"], out, progress=lambda *_: None)
     return files(out)
 
 
@@ -330,7 +329,7 @@ def test_archives_without_the_wanted_files(tmp_path: Path, members: dict[str, by
 
 def test_encrypted_and_oversized_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytearray(zipped({"B/x": b"1", "B/y": b"22"}))
-    monkeypatch.setattr(archive, "_LARGEST", 1)
+    monkeypatch.setattr(fetch_module, "_LARGEST", 1)
     with pytest.raises(DataError, match="B/y: expected at most 4 GiB, found 2 bytes"):
         unpack(tmp_path / "a.zip", bytes(content), tmp_path / "out")
     content[content.index(b"PK\x01\x02") + 8] |= 1
@@ -382,7 +381,7 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/xlsa17.zip"
-    monkeypatch.setattr(module, "XLSA17", url)
+    monkeypatch.setattr(fetch_module, "XLSA17", url)
     out, cache = tmp_path / "AWA2", tmp_path / "cache"
     assert command(monkeypatch, "AWA2", "--out", out, "--cache", cache, "--json") == 2
     error = capsys.readouterr().err

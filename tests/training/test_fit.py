@@ -19,7 +19,7 @@ from rich.console import Console
 from model.bundle import Bundle
 from model.errors import DataError, MissingDependencyError
 from tests.training.tiny import config, dataset, same, write_run
-from training import console
+from training import console, experiment
 from training.commands.results import table as results_table
 from training.config import TrainConfig
 from training.console import Bars, Step
@@ -31,7 +31,7 @@ from training.exporting.export import export
 from training.features.scaler import Scaler
 from training.method.trainer import train as train_networks
 from training.runs.checkpoints import LOG, Interrupted, Interruption
-from training.runs.contents import CONFIG, METRICS, Trained, read_json
+from training.runs.contents import CONFIG, METRICS, REPORT, Trained, read_json
 from training.runs.fit import FitOptions, fit
 from training.runs.log import BOARD
 from training.selection.fold_scores import STUDENT
@@ -236,10 +236,17 @@ def order(data: Dataset, *, resume: bool = False, overwrite: bool = False, **opt
     )
 
 
+@pytest.fixture
+def undrawn_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in a report is another file's matter; here it only takes a second to draw."""
+    monkeypatch.setattr(experiment, "write_report", lambda folder: (folder / REPORT).touch())
+
+
 def silent(_seed: int) -> Callable[[Step], None]:
     return lambda _: None
 
 
+@pytest.mark.usefixtures("undrawn_reports")
 def test_several_seeds_give_rows_means_and_deviations(data: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     summary = run_seeds(order(data), config(), [0, 4], out, progress=silent)
@@ -263,6 +270,7 @@ def test_several_seeds_give_rows_means_and_deviations(data: Dataset, tmp_path: P
     assert "test images used for selection: no" in printed
 
 
+@pytest.mark.usefixtures("undrawn_reports")
 def test_finished_seeds_are_kept_when_resumed(data: Dataset, tmp_path: Path) -> None:
     asked = Interruption()
 
@@ -289,6 +297,7 @@ def test_finished_seeds_are_kept_when_resumed(data: Dataset, tmp_path: Path) -> 
         run_seeds(order(data, resume=True), config(), [0], tmp_path / "runs", progress=silent)
 
 
+@pytest.mark.usefixtures("undrawn_reports")
 def test_one_seed_has_no_deviation_and_no_test_rows_no_mean(data: Dataset, tmp_path: Path) -> None:
     one = run_seeds(order(data), config(), [2], tmp_path / "one", progress=silent)
     assert one["summary"]["lda"]["H"] == {"mean": one["rows"][0]["lda"]["H"], "sd": None}
@@ -299,6 +308,7 @@ def test_one_seed_has_no_deviation_and_no_test_rows_no_mean(data: Dataset, tmp_p
     assert "test images used for selection: no" in table(none)
 
 
+@pytest.mark.usefixtures("undrawn_reports")
 def test_seeds_go_nowhere_else(data: Dataset, tmp_path: Path) -> None:
     run(order(data), config(), tmp_path / "single")
     with pytest.raises(DataError, match="holds a single run"):
@@ -312,13 +322,14 @@ def test_seeds_go_nowhere_else(data: Dataset, tmp_path: Path) -> None:
         run(order(data, overwrite=True), config(), tmp_path / "runs")
 
 
+@pytest.mark.usefixtures("undrawn_reports")
 def test_a_run_killed_before_its_results_gets_them_when_resumed(data: Dataset, tmp_path: Path) -> None:
     first = run(order(data), config(), tmp_path / "run")
     (tmp_path / "run" / METRICS).unlink()
-    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / REPORT).unlink()
     again = run(order(data, resume=True), config(), tmp_path / "run")
     assert again.metrics == first.metrics == read_json(tmp_path / "run" / METRICS)
-    assert (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / REPORT).exists()
 
 
 # --- TensorBoard ----------------------------------------------------------------------------------

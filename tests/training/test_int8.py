@@ -46,16 +46,6 @@ ANY_LOSS = 100.0
 
 
 @pytest.fixture(scope="module")
-def trained(run_dir: Path) -> Trained:
-    return Trained.load(run_dir)
-
-
-@pytest.fixture(scope="module")
-def data(trained: Trained) -> Dataset:
-    return reopen(trained.data)
-
-
-@pytest.fixture(scope="module")
 def bundle(trained: Trained, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("int8") / "bundle"
     export(data, trained, out, int8=Int8Export(images=RunImages.of(trained), limit=ANY_LOSS))
@@ -188,6 +178,7 @@ def test_only_the_backbone_is_in_int8(bundle: Bundle, exported: Path) -> None:
     assert (bundle.path / "synthesizer.onnx").read_bytes() == (exported / "synthesizer.onnx").read_bytes()
 
 
+@pytest.mark.usefixtures("exported_anew")
 def test_exporting_again_gives_the_same_bundle(bundle: Bundle, trained: Trained, data: Dataset, tmp_path: Path) -> None:
     export(data, trained, tmp_path / "again", int8=Int8Export(images=RunImages.of(trained), limit=ANY_LOSS))
     assert (tmp_path / "again" / "trunk.onnx").read_bytes() == bundle.trunk.read_bytes()
@@ -195,20 +186,18 @@ def test_exporting_again_gives_the_same_bundle(bundle: Bundle, trained: Trained,
     assert not any(here in path.read_bytes() for path in bundle.path.iterdir())
 
 
-def test_without_test_images_it_is_measured_on_a_validation_fold(store_dir: Path, tmp_path: Path) -> None:
-    trained = Trained.load(write_run(store_dir, tmp_path / "run", test_fraction=0.0))
-    plan = Int8Export(images=RunImages.of(trained), limit=ANY_LOSS, calibration_images=20)
-    noted = export(reopen(trained.data), trained, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
+def test_without_test_images_it_is_measured_on_a_validation_fold(trained_on_all: Trained, tmp_path: Path) -> None:
+    plan = Int8Export(images=RunImages.of(trained_on_all), limit=ANY_LOSS, calibration_images=20)
+    noted = export(reopen(trained_on_all.data), trained_on_all, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
     assert noted["measured_on"].startswith("training images of one validation fold")
     assert 0 < noted["images"] < 48
     assert noted["calibration_images"] == 20
     assert noted["fp32"]["H"] > 0.3  # six colours, three of them described only
 
 
-def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(store_dir: Path, tmp_path: Path) -> None:
+def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(trained_on_all: Trained) -> None:
     """The trunk subtracts the served centre and the head of the fold another one."""
-    trained = Trained.load(write_run(store_dir, tmp_path / "run", test_fraction=0.0))
-    data = reopen(trained.data)
+    trained, data = trained_on_all, reopen(trained_on_all.data)
     centre = fit_chosen_head(data, trained, key="").centre
     rows = _validation_rows(data, trained, centre)
     fold = next(folds(data, trained.config.selection, trained.config.seed))

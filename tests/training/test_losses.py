@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import LossForm
-from training.losses import d3gzsl as losses
-from training.losses import d3gzsl as pairs
-from training.losses import d3gzsl as plane
-from training.losses import generative
+from training.losses import d3gzsl, generative
 from training.losses.d3gzsl import EPSILON
 
 FORMS: tuple[LossForm, ...] = ("corrected", "faithful")
@@ -148,7 +145,7 @@ def test_pair_losses(shape: tuple[int, ...], positive: str) -> None:
     similarity = normal(*shape, seed=3).clamp(-1, 1)  # beyond both clamps of the corrected form
     target = {"some": normal(*shape, seed=4) > 0, "none": similarity > 2, "all": similarity < 2}[positive]
     listed = list(zip(similarity.flatten().tolist(), target.flatten().tolist(), strict=True))
-    for fast, slow in ((pairs.balanced_bce, slow_balanced_bce), (pairs.shifted_bce, slow_shifted_bce)):
+    for fast, slow in ((d3gzsl.balanced_bce, slow_balanced_bce), (d3gzsl.shifted_bce, slow_shifted_bce)):
         close(fast(similarity.clone(), target.double())[0], slow(listed))
 
 
@@ -157,7 +154,7 @@ def test_pair_losses(shape: tuple[int, ...], positive: str) -> None:
 def test_label_distillation(rows: int, _dim: int, classes: int, form: LossForm) -> None:
     logits, teacher = 2 * normal(rows, classes, seed=5), (3 * normal(rows, classes, seed=6)).log_softmax(1)
     expected = slow_label_distillation(logits.tolist(), teacher.tolist(), form)
-    close(losses.label_distillation(logits, teacher, form), expected)
+    close(d3gzsl.label_distillation(logits, teacher, form), expected)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -165,7 +162,7 @@ def test_label_distillation(rows: int, _dim: int, classes: int, form: LossForm) 
 def test_embedding_distillation(rows: int, dim: int, classes: int, form: LossForm) -> None:
     teacher, student, labels = embeddings(rows, dim, 7), embeddings(rows, dim, 8), integers(classes, rows)
     expected = slow_embedding_distillation(teacher.tolist(), student.tolist(), labels.tolist(), form)
-    close(losses.embedding_distillation(teacher, student, labels, form), expected)
+    close(d3gzsl.embedding_distillation(teacher, student, labels, form), expected)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -179,7 +176,7 @@ def test_ood_distillation(rows: int, _dim: int, classes: int, groups: str, form:
         "one": torch.zeros(rows, dtype=torch.int64),
     }[groups]
     expected = slow_ood_distillation(logits.tolist(), head, confidence.tolist(), alike.tolist(), form)
-    close(losses.ood_distillation(logits, head, confidence, alike, form), expected)
+    close(d3gzsl.ood_distillation(logits, head, confidence, alike, form), expected)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -188,7 +185,7 @@ def test_ood_distillation(rows: int, _dim: int, classes: int, groups: str, form:
 def test_classification(rows: int, _dim: int, classes: int, labels: str, form: LossForm) -> None:
     logits = 2 * normal(rows, classes, seed=11)
     chosen = integers(classes, rows) if labels == "mixed" else torch.full((rows,), classes - 1)
-    close(losses.classification(logits, chosen, form), slow_classification(logits.tolist(), chosen.tolist(), form))
+    close(d3gzsl.classification(logits, chosen, form), slow_classification(logits.tolist(), chosen.tolist(), form))
 
 
 @pytest.mark.parametrize(("rows", "dim", "_classes"), SIZES)
@@ -222,23 +219,23 @@ def one_hot(rows: Sequence[int], classes: int) -> Tensor:
 def test_double_softmax_makes_label_distillation_inert(classes: int, bound: float) -> None:
     certain = one_hot([0], classes).log_softmax(1)
     unsure = torch.zeros(1, classes, dtype=torch.float64)
-    assert number(losses.label_distillation(unsure, certain, "faithful")) == pytest.approx(bound, rel=0.03)
-    assert number(losses.label_distillation(unsure, certain, "corrected")) == pytest.approx(math.log(classes))
+    assert number(d3gzsl.label_distillation(unsure, certain, "faithful")) == pytest.approx(bound, rel=0.03)
+    assert number(d3gzsl.label_distillation(unsure, certain, "corrected")) == pytest.approx(math.log(classes))
     # Even a student that is certain of another class loses next to nothing.
     wrong = one_hot([1], classes)
     worst = (math.e - 1) / (math.e + classes - 1)
-    assert number(losses.label_distillation(wrong, certain, "faithful")) == pytest.approx(worst)
+    assert number(d3gzsl.label_distillation(wrong, certain, "faithful")) == pytest.approx(worst)
     for seed in range(20):
         logits, teacher = 30 * normal(2, 4, classes, seed=seed)
-        assert number(losses.label_distillation(logits, teacher.log_softmax(1), "faithful")) <= worst
+        assert number(d3gzsl.label_distillation(logits, teacher.log_softmax(1), "faithful")) <= worst
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_label_distillation_is_zero_for_a_student_that_agrees(form: LossForm) -> None:
     logits = 3 * normal(4, 6, seed=13)
     agreeing = logits + normal(4, 1, seed=14)  # logits are free up to a constant per row
-    assert number(losses.label_distillation(agreeing, logits.log_softmax(1), form)) == pytest.approx(0, abs=1e-12)
-    assert number(losses.label_distillation(agreeing.flip(1), logits.log_softmax(1), form)) > 1e-3
+    assert number(d3gzsl.label_distillation(agreeing, logits.log_softmax(1), form)) == pytest.approx(0, abs=1e-12)
+    assert number(d3gzsl.label_distillation(agreeing.flip(1), logits.log_softmax(1), form)) > 1e-3
 
 
 def test_faithful_pair_losses_cannot_come_near_zero() -> None:
@@ -246,14 +243,14 @@ def test_faithful_pair_losses_cannot_come_near_zero() -> None:
     best, worst = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     alike = torch.tensor([True, False])
     four = [(values[i : i + 1], alike[i : i + 1]) for values in (best, worst) for i in (0, 1)]
-    costs = [number(pairs.shifted_bce(similarity.clone(), positive.float())[0]) for similarity, positive in four]
+    costs = [number(d3gzsl.shifted_bce(similarity.clone(), positive.float())[0]) for similarity, positive in four]
     assert costs == pytest.approx([0.3133, 0.9741, 0.4741, 1.3133], abs=1e-4)
     # The best that any embedding can do: every class on an axis of its own.
     ideal = torch.eye(4, dtype=torch.float64).repeat(2, 1)
     labels = torch.arange(4).repeat(2)
     expected = (2 * 0.3133 + 6 * 0.9741) / 8
-    assert number(losses.embedding_distillation(ideal, ideal, labels, "faithful")) == pytest.approx(expected, abs=1e-4)
-    assert number(losses.embedding_distillation(ideal, ideal, labels, "corrected")) == pytest.approx(EPSILON, rel=1e-3)
+    assert number(d3gzsl.embedding_distillation(ideal, ideal, labels, "faithful")) == pytest.approx(expected, abs=1e-4)
+    assert number(d3gzsl.embedding_distillation(ideal, ideal, labels, "corrected")) == pytest.approx(EPSILON, rel=1e-3)
 
 
 def test_faithful_ood_similarity_lies_above_two_thirds() -> None:
@@ -263,10 +260,10 @@ def test_faithful_ood_similarity_lies_above_two_thirds() -> None:
         head.weight.copy_(torch.eye(2))
     certain, one = one_hot([0], 2), torch.zeros(1)
     confidences = [torch.tensor([c], dtype=torch.float64) for c in (0.0, 1.0)]
-    values = [number(losses.ood_distillation(certain, head, c, one, "faithful")) for c in confidences]
+    values = [number(d3gzsl.ood_distillation(certain, head, c, one, "faithful")) for c in confidences]
     similarities = [-math.log(math.exp(value) - 1) for value in values]
     assert similarities == pytest.approx([0.673, 0.969], abs=2e-3)
-    opposite = losses.ood_distillation(certain, _certain_head(), confidences[0], one, "corrected")
+    opposite = d3gzsl.ood_distillation(certain, _certain_head(), confidences[0], one, "corrected")
     assert number(opposite) == pytest.approx(-math.log(EPSILON))
 
 
@@ -282,8 +279,8 @@ def test_ood_distillation_by_domain_can_be_solved() -> None:
     """Confident in real rows and not in synthetic ones, with a student that says the same, costs next to nothing."""
     logits, confidence = one_hot([0, 0, 1, 1, 1], 2), torch.tensor([1.0, 1, 0, 0, 0], dtype=torch.float64)
     real = torch.tensor([True, True, False, False, False])
-    assert number(losses.ood_distillation(logits, _certain_head(), confidence, real, "corrected")) < 2 * EPSILON
-    swapped = losses.ood_distillation(logits, _certain_head(), 1 - confidence, real, "corrected")
+    assert number(d3gzsl.ood_distillation(logits, _certain_head(), confidence, real, "corrected")) < 2 * EPSILON
+    swapped = d3gzsl.ood_distillation(logits, _certain_head(), 1 - confidence, real, "corrected")
     assert number(swapped) > -math.log(EPSILON) / 2
 
 
@@ -292,13 +289,13 @@ def test_every_class_weighs_the_same_in_classification() -> None:
     logits = normal(3, 4, seed=15)
     labels = torch.tensor([0, 2, 3])
     counts = torch.tensor([256, 5, 5])
-    repeated = losses.classification(logits.repeat_interleave(counts, 0), labels.repeat_interleave(counts), "corrected")
-    close(repeated, number(losses.classification(logits, labels, "corrected")))
+    repeated = d3gzsl.classification(logits.repeat_interleave(counts, 0), labels.repeat_interleave(counts), "corrected")
+    close(repeated, number(d3gzsl.classification(logits, labels, "corrected")))
     logits.requires_grad_()
-    losses.classification(logits.repeat_interleave(counts, 0), labels.repeat_interleave(counts), "corrected").backward()
+    d3gzsl.classification(logits.repeat_interleave(counts, 0), labels.repeat_interleave(counts), "corrected").backward()
     own = logits.grad[torch.arange(3), labels] / (logits.softmax(1)[torch.arange(3), labels] - 1)
     torch.testing.assert_close(own.detach(), torch.full((3,), 1 / 3, dtype=torch.float64))
-    faithful = losses.classification(logits.repeat_interleave(counts, 0), labels.repeat_interleave(counts), "faithful")
+    faithful = d3gzsl.classification(logits.repeat_interleave(counts, 0), labels.repeat_interleave(counts), "faithful")
     assert number(faithful) != pytest.approx(number(repeated), rel=1e-3)
 
 
@@ -316,17 +313,17 @@ def _terms(form: LossForm) -> dict[str, tuple[Callable[..., Tensor], tuple[Tenso
     head = ood_head(classes)
     teacher_log_probs = normal(rows, classes, seed=20).log_softmax(1)
     return {
-        "cls": (lambda x: losses.classification(x, labels, form), (normal(rows, classes, seed=21),)),
+        "cls": (lambda x: d3gzsl.classification(x, labels, form), (normal(rows, classes, seed=21),)),
         "kl": (
-            lambda x, t: losses.label_distillation(x, t, form),
+            lambda x, t: d3gzsl.label_distillation(x, t, form),
             (normal(rows, classes, seed=22), teacher_log_probs),
         ),
         "be": (
-            lambda t, s: losses.embedding_distillation(t, s, labels, form),
+            lambda t, s: d3gzsl.embedding_distillation(t, s, labels, form),
             (normal(rows, 4, seed=23).abs(), normal(rows, 4, seed=24).abs()),
         ),
         "od": (
-            lambda x, c: losses.ood_distillation(x, head, c, labels, form),
+            lambda x, c: d3gzsl.ood_distillation(x, head, c, labels, form),
             (normal(rows, classes, seed=25), normal(rows, seed=26).sigmoid()),
         ),
         "gp": (generative.gradient_penalty, (normal(rows, 4, seed=27),)),
@@ -349,7 +346,7 @@ def test_gradients_of_pair_losses_are_those_of_autograd(shape: tuple[int, ...], 
     def plain_shifted(s: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits((s + 1) / 2, target.double())
 
-    for fast, slow in ((pairs.balanced_bce, plain), (pairs.shifted_bce, plain_shifted)):
+    for fast, slow in ((d3gzsl.balanced_bce, plain), (d3gzsl.shifted_bce, plain_shifted)):
         x = similarity.clone().requires_grad_()
         (expected,) = torch.autograd.grad(slow(x), x)
         _, gradient, factor = fast(similarity.clone(), target.double())
@@ -371,7 +368,7 @@ def test_gradients_through_cosines_are_those_of_autograd(rows: int, dim: int, fo
         halves = [half for half in (-s[same].log(), -(1 - s[~same]).log()) if len(half)]
         return torch.stack([half.mean() for half in halves]).mean()
 
-    fast = pairs.balanced_pairs if form == "corrected" else pairs.shifted_pairs
+    fast = d3gzsl.balanced_pairs if form == "corrected" else d3gzsl.shifted_pairs
     sides = (a.requires_grad_(), b.requires_grad_())
     expected = torch.autograd.grad(3 * plain(*sides), sides)
     torch.testing.assert_close(torch.autograd.grad(3 * fast(*sides, groups), sides), expected)
@@ -397,15 +394,15 @@ def test_gradients_in_the_plane_are_those_of_autograd(rows: int, groups: str, fo
     def plain(o: Tensor, c: Tensor) -> Tensor:
         b = torch.stack([c, 1 - c], dim=1)
         if form == "corrected":
-            return pairs.balanced_pairs(o.softmax(1), b, alike)
+            return d3gzsl.balanced_pairs(o.softmax(1), b, alike)
         s = nn.functional.cosine_similarity(o.softmax(1)[:, None], b.softmax(1)[None], dim=2)
         same = alike[:, None] == alike[None]
         return nn.functional.binary_cross_entropy_with_logits((s + 1) / 2, same.double())
 
     def fast(o: Tensor, c: Tensor) -> Tensor:
         if form == "corrected":
-            return plane.balanced_pairs_in_plane(o, c, alike)
-        return plane.shifted_pairs_in_plane(o, c, alike, 5)
+            return d3gzsl.balanced_pairs_in_plane(o, c, alike)
+        return d3gzsl.shifted_pairs_in_plane(o, c, alike, 5)
 
     inputs = (outputs.requires_grad_(), confidence.requires_grad_())
     close(fast(*inputs), number(plain(*inputs)))
@@ -416,8 +413,8 @@ def test_gradients_in_the_plane_are_those_of_autograd(rows: int, groups: str, fo
 
 def test_the_series_of_the_published_pair_loss_leaves_out_less_than_float64_holds() -> None:
     cosine = torch.linspace(-1, 1, 2001, dtype=torch.float64)
-    weights = plane._series(torch.float64, torch.device("cpu"))[2]
-    series = (weights * torch.cos(torch.arange(plane.TERMS)[:, None] * cosine.acos())).sum(dim=0)
+    weights = d3gzsl._series(torch.float64, torch.device("cpu"))[2]
+    series = (weights * torch.cos(torch.arange(d3gzsl.TERMS)[:, None] * cosine.acos())).sum(dim=0)
     exact = nn.functional.softplus((1 + cosine) / 2)
     torch.testing.assert_close(series, exact, rtol=0, atol=1e-14)
 
@@ -442,10 +439,10 @@ def test_gradients_are_finite_at_the_edges(labels: list[int], form: LossForm) ->
     head = ood_head(3).float()
     zero = torch.zeros(3, 2, requires_grad=True)
     terms = (
-        losses.classification(logits, y, form),
-        losses.label_distillation(logits, log_probs, form),
-        losses.embedding_distillation(teacher, student, y, form),
-        losses.ood_distillation(logits, head, confidence, y, form),
+        d3gzsl.classification(logits, y, form),
+        d3gzsl.label_distillation(logits, log_probs, form),
+        d3gzsl.embedding_distillation(teacher, student, y, form),
+        d3gzsl.ood_distillation(logits, head, confidence, y, form),
         generative.gradient_penalty(zero),
     )
     for term in terms:

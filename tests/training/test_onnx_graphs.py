@@ -93,6 +93,7 @@ def test_trunk(backbone: Path, tail: TrunkTail) -> None:
     assert_is_trunk(trunk_graph(backbone, tail, feature_dim=D, side=S), backbone, tail)
 
 
+@pytest.mark.usefixtures("exported_anew")
 def test_trunk_is_the_same_every_time(backbone: Path, tail: TrunkTail) -> None:
     """The bundle id is a hash of it."""
     assert trunk_graph(backbone, tail, feature_dim=D, side=S) == trunk_graph(backbone, tail, feature_dim=D, side=S)
@@ -131,6 +132,7 @@ def synthesizer_of(name: str) -> SynthesizerGraph:
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("exported_anew")
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_synthesizer(name: str) -> None:
     """Of every sampler, for any number of rows."""

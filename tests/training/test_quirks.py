@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.training.tiny import config, task
 from training.config import LossForm
 from training.datasets.dataset import Task
-from training.losses import d3gzsl as pairs
+from training.losses import d3gzsl
 from training.losses.d3gzsl import classification, embedding_distillation, label_distillation, ood_distillation
 from training.method.optimisers import schedule
 from training.method.trainer import DivergedError, Trainer
@@ -98,7 +98,7 @@ def test_the_shifted_pair_loss_is_ruled_by_pairs_that_are_unlike(classes: int, s
     labels = torch.arange(classes).repeat(classes)  # every class the same number of times
     same = labels[:, None] == labels[None, :]
     similarity = torch.full(same.shape, 0.5, dtype=torch.float64)
-    for loss, expected in ((pairs.balanced_bce, 0.5), (pairs.shifted_bce, None)):
+    for loss, expected in ((d3gzsl.balanced_bce, 0.5), (d3gzsl.shifted_bce, None)):
         pull = loss(similarity.clone(), same.double())[1].abs()
         positive = float(pull[same].sum() / pull.sum())
         if expected is not None:

@@ -291,6 +291,22 @@ def interrupt_twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_signal_right_after_the_look_for_one_waits_until_the_state_is_saved(data: Dataset, tmp_path: Path) -> None:
+    class Late(Interruption):
+        looks = 0
+
+        def __init__(self) -> None:
+            pass
+
+        @property
+        def signal(self) -> int | None:  # type: ignore[override]
+            self.looks += 1
+            return None if self.looks == 1 else signal.SIGTERM
+
+    with pytest.raises(Interrupted, match="the last good checkpoint, after epoch 2 of fold 1 of 2"):
+        train(data, tmp_path / "run", config(*SOME), interruption=Late(), checkpoint_seconds=1e9)
+
+
 def test_ctrl_c_twice() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupt_twice()
@@ -309,13 +325,22 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 # --- real processes -------------------------------------------------------------------------------
 
 NURSERY = """
-import os, sys
+import os, sys, time
 import torch._dynamo, torch._inductor  # what optimisers import when they are first used takes seconds
-import training.exporting.export, training.experiment, training.experiment, training.datasets.opening
+import training.exporting.export, training.experiment, training.datasets.opening
 from model import threads
 from training import cli
+from training.runs.log import RunLog
 
 threads.available_cpus = lambda: 1
+write = RunLog.write
+
+def write_and_wait(log, **fields):
+    write(log, **fields)
+    while os.path.exists("GATE"):
+        time.sleep(0.01)
+
+RunLog.write = write_and_wait
 for line in sys.stdin:
     said, *words = line.rstrip("\\n").split("\\t")
     pid = os.fork()
@@ -334,12 +359,15 @@ for line in sys.stdin:
 
 
 class Nursery:
-    """Processes of `d3gzsl-train`, one at a time, forked from one that has imported torch already."""
+    """Processes of `d3gzsl-train`, one at a time, forked from one that has imported torch already.
 
-    def __init__(self, said: Path) -> None:
-        self._said = said
+    Where the file `gate` exists, they wait behind the next line of their log until it is gone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._said, self.gate = folder / "said.txt", folder / "gate"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY],
+            [sys.executable, "-c", NURSERY.replace("GATE", str(self.gate))],
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -372,7 +400,7 @@ class Nursery:
 
 @pytest.fixture(scope="module")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    made = Nursery(tmp_path_factory.mktemp("nursery") / "said.txt")
+    made = Nursery(tmp_path_factory.mktemp("nursery"))
     yield made
     made.close()
 
@@ -386,9 +414,8 @@ def size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def wait_for_line(run: Path) -> None:
-    """Wait until the log grows."""
-    before = size(run / LOG)
+def wait_for_line(run: Path, *, before: int) -> None:
+    """Wait until the log is longer than it was."""
     for _ in range(6000):
         if size(run / LOG) > before:
             return
@@ -404,10 +431,11 @@ def test_killed_at_random_and_resumed_until_done(nursery: Nursery, store_dir: Pa
     assert status == 0, said
     kills, status = 0, -1
     while status != 0:
+        before = size(out / LOG)
         process = nursery.start(*command, "--out", out, "--resume")
         if kills < 4:
             if kills:  # the first time anywhere, even before there is anything
-                wait_for_line(out)
+                wait_for_line(out, before=before)
             time.sleep(moments.uniform(0, 0.3))
             os.kill(process, signal.SIGKILL)
         status, said = nursery.wait()
@@ -425,9 +453,11 @@ def test_killed_at_random_and_resumed_until_done(nursery: Nursery, store_dir: Pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(nursery: Nursery, store_dir: Path, tmp_path: Path, number: signal.Signals) -> None:
     out, command = tmp_path / "run", ("fit", store_dir, *LONG, "--checkpoint-seconds", 1e9)
+    nursery.gate.touch()
     process = nursery.start(*command, "--out", out)
-    wait_for_line(out)
+    wait_for_line(out, before=0)
     os.kill(process, number)
+    nursery.gate.unlink()
     status, said = nursery.wait()
     assert status == 128 + number
     assert "Traceback" not in said

@@ -16,7 +16,7 @@ from model.errors import DataError
 from tests.training.tiny import METHODS, config, task
 from training.config import TrainConfig
 from training.datasets.dataset import Task
-from training.method import trainer as module
+from training.method import trainer as trainer_module
 from training.method.trainer import DivergedError, Trainer
 
 
@@ -152,7 +152,7 @@ def test_step_and_loss_are_named_and_what_was_saved_goes_on(
 ) -> None:
     trainer = running(small, "wgan", 1)
     kept = copy.deepcopy(trainer.state())
-    calls, original = 0, module.student_terms
+    calls, original = 0, trainer_module.student_terms
 
     def broken(*args: Any) -> dict[str, torch.Tensor]:
         nonlocal calls
@@ -161,7 +161,7 @@ def test_step_and_loss_are_named_and_what_was_saved_goes_on(
         return {**terms, "kl": terms["kl"] * 0 + bad} if calls == 5 else terms  # two critic steps and one more each
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "student_terms", broken)
+        patch.setattr(trainer_module, "student_terms", broken)
         with pytest.raises(DivergedError, match=r"in epoch 2, outer step 2 of 3: (?:.* and )?kl\b.* not finite or"):
             trainer.run_epoch()
     assert calls == 9  # looked at once an epoch, so that a GPU is not waited for at every step

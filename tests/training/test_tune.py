@@ -34,7 +34,7 @@ from training.method.trainer import DivergedError
 from training.recipes import Recipe, load_recipe
 from training.runs.checkpoints import Interrupted
 from training.runs.contents import CONFIG, read_json
-from training.search import tune as module
+from training.search import tune as tune_module
 from training.search.study import FINISHED, count_trials, storage_url
 from training.search.tune import Search, best_recipe, best_trial, refuse_other_file, summarise, tune, write_recipe
 from training.selection.choice import Selection
@@ -87,7 +87,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[TrainConfig]
             head = HeadChoice(shrinkage=0.3)
             return Selection(epochs=1, head=head, calibration=plain, student=plain, validation=validation)
 
-        monkeypatch.setattr(module, "select", played)
+        monkeypatch.setattr(tune_module, "select", played)
         return seen
 
     return prepare

@@ -129,10 +129,9 @@ class Checkpoints:
 
     def save_if_due(self, stage: int, trainer: Trainer, measuring: Measuring) -> None:
         """Keep the state of a training, where the last one is old enough or somebody asked to stop."""
-        asked = self._interruption.signal is not None
-        if asked or time.monotonic() - self._saved_at >= self._every:
+        if self._interruption.signal is not None or time.monotonic() - self._saved_at >= self._every:
             self.save(stage, trainer.state(), measuring.state())
-        self._interruption.raise_if_asked(self.where())
+            self._interruption.raise_if_asked(self.where())  # one that comes after the look above waits an epoch
 
     def finish(self, stage: int) -> None:
         """Note that a stage is over."""
