@@ -22,6 +22,8 @@ MAX_GUESSED_NAME = 100
 """Longest name for which similar ones are looked up."""
 MOST_GUESSED = 20
 """Most names of one description for which similar ones are looked up: each look takes up to a few milliseconds."""
+MOST_UNKNOWN = 1000
+"""Most unknown names of one description of which each is named; of the others the number is."""
 LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
 
 
@@ -149,23 +151,30 @@ class Vocabulary:
     def _resolve_named(
         self, given: Mapping[str, float], pointer: str, guesses: int
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        problems: list[Problem] = []
-        unknown = 0
         values = np.array([a.mean for a in self.attributes], dtype=np.float64)
-        for name, value in given.items():
-            where = f"{pointer}/{pointer_part(name)}"
-            if name not in self._position:
-                unknown += 1
-                hint = self._similar(str(name)) if unknown <= guesses else ""
-                problems.append(Problem(pointer=where, detail=f"no such attribute in the vocabulary{hint}"))
-            elif (problem := _not_finite(where, value)) is not None:
-                problems.append(problem)
+        unknown = [name for name in given if name not in self._position]
+        problems = [
+            Problem(
+                pointer=f"{pointer}/{pointer_part(name)}",
+                detail=f"no such attribute in the vocabulary{self._similar(str(name)) if i < guesses else ''}",
+            )
+            for i, name in enumerate(unknown[:MOST_UNKNOWN])
+        ]
+        if len(unknown) > MOST_UNKNOWN:
+            more = len(unknown) - MOST_UNKNOWN
+            problems.append(Problem(pointer=pointer, detail=f"{more} more names are not in the vocabulary"))
+        only_unknown = bool(problems)
+        for name in given.keys() & self._position.keys():
+            problem = _not_finite(f"{pointer}/{pointer_part(name)}", given[name])
+            if problem is None:
+                values[self._position[name]] = given[name]
             else:
-                values[self._position[name]] = value
+                problems.append(problem)
+                only_unknown = False
         if not given:
             problems.append(Problem(pointer=pointer, detail="expected at least one named attribute, got none"))
         if problems:
-            kind = UnknownAttributeError if unknown == len(problems) else AttributesError
+            kind = UnknownAttributeError if only_unknown else AttributesError
             raise kind("the attributes do not fit the vocabulary", problems)
         return values, tuple(name for name in self.names if name not in given)
 
