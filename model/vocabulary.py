@@ -22,7 +22,7 @@ MAX_GUESSED_NAME = 100
 """Longest name for which similar ones are looked up."""
 MOST_GUESSED = 20
 """Most names of one description for which similar ones are looked up: each look takes up to a few milliseconds."""
-MOST_UNKNOWN = 1000
+MOST_UNKNOWN = 500
 """Most unknown names of one description of which each is named; of the others the number is."""
 LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
 
