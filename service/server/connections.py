@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import h11
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _SILENCE = 5.0
 """Seconds without a byte after which a client whose answer is out counts as gone."""
+_STALLED = 1.0
+"""Seconds without a byte of a body after which a connection gives way to others, where there are too many."""
 _READ = 65_536
 """Bytes taken from a connection at once: there are several copies of them before anybody has asked for them."""
 _UNREAD = {h11.SEND_BODY, h11.ERROR}
@@ -81,17 +83,18 @@ class Connections:
         return sum(map(len, self._since.values()))
 
     def admit(self, connection: Connection) -> bool:
-        """Take a new connection, in the place of one that has no request at work where there are too many.
+        """Take a new connection, where there are too many in the place of one that nobody works for.
 
         Returns:
-            False where every other connection has a request at work.
+            False where every other connection has a request at work, the whole of which has come or still comes.
         """
         if len(self) >= self.limits.most:
-            waiting = (self._since[group] for group in (Group.DRAINING, Group.HEAD, Group.IDLE))
-            oldest = next((next(iter(group)) for group in waiting if group), None)
+            waiting = chain(*(self._since[group] for group in (Group.DRAINING, Group.HEAD, Group.IDLE)))
+            stalled = (connection for connection in self._since[Group.AT_WORK] if connection.stalls)
+            oldest = next(chain(waiting, stalled), None)
             if oldest is None:
                 return False
-            oldest.drop()
+            oldest.give_up()
         self._since[Group.HEAD][connection] = time.monotonic()
         return True
 
@@ -117,16 +120,22 @@ class Connections:
         step = min(1.0, limits.head_seconds / 4, limits.idle_seconds / 4, limits.drain_seconds / 4)
         while True:
             await asyncio.sleep(step)
-            now = time.monotonic()
-            for connection in _longest(self._since[Group.HEAD], now - limits.head_seconds):
-                connection.refuse_slow_head()
-            for connection in [
-                *_longest(self._since[Group.IDLE], now - limits.idle_seconds),
-                *_longest(self._stuck, now - limits.idle_seconds),
-                *_longest(self._since[Group.DRAINING], now - limits.drain_seconds),
-                *(c for c in self._since[Group.DRAINING] if now - c.heard > _SILENCE),
-            ]:
-                connection.drop()
+            try:
+                self._end_late(time.monotonic())
+            except Exception:  # the others must have their end all the same
+                log.exception("a connection could not be ended")
+
+    def _end_late(self, now: float) -> None:
+        limits = self.limits
+        for connection in _longest(self._since[Group.HEAD], now - limits.head_seconds):
+            connection.refuse_slow_head()
+        for connection in [
+            *_longest(self._since[Group.IDLE], now - limits.idle_seconds),
+            *_longest(self._stuck, now - limits.idle_seconds),
+            *_longest(self._since[Group.DRAINING], now - limits.drain_seconds),
+            *(c for c in self._since[Group.DRAINING] if now - c.heard > _SILENCE),
+        ]:
+            connection.give_up()
 
 
 def _longest(group: dict[Connection, float], before: float) -> list[Connection]:
@@ -261,6 +270,11 @@ class Connection(H11Protocol):
             self._move(Group.IDLE)
             self._socket.close()
         self._ends = True
+
+    @property
+    def stalls(self) -> bool:
+        """Whether the rest of a body is due of which nothing comes."""
+        return self.conn.their_state is h11.SEND_BODY and time.monotonic() - self.heard > _STALLED
 
     @property
     def ends(self) -> bool:

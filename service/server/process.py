@@ -60,7 +60,7 @@ def run_server(settings: Settings, listener: socket.socket, *, started: Callable
             head_seconds=settings.header_timeout,
             idle_seconds=settings.idle_timeout,
             drain_seconds=settings.body_timeout,
-            drain_bytes=settings.max_request_bytes,
+            drain_bytes=2 * settings.max_request_bytes,  # so that one that is too large hears of it
         )
     )
     service = Service.open(settings)

@@ -234,7 +234,7 @@ def test_bodies_share_their_room_and_slow_ones_give_way() -> None:
         budget.add(slow, 70_000_000)
         with pytest.raises(OverloadedError, match="hold 70000000 bytes and 40000000 more would exceed"):
             budget.check(40_000_000, but=quick)
-        clock.now += 70_000_000 / SLOW + 1
+        clock.now += 1
         budget.check(40_000_000, but=quick)
         assert budget.held == 0
         budget.add(quick, 90_000_000)
@@ -246,6 +246,31 @@ def test_bodies_share_their_room_and_slow_ones_give_way() -> None:
             budget.add(late, 20_000_000)  # a whole body gives way to nobody
         assert emptied == [1]
     assert (budget.held, emptied) == (0, [1, 1])
+
+
+def test_a_body_is_slow_by_what_came_last() -> None:
+    clock = Clock()
+    budget = BodyBudget(100_000_000, clock=clock)
+    with budget.body() as body:
+        budget.add(body, 50_000_000)
+        assert not body.slow
+        for _ in range(5):  # a byte now and then does not help
+            clock.now += 0.6
+            budget.add(body, 1)
+        assert body.slow
+        for _ in range(4):
+            clock.now += 0.6
+            budget.add(body, SLOW)
+        assert not body.slow
+
+
+def test_small_bodies_have_room_of_their_own() -> None:
+    budget = BodyBudget(100_000_000)
+    with budget.body() as large, budget.body() as small:
+        budget.add(large, 100_000_000)
+        budget.add(small, 900_000)
+        with pytest.raises(OverloadedError):
+            budget.add(small, 200_000)
 
 
 @pytest.mark.anyio

@@ -86,7 +86,11 @@ def test_a_refusal_arrives_though_nobody_read_the_body(strict: Server, close: bo
     for _ in range(20):
         connection = http.client.HTTPConnection(at.hostname or "", at.port, timeout=20)
         connection.request("POST", "/classify", bytes(6_000_000), headers)
-        assert connection.getresponse().status == 415
+        refused = connection.getresponse()
+        assert (refused.status, refused.read()[:1]) == (415, b"{")
+        if not close:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
         connection.close()
 
 
@@ -150,6 +154,14 @@ def test_idle_connections_make_room_for_others(strict: Server) -> None:
             stack.enter_context(connect(strict))
         assert all(ready(strict) for _ in range(5))
     assert "Too many open files" not in strict.log.text
+
+
+def test_connections_whose_bodies_do_not_come_make_room_for_others(strict: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(connect(strict)).sendall(CLASSES + b"Content-Length: 100\r\n\r\n{")
+        time.sleep(1.1)
+        assert ready(strict)
 
 
 def test_unfinished_bodies_make_room_for_others(strict: Server) -> None:

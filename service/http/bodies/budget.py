@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from service.errors import OverloadedError, UnavailableError
 
 SLOW = 64_000
 """Bytes a second below which an unfinished body gives way to others, where there is no room for all."""
+_SMALL, _ROOM_FOR_SMALL = 100, 8  # the parts of all the room that a small body has at most, and that small ones have
 _MANY = 32_000_000  # bytes after which the memory is worth giving back
 _WINDOW = 1.0  # seconds over which the rate is measured
 
@@ -28,21 +30,22 @@ class Body:
         """Why it is not read on."""
         self._wait: asyncio.Timeout | None = None
         self._clock = clock
-        self._since, self._bytes = clock(), 0
+        self._since = self._last = clock()
+        self._bytes, self._rate = 0, math.inf
 
     def grow(self, size: int) -> None:
         """So many bytes have come."""
-        now = self._clock()
-        if now - self._since > 2 * _WINDOW:
+        now = self._last = self._clock()
+        if now - self._since >= _WINDOW:
+            self._rate = self._bytes / (now - self._since)
             self._since, self._bytes = now, 0
         self.held += size
         self._bytes += size
 
     @property
     def slow(self) -> bool:
-        """Whether it comes so slowly that others go first."""
-        seconds = self._clock() - self._since
-        return seconds >= _WINDOW and self._bytes < SLOW * seconds
+        """Whether it comes so slowly, or not at all at present, that others go first."""
+        return self._rate < SLOW or self._clock() - self._last >= _WINDOW
 
     @contextmanager
     def waiting(self, wait: asyncio.Timeout) -> Iterator[None]:
@@ -64,7 +67,7 @@ class BodyBudget:
     """The bytes that all bodies may hold at once, from when they come until their requests are answered.
 
     A body that would need more than there is left is refused, unless there are unfinished ones that come too slowly:
-    then these give way, those that hold most first.
+    then these give way, those that hold most first. Small bodies have some room of their own.
 
     Args:
         most: bytes.
@@ -98,11 +101,13 @@ class BodyBudget:
         Raises:
             OverloadedError: there is none.
         """
-        while self.held + size > self._most:
+        small = but.held + size <= self._most // _SMALL
+        most = self._most + (self._most // _ROOM_FOR_SMALL if small else 0)
+        while self.held + size > most:
             slow = [body for body in self._unfinished if body is not but and body.held and body.slow]
             if not slow:
                 held = f"bodies of other requests hold {self.held} bytes"
-                raise OverloadedError(f"{held} and {size} more would exceed the {self._most} allowed")
+                raise OverloadedError(f"{held} and {size} more would exceed the {most} allowed")
             largest = max(slow, key=lambda body: body.held)
             largest.refuse(OverloadedError("others needed the memory while this body came too slowly"))
             self._free(largest)
