@@ -18,6 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from model.errors import AttributeCountError, AttributesError, BundleError, Problem, UnknownAttributeError, pointer_part
 
 _EPSILON = 1e-12
+MAX_GUESSED_NAME = 100
+"""Longest name for which similar ones are looked up."""
+MOST_GUESSED = 20
+"""Most names of one description for which similar ones are looked up: each look takes up to a few milliseconds."""
+MOST_UNKNOWN = 500
+"""Most unknown names of one description of which each is named; of the others the number is."""
 LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
 
 
@@ -100,13 +106,18 @@ class Vocabulary:
         )
 
     def resolve(
-        self, given: Sequence[float] | Mapping[str, float], *, pointer: str = "/attributes"
+        self,
+        given: Sequence[float] | Mapping[str, float],
+        *,
+        pointer: str = "/attributes",
+        guesses: int = MOST_GUESSED,
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """A user's description of a class as a full vector.
 
         Args:
             given: A numbers in vocabulary order, or names to numbers; names left out take the vocabulary's mean.
             pointer: prefix of the JSON pointers in errors.
+            guesses: for how many unknown names errors name similar ones.
 
         Returns:
             float64 [A] on the users' scale, and the names that were filled with their mean.
@@ -117,7 +128,7 @@ class Vocabulary:
             AttributesError: values that are no numbers, not finite or beyond 1e12; names every one.
         """
         if isinstance(given, Mapping):
-            return self._resolve_named(given, pointer)
+            return self._resolve_named(given, pointer, guesses)
         if isinstance(given, str | bytes) or not isinstance(given, Sequence):
             raise AttributesError(
                 "attributes must be a list of numbers or an object of names to numbers",
@@ -137,27 +148,40 @@ class Vocabulary:
             raise AttributesError("attributes must be finite numbers", problems)
         return np.asarray(given, dtype=np.float64), ()
 
-    def _resolve_named(self, given: Mapping[str, float], pointer: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        problems: list[Problem] = []
-        unknown = 0
+    def _resolve_named(
+        self, given: Mapping[str, float], pointer: str, guesses: int
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         values = np.array([a.mean for a in self.attributes], dtype=np.float64)
-        for name, value in given.items():
-            where = f"{pointer}/{pointer_part(name)}"
-            if name not in self._position:
-                unknown += 1
-                close = difflib.get_close_matches(str(name), self.names, n=3)
-                hint = f"; did you mean {', '.join(close)}?" if close else ""
-                problems.append(Problem(pointer=where, detail=f"no such attribute in the vocabulary{hint}"))
-            elif (problem := _not_finite(where, value)) is not None:
-                problems.append(problem)
+        unknown = [name for name in given if name not in self._position]
+        problems = [
+            Problem(
+                pointer=f"{pointer}/{pointer_part(name)}",
+                detail=f"no such attribute in the vocabulary{self._similar(str(name)) if i < guesses else ''}",
+            )
+            for i, name in enumerate(unknown[:MOST_UNKNOWN])
+        ]
+        if len(unknown) > MOST_UNKNOWN:
+            more = len(unknown) - MOST_UNKNOWN
+            problems.append(Problem(pointer=pointer, detail=f"{more} more names are not in the vocabulary"))
+        only_unknown = bool(problems)
+        for name in given.keys() & self._position.keys():
+            problem = _not_finite(f"{pointer}/{pointer_part(name)}", given[name])
+            if problem is None:
+                values[self._position[name]] = given[name]
             else:
-                values[self._position[name]] = value
+                problems.append(problem)
+                only_unknown = False
         if not given:
             problems.append(Problem(pointer=pointer, detail="expected at least one named attribute, got none"))
         if problems:
-            kind = UnknownAttributeError if unknown == len(problems) else AttributesError
+            kind = UnknownAttributeError if only_unknown else AttributesError
             raise kind("the attributes do not fit the vocabulary", problems)
         return values, tuple(name for name in self.names if name not in given)
+
+    def _similar(self, name: str) -> str:
+        """Words about names that may be meant by one that is unknown; none where no name is like it."""
+        close = difflib.get_close_matches(name, self.names, n=3) if len(name) <= MAX_GUESSED_NAME else []
+        return f"; did you mean {', '.join(close)}?" if close else ""
 
     def out_of_range(self, values_A: NDArray[np.float64]) -> tuple[str, ...]:
         """Names of the attributes whose value lies outside the range of the training classes."""

@@ -12,6 +12,9 @@ D3GZSLError                         (model.errors)
 │       ├── InvalidBatchError       some classes of a batch are not valid by themselves
 │       └── BatchConflictError      some classes of a batch do not fit the class table as it is
 ├── MediaTypeError                  the body has a type that is not taken here
+│   └── ContentEncodingError        or is compressed in a way that is not
+├── MalformedRequestError           a head that HTTP does not allow
+├── SlowRequestError                a request that did not come in time
 ├── TooLargeError                   more bytes, images or elements than allowed
 │   └── BatchTooLargeError
 ├── AccessError
@@ -80,6 +83,18 @@ class BatchConflictError(InvalidRequestError):
 
 class MediaTypeError(D3GZSLError):
     """A body of a type that is not taken here."""
+
+
+class ContentEncodingError(MediaTypeError):
+    """A body with a content encoding that is not taken here."""
+
+
+class MalformedRequestError(D3GZSLError):
+    """A request whose head contradicts itself, so that nobody can say where its body ends."""
+
+
+class SlowRequestError(D3GZSLError):
+    """A request that did not come in time."""
 
 
 class TooLargeError(D3GZSLError):

@@ -17,11 +17,23 @@ Role = Literal["classify", "admin"]
 _LINE = re.compile(r"(classify|admin):([0-9a-f]{64})")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Keys:
     """The keys that are accepted: role by SHA-256 of the key."""
 
     roles: Mapping[str, Role]
+
+    def reload(self, settings: Settings) -> None:
+        """Accept the keys that the settings and the file they name have now.
+
+        Raises:
+            SettingsError: see :meth:`from_settings`; also where there were keys and are none left, since everybody
+                could then change classes.
+        """
+        fresh = self.from_settings(settings)
+        if self.roles and not fresh.roles:
+            raise SettingsError("without any key everybody could change classes; stop the service to start it so")
+        self.roles = fresh.roles
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
-from service.errors import NotReadyError, OverloadedError
+from service.errors import NotReadyError, OverloadedError, SettingsError
 from service.inference.batcher import Batcher
 from service.inference.decoding import Decoder
 from service.inference.engine import Engine, OnnxEngine, release_freed_memory
@@ -31,6 +32,8 @@ from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -46,8 +49,13 @@ class SerialExecutor:
     """
 
     def __init__(self, *, capacity: int = 64, name: str = "changes") -> None:
-        self._capacity, self._admitted = capacity, 0
+        self._capacity, self._admitted, self._name = capacity, 0, name
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    def check(self) -> None:
+        """Raise OverloadedError where too many pieces are waiting for one more to be taken."""
+        if self._admitted >= self._capacity:
+            raise OverloadedError(f"{self._admitted} {self._name} are waiting already")
 
     async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run `work`; once begun it ends, whether or not anyone still waits for it.
@@ -55,8 +63,7 @@ class SerialExecutor:
         Raises:
             OverloadedError: too many changes are waiting.
         """
-        if self._admitted >= self._capacity:
-            raise OverloadedError(f"{self._admitted} changes are waiting already")
+        self.check()
         self._admitted += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -230,6 +237,15 @@ class Service:
         self.analyses.close()
         self.decoder.close()
         self.log.close()
+
+    def reload_keys(self) -> None:
+        """Read the file of keys again; what cannot be read leaves the keys as they are, and a line in the log."""
+        try:
+            self.keys.reload(self.settings)
+        except SettingsError as error:
+            log.error("the keys are not read again and stay as they were: %s", error)
+        else:
+            log.info("the keys have been read again: %d are accepted", len(self.keys.roles))
 
     def check_ready(self) -> None:
         """Raise NotReadyError where images would not be answered."""

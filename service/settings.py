@@ -17,6 +17,7 @@ from service.errors import SettingsError
 from service.inference.sessions import Provider
 
 PREFIX = "D3GZSL_"
+_BYTES_IN_FLIGHT = 100_000_000
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 """Several values; written with commas in an environment variable or a flag."""
 
@@ -58,12 +59,15 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(None, description="File with one role:sha256 per line; # starts a comment.")
     allow_anonymous: bool = Field(False, description="Start without keys on an address others can reach.")
     allowed_hosts: CommaSeparated = Field(
-        (), description="Host names that changes may be sent to, beside loopback and --host; * allows any."
+        (), description="Host names that requests may be sent to, beside loopback and --host; * allows any."
     )
     max_image_bytes: int = Field(20_000_000, ge=1, description="Largest image file, in bytes.")
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, description="Largest image, width times height.")
     max_batch_images: int = Field(64, ge=1, description="Most images in one request.")
     max_request_bytes: int = Field(100_000_000, ge=1, description="Largest request body, in bytes.")
+    max_bytes_in_flight: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Most bytes of all request bodies at once; auto takes 100 MB, or the largest body if more."
+    )
     max_batch_classes: int = Field(1000, ge=1, description="Most classes in one batch.")
     max_explained: int = Field(5, ge=0, le=100, description="Most classes that are explained for one image.")
     batch_size: int = Field(16, ge=1, le=1024, description="Most images the model sees at once.")
@@ -74,6 +78,17 @@ class Settings(BaseSettings):
         "auto", description="Processes that share the port; auto takes one per eight CPUs, or one for a GPU."
     )
     deadline: float = Field(30.0, gt=0, le=3600, description="Seconds after which a request is given up with 503.")
+    body_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds within which a request's body must come.")
+    header_timeout: float = Field(10.0, gt=0, le=3600, description="Seconds within which a request's head must come.")
+    idle_timeout: float = Field(
+        75.0, gt=0, le=3600, description="Seconds that a connection is kept without a request, or without being read."
+    )
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = Field(
+        "auto", description="Most connections of a process; auto takes 1000, or what the limit on open files leaves."
+    )
+    grace_period: float = Field(
+        20.0, gt=0, le=3600, description="Seconds that requests have to end when the service is told to stop."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log lines.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
     slow_request: float = Field(
@@ -101,6 +116,22 @@ class Settings(BaseSettings):
                 f"queue_size ({self.queue_size}) must be at least max_batch_images ({self.max_batch_images})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _bytes_hold_a_request(self) -> Settings:
+        if self.bytes_in_flight < self.max_request_bytes:
+            raise ValueError(
+                f"max_bytes_in_flight ({self.max_bytes_in_flight}) must be at least max_request_bytes "
+                f"({self.max_request_bytes})"
+            )
+        return self
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Most bytes of all request bodies at once."""
+        if self.max_bytes_in_flight == "auto":
+            return max(_BYTES_IN_FLIGHT, self.max_request_bytes)
+        return self.max_bytes_in_flight
 
     @property
     def on_loopback(self) -> bool:

@@ -52,7 +52,13 @@ class Create:
 
     def decide(self, find: Find) -> ClassEntry:
         """The class whose row is needed; ClassExistsError where the id is taken."""
-        if find(self.entry.id) is not None:
+        before = find(self.entry.id)
+        if before is not None and before.entry.kind == "seen":
+            raise ClassExistsError(
+                f"a class with the id {self.entry.id!r} exists and was seen in training, so that nothing can replace "
+                "it; choose another id"
+            )
+        if before is not None:
             raise ClassExistsError(f"a class with the id {self.entry.id!r} exists; use PUT to replace it")
         return self.entry
 
@@ -127,5 +133,5 @@ def _changeable(find: Find, class_id: str, condition: Precondition) -> KnownClas
 def _refuse_seen(known: KnownClass) -> None:
     if known.entry.kind == "seen":
         raise SeenClassError(
-            f"class {known.entry.id!r} was seen in training; only classes described by attributes can be changed"
+            f"class {known.entry.id!r} was seen in training and cannot be changed; give another class another id"
         )

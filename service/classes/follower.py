@@ -18,6 +18,8 @@ from service.registry.watch import Watch
 
 log = logging.getLogger(__name__)
 
+FARTHEST = 1000
+"""Versions ahead of the newest one known for which a request may wait; one beyond that is no version of this log."""
 _IMPATIENT = 0.05  # seconds between looks while a request waits for a version
 
 
@@ -134,9 +136,15 @@ class Follower:
         """A snapshot of at least this version.
 
         Raises:
-            VersionNotReachedError: there was none in time.
+            VersionNotReachedError: there was none in time, or the version is too far ahead to be waited for.
         """
         snapshot = await self.refresh()
+        if version - snapshot.registry_version > FARTHEST:
+            raise VersionNotReachedError(
+                f"expected version {version} of the registry, got {snapshot.registry_version}; "
+                f"at most {FARTHEST} versions are waited for",
+                retry_after=math.ceil(self._poll_interval),
+            )
         try:
             async with asyncio.timeout(seconds):
                 while snapshot.registry_version < version:

@@ -114,18 +114,21 @@ class Registrar:
         _, after = self._edit(Remove(class_id=class_id, condition=condition))
         return after.registry_version
 
-    def apply_batch(self, edits: Sequence[Edit]) -> tuple[Snapshot, Snapshot]:
+    def apply_batch(
+        self, edits: Sequence[Edit], *, go_on: Callable[[], object] = lambda: None
+    ) -> tuple[Snapshot, Snapshot]:
         """Many changes as one version, all or nothing; returns the snapshots before and after them.
 
         Args:
             edits: at most one for each class; what is already so is left as it is.
+            go_on: called now and then before anything is stored; what it raises ends the work.
 
         Raises:
             BatchConflictError: some do not fit the table as it is; names each by its place, ``/classes/<i>``.
             InvalidBatchError: from some attributes no finite row can be made; likewise.
             StorageError: the database refuses.
         """
-        return self._apply(edits, "batch")
+        return self._apply(edits, "batch", go_on)
 
     def rollback(self, version: int, *, expected: Collection[int] | None = None) -> Snapshot:
         """Append a version that has a former one's classes; returns the snapshot of it.
@@ -175,10 +178,13 @@ class Registrar:
         """Snapshots before and after one change."""
         return self._apply([edit], None)
 
-    def _apply(self, edits: Sequence[Edit], operation: Operation | None) -> tuple[Snapshot, Snapshot]:
+    def _apply(
+        self, edits: Sequence[Edit], operation: Operation | None, go_on: Callable[[], object] = lambda: None
+    ) -> tuple[Snapshot, Snapshot]:
         """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
         computed: dict[str, Row] = {}
-        self._decide(self.catch_up(), edits, computed, single=operation is None)
+        self._decide(self.catch_up(), edits, computed, single=operation is None, go_on=go_on)
+        go_on()
         with self._appending() as (log, before):
             changes = self._decide(before, edits, computed, single=operation is None)
             if not changes:
@@ -187,7 +193,13 @@ class Registrar:
         return before, self._publish(before, step)
 
     def _decide(
-        self, snapshot: Snapshot, edits: Sequence[Edit], computed: dict[str, Row], *, single: bool
+        self,
+        snapshot: Snapshot,
+        edits: Sequence[Edit],
+        computed: dict[str, Row],
+        *,
+        single: bool,
+        go_on: Callable[[], object] = lambda: None,
     ) -> list[Change]:
         """The changes that the edits amount to; rows that are missing are computed once every edit is known to fit."""
         failures: dict[int, D3GZSLError] = {}
@@ -206,7 +218,7 @@ class Registrar:
                     decided.append((i, decision))
         _raise(failures, len(edits), single=single)
         missing = [(i, d) for i, d in decided if isinstance(d, ClassEntry) and d.id not in computed]
-        rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing])
+        rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing], go_on=go_on)
         for (i, entry), made in zip(missing, rows, strict=True):
             if isinstance(made, AttributesError):
                 failures[i] = made

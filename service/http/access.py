@@ -1,4 +1,4 @@
-"""Who may do what: keys and roles for every request, host and origin for changes."""
+"""Who may do what: hosts for everything but health, keys and roles for every request, origins for changes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from service.settings import Settings
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `d3gzsl keys new`; needed where keys are set.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+HEALTH = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+"""What probes ask for, under whatever name or address they know."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -32,15 +34,24 @@ async def may_change(request: Request, credentials: Credentials) -> None:
 
 
 async def may_preview(request: Request, credentials: Credentials) -> None:
-    """Dependency of what only an admin may ask for: an admin key, an allowed host, no foreign page."""
+    """Dependency of what only an admin may ask for: an admin key, no foreign page."""
     _require(request, credentials, "admin")
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if origin is not None and not same_origin(origin, host):
+        raise OriginError(f"the origin {origin!r} is not that of {host!r}")
+
+
+async def under_own_name(request: Request) -> None:
+    """Dependency of everything: an allowed host, but for those who ask after the health.
+
+    A page of another site can have its own name point here (DNS rebinding). Its requests then carry that name.
+    """
+    if request.scope["path"].removeprefix(request.scope.get("root_path", "")) in HEALTH:
+        return
     host = request.headers.get("host", "")
     settings: Settings = request.app.state.service.settings
     if not host_allowed(host, (settings.host, *settings.allowed_hosts)):
-        raise HostError(f"the host name {host!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
-    origin = request.headers.get("origin")
-    if origin is not None and not same_origin(origin, host):
-        raise OriginError(f"the origin {origin!r} is not that of {host!r}")
+        raise HostError(f"the host name {host[:300]!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
 
 
 def media_type(request: Request) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id, slug
 from model.errors import AttributesError, InvalidInputError, Problem
-from model.vocabulary import Vocabulary
+from model.vocabulary import MOST_GUESSED, Vocabulary
 from service.classes.class_table import KnownClass
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
@@ -23,10 +23,7 @@ from service.errors import (
     MetadataTooLargeError,
 )
 from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords, NearDuplicate
-from service.http.problems import validation_problems
-
-MOST_NAMED = 1000
-"""Most problems in one answer: a large batch may have very many."""
+from service.http.problems import MOST_NAMED, names_of, validation_problems, without_most_unknown
 
 Wrong = list[tuple[type[InvalidInputError], Problem]]
 
@@ -46,13 +43,16 @@ class DescribedClass:
     out_of_range: tuple[str, ...]
 
 
-def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = None) -> DescribedClass:
+def read_class(
+    given: object, vocabulary: Vocabulary, *, class_id: str | None = None, guesses: int = MOST_GUESSED
+) -> DescribedClass:
     """The class of a document.
 
     Args:
         given: JSON value.
         vocabulary: of the bundle.
         class_id: id that the class must have; where it is None the document's own, or one made from the name.
+        guesses: for how many unknown attributes similar ones are named.
 
     Raises:
         InvalidRequestError: names everything that is wrong; of a class of its own where only one kind of thing is.
@@ -60,7 +60,7 @@ def read_class(given: object, vocabulary: Vocabulary, *, class_id: str | None = 
     """
     wrong: Wrong = []
     document = _document(given, wrong)
-    values, filled = _attributes(given, vocabulary, wrong)
+    values, filled = _attributes(given, vocabulary, wrong, guesses)
     chosen = class_id
     if document is not None:
         chosen = _chosen_id(document, class_id, wrong)
@@ -89,7 +89,7 @@ def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Descri
     refused = 0
     for i, item in enumerate(given):
         try:
-            one = read_class(item, vocabulary)
+            one = read_class(item, vocabulary, guesses=max(0, MOST_GUESSED - len(problems)))
         except InvalidInputError as error:
             refused += 1
             problems += [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
@@ -101,7 +101,7 @@ def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Descri
             problems.append(Problem(pointer=f"/classes/{i}/id", detail=detail))
         described.append(one)
     if problems:
-        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", shorten(problems))
+        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", problems)
     return described
 
 
@@ -112,7 +112,7 @@ def read_words(given: object) -> dict[str, Any]:
         InvalidRequestError: see :func:`read_class`.
     """
     try:
-        words = ClassWords.model_validate(given).model_dump(exclude_unset=True)
+        words = ClassWords.model_validate(without_most_unknown(ClassWords, given)).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise _error("the change is not valid", _sorted_out(error)) from None
     if not words:
@@ -141,28 +141,21 @@ def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:
     ]
 
 
-def shorten(problems: Sequence[Problem]) -> Sequence[Problem]:
-    """The first problems, with a last one that counts the rest where there are too many for an answer."""
-    if len(problems) <= MOST_NAMED:
-        return problems
-    return [*problems[:MOST_NAMED], Problem(pointer="", detail=f"and {len(problems) - MOST_NAMED} more")]
-
-
 def _document(given: object, wrong: Wrong) -> ClassDocument | None:
     try:
-        return ClassDocument.model_validate(given)
+        return ClassDocument.model_validate(without_most_unknown(ClassDocument, given))
     except ValidationError as error:
         wrong += _sorted_out(error)
         return None
 
 
 def _attributes(
-    given: object, vocabulary: Vocabulary, wrong: Wrong
+    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
     if not isinstance(given, Mapping) or "attributes" not in given:
         return None, ()
     try:
-        return vocabulary.resolve(given["attributes"])
+        return vocabulary.resolve(given["attributes"], guesses=guesses)
     except AttributesError as error:
         wrong += [(type(error), problem) for problem in error.problems]
         return None, ()
@@ -186,7 +179,8 @@ def _chosen_id(document: ClassDocument, class_id: str | None, wrong: Wrong) -> s
 
 def _sorted_out(error: ValidationError) -> Wrong:
     errors = error.errors(include_url=False)
-    return list(zip(map(_kind, errors), validation_problems(errors), strict=True))
+    kinds = [*map(_kind, errors[:MOST_NAMED]), *([InvalidRequestError] if len(errors) > MOST_NAMED else [])]
+    return list(zip(kinds, validation_problems(errors, known=names_of(ClassDocument)), strict=True))
 
 
 def _kind(error: Mapping[str, Any]) -> type[InvalidInputError]:

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from model.classes import CLASS_ID_PATTERN, MAX_NAME_LENGTH, Kind
 from service.http.images import JsonImage
-from service.http.schemas import HeadState, ImageAnswer, ImageFailure, ReadQuery
+from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, ReadQuery
 
 MAX_DESCRIPTION_LENGTH = 4000
 MAX_METADATA_BYTES = 16_384
@@ -203,7 +203,7 @@ class ListQuery(ReadQuery):
     """Parameters of GET /classes."""
 
     limit: int = Field(100, ge=1, le=1000, description="Most classes on a page.")
-    cursor: str | None = Field(None, description="`next_cursor` of the page before.")
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
     kind: Kind | None = Field(None, description="Classes of this kind only.")
     name: str | None = Field(None, max_length=MAX_NAME_LENGTH, description="Classes whose name contains this.")
 

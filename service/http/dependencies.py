@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 
+from model.errors import Problem
 from service.classes.snapshot import Snapshot
-from service.errors import DeadlineError, TooLargeError
+from service.errors import DeadlineError, InvalidRequestError, TooLargeError
+from service.http.bodies.reading import read_body
 from service.http.strictjson import loads
+from service.http.threads import off_the_loop
 from service.service import Service
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ TimeoutMs = Annotated[
     ),
 ]
 
+_MOST_PARAMETERS = 1100  # a thousand classes, each as a parameter, and the others
 MAX_BODY_BYTES = 1_000_000
 
 
@@ -83,14 +89,10 @@ def json_body(schema: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def json_of(request: Request) -> object:
-    """The JSON of a small body; TooLargeError for one that is not."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed")
-    return loads(bytes(body))
+async def json_of(request: Request, read: Callable[[object], Result]) -> Result:
+    """What is read from the JSON of a small body; TooLargeError for one that is not small."""
+    body = await read_body(request, most=MAX_BODY_BYTES, too_large=lambda words: TooLargeError(f"the body {words}"))
+    return await off_the_loop(lambda data: read(loads(data)), body)
 
 
 async def snapshot_for(service: Service, version: int, *, seconds: float | None = None) -> Snapshot:
@@ -98,6 +100,16 @@ async def snapshot_for(service: Service, version: int, *, seconds: float | None 
     if service.snapshot.registry_version >= version:
         return service.snapshot
     return await service.wait_for_version(version, deadline=service.settings.deadline if seconds is None else seconds)
+
+
+async def few_parameters(request: Request) -> None:
+    """Refuse query parameters so many that naming each that is wrong would keep others waiting."""
+    number = len(request.query_params.multi_items())
+    if number > _MOST_PARAMETERS:
+        raise InvalidRequestError(
+            "too many parameters",
+            [Problem(pointer="/query", detail=f"expected at most {_MOST_PARAMETERS} parameters, got {number}")],
+        )
 
 
 def no_parameters(request: Request) -> None:

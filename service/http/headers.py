@@ -20,7 +20,8 @@ VERSION_HEADER = "registry-version"
 VERSION = {"Registry-Version": {"description": "Version of the class table.", "schema": {"type": "integer"}}}
 TAGGED = {"ETag": {"description": "Changes whenever the class changes.", "schema": {"type": "string"}}, **VERSION}
 LOCATION = {"Location": {"description": "Path of the class.", "schema": {"type": "string"}}}
-_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x2b\x2d-\x7e\x80-\xff]*)"')
+_TAGS = rf"^(\*|{_TAG.pattern}([ \t]*,[ \t]*{_TAG.pattern})*)$"
 
 
 def precondition_parameters(**descriptions: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def precondition_parameters(**descriptions: str) -> dict[str, Any]:
                 "name": name.replace("_", "-").title(),
                 "in": "header",
                 "required": False,
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "pattern": _TAGS},
                 "description": description,
             }
             for name, description in descriptions.items()
@@ -39,6 +40,7 @@ def precondition_parameters(**descriptions: str) -> dict[str, Any]:
     }
 
 
+UNLESS_CHANGED = precondition_parameters(if_none_match="Entity tags of what the client has already, or *.")
 PRECONDITIONS = precondition_parameters(
     if_match="Entity tags one of which the class must have, or *.",
     if_none_match="Entity tags the class must not have; * for create only.",

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
 
-from model.errors import ImageTooLargeError, Problem
+from model.errors import ImageTooLargeError, Problem, pointer_part
 from service.errors import InvalidRequestError, MalformedBodyError, MediaTypeError, TooLargeError
 from service.http.access import media_type
-from service.http.problems import validation_problems
+from service.http.bodies.base64_files import decode_base64
+from service.http.bodies.forms import boundary_of, parts_of
+from service.http.bodies.reading import read_body
+from service.http.problems import names_of, validation_problems, without_most_unknown
 from service.http.strictjson import loads
+from service.http.threads import off_the_loop
 
 MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
 CLASS_FIELD = "class"
-_MAX_PARTS = 1000
-_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
-_MUCH = 200_000  # bytes; about a millisecond
 
 Model = TypeVar("Model", bound=BaseModel)
-Result = TypeVar("Result")
 
 
 class JsonImage(BaseModel):
@@ -39,7 +34,10 @@ class JsonImage(BaseModel):
     id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = Field(
         None, description="Returned with the result; the position in the list where it is not given."
     )
-    data: str = Field(description="The image file in base64.", json_schema_extra={"contentEncoding": "base64"})
+    data: str = Field(
+        description="The image file in base64 (RFC 4648), standard or URL-safe, or as a data URI.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
 
 
 class JsonImages(BaseModel):
@@ -87,7 +85,7 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
     elif kind == "multipart/form-data":
         images = await _multipart(request)
     elif kind == "application/json":
-        images = await _off_the_loop(_read_json_images, await request.body())
+        images = await off_the_loop(_read_json_images, await request.body(), most)
     else:
         raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind or 'none'}")
     _check_number(images, most)
@@ -116,47 +114,38 @@ async def read_described_images(request: Request, *, most: int) -> tuple[object,
                 "the form is not valid",
                 [Problem(pointer=f"/{CLASS_FIELD}", detail="expected a field with the class as JSON, got none")],
             )
-        document: object = loads(texts[CLASS_FIELD].encode())
+        document: object = await off_the_loop(loads, texts[CLASS_FIELD])
     elif kind == "application/json":
-        document, images = await _off_the_loop(_described_json, await request.body())
+        document, images = await off_the_loop(_described_json, await request.body(), most)
     else:
         raise MediaTypeError(f"expected application/json or multipart/form-data, got {kind or 'none'}")
     _check_number(images, most)
     return document, images
 
 
-def _check_number(images: Sequence[SentImage], most: int) -> None:
-    if len(images) > most:
+def _check_number(images: object, most: int) -> None:
+    if isinstance(images, list) and len(images) > most:
         raise TooLargeError(f"the request has {len(images)} images; at most {most} are allowed")
 
 
 async def _raw(request: Request, most_bytes: int) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most_bytes:
-        raise ImageTooLargeError(f"the image has {announced} bytes; at most {most_bytes} are allowed")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most_bytes:
-            raise ImageTooLargeError(f"the image has more than the {most_bytes} bytes allowed")
-    return bytes(body)
+    return await read_body(request, most=most_bytes, too_large=lambda words: ImageTooLargeError(f"the image {words}"))
 
 
-async def _off_the_loop(read: Callable[[bytes], Result], body: bytes) -> Result:
-    """Read a body, in another thread where it would keep other requests waiting."""
-    return await asyncio.to_thread(read, body) if len(body) > _MUCH else read(body)
-
-
-def _described_json(body: bytes) -> tuple[object, list[SentImage]]:
+def _described_json(body: bytes, most: int) -> tuple[object, list[SentImage]]:
     document = loads(body)
     if not isinstance(document, dict) or "images" not in document:
         return document, []
+    _check_number(document["images"], most)
     images = _sent(parse(SomeJsonImages, {"images": document["images"]}, "the list of images is not valid"))
     return {name: value for name, value in document.items() if name != "images"}, images
 
 
-def _read_json_images(body: bytes) -> list[SentImage]:
-    return _sent(parse(JsonImages, loads(body), "the list of images is not valid"))
+def _read_json_images(body: bytes, most: int) -> list[SentImage]:
+    document = loads(body)
+    if isinstance(document, dict):
+        _check_number(document.get("images"), most)
+    return _sent(parse(JsonImages, document, "the list of images is not valid"))
 
 
 def _sent(given: JsonImages | SomeJsonImages) -> list[SentImage]:
@@ -167,11 +156,10 @@ def _sent(given: JsonImages | SomeJsonImages) -> list[SentImage]:
 
 def _decode_base64(index: int, text: str) -> bytes | MalformedBodyError:
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        where = f"/images/{index}/data"
+        return decode_base64(text)
+    except ValueError as error:
         return MalformedBodyError(
-            "the image's base64 cannot be read", [Problem(pointer=where, detail=f"expected base64: {error}")]
+            "the image's base64 cannot be read", [Problem(pointer=f"/images/{index}/data", detail=str(error))]
         )
 
 
@@ -185,40 +173,36 @@ async def _multipart(request: Request) -> list[SentImage]:
     return images
 
 
-async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[str, str], list[SentImage]]:
+async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[str, bytes], list[SentImage]]:
     """The text fields of a form, of which only some names are taken, and its files."""
-    _check_charset(request.headers.get("content-type", ""))
-    found: dict[str, str] = {}
-    async with request.form(max_files=_MAX_PARTS, max_fields=_MAX_PARTS) as form:
-        problems: list[Problem] = []
-        images: list[SentImage] = []
-        for name, part in form.multi_items():
-            if name in texts:
-                if name in found:
-                    problems.append(Problem(pointer=f"/{name}", detail="expected the field once, got it twice"))
-                found[name] = part if isinstance(part, str) else (await part.read()).decode(errors="replace")
-            elif name != MULTIPART_FIELD:
-                names = " and ".join(repr(n) for n in (*texts, MULTIPART_FIELD))
-                problems.append(Problem(pointer=f"/{name}", detail=f"expected the field {names} only"))
-            elif not isinstance(part, UploadFile):
-                problems.append(Problem(pointer=f"/{name}", detail="expected a file with a filename, got a text field"))
-            else:
-                images.append(SentImage(id=(part.filename or str(len(images)))[:MAX_ID_LENGTH], data=await part.read()))
+    boundary = boundary_of(request.headers.get("content-type", ""))
+    parts = await off_the_loop(parts_of, await request.body(), boundary)
+    found: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    images: list[SentImage] = []
+    for part in parts:
+        where = f"/{pointer_part(part.name)}"
+        if part.name in texts:
+            if part.name in found:
+                problems.append(Problem(pointer=where, detail="expected the field once, got it twice"))
+            found[part.name] = part.data
+        elif part.name != MULTIPART_FIELD:
+            names = " and ".join(repr(n) for n in (*texts, MULTIPART_FIELD))
+            problems.append(Problem(pointer=where, detail=f"expected the field {names} only"))
+        elif part.filename is None:
+            problems.append(Problem(pointer=where, detail="expected a file with a filename, got a text field"))
+        elif part.filename or part.data:  # a page sends a control in which no file was chosen as a file without both
+            images.append(SentImage(id=(part.filename or str(len(images)))[:MAX_ID_LENGTH], data=part.data))
     if problems:
         raise InvalidRequestError("the form is not valid", problems)
     return found, images
 
 
-def _check_charset(content_type: str) -> None:
-    """Raise MediaTypeError where names and fields would be decoded as anything but UTF-8."""
-    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
-    if charset.lower() not in _CHARSETS:
-        raise MediaTypeError(f"expected multipart/form-data in UTF-8, got the charset {charset[:40]!r}")
-
-
 def parse(model: type[Model], value: Any, message: str) -> Model:
     """Validate a JSON value; InvalidRequestError with a pointer for everything that is wrong."""
     try:
-        return model.model_validate(value)
+        return model.model_validate(without_most_unknown(model, value))
     except ValidationError as error:
-        raise InvalidRequestError(message, validation_problems(error.errors(include_url=False))) from None
+        raise InvalidRequestError(
+            message, validation_problems(error.errors(include_url=False), known=names_of(model))
+        ) from None

@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: its id, what is observed of it, HEAD, and the cap on its body."""
+"""What surrounds every request, as plain ASGI: its id, what is observed of it, and HEAD."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import MalformedBodyError, TooLargeError
 from service.http.problems import REQUEST_ID
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
@@ -149,32 +148,3 @@ class HeadAsGet:
         finally:
             if "route" in inner:
                 scope["route"] = inner["route"]
-
-
-class BodyLimit:
-    """Refuses to read on where a body, announced or counted, has more than `limit` bytes."""
-
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
-        self._app, self._limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = Headers(scope=scope).get("content-length", "0")
-        read = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal read
-            if not announced.isdecimal():
-                raise MalformedBodyError(f"content-length must be a number, got {announced!r}")
-            if int(announced) > self._limit:
-                raise TooLargeError(f"the body has {announced} bytes; at most {self._limit} are allowed")
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._limit:
-                raise TooLargeError(f"the body has more than the {self._limit} bytes allowed")
-            return message
-
-        await self._app(scope, receive_within_limit, send)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
-from typing import Any
+from itertools import islice
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +22,7 @@ from starlette.routing import Match, Mount
 
 from model import errors as base
 from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
+from model.vocabulary import MAX_GUESSED_NAME, MOST_GUESSED
 from service import errors as own
 from service.errors import UnavailableError
 from service.telemetry.request_stats import current_stats
@@ -54,9 +59,11 @@ class ProblemType:
 PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     own.MalformedBodyError: ProblemType(400, "malformed-body", "The body cannot be read"),
     own.NotFiniteError: ProblemType(400, "number-not-finite", "A number is not finite"),
+    own.MalformedRequestError: ProblemType(400, "malformed-request", "The request is not as HTTP has it"),
     own.UnauthorizedError: ProblemType(401, "key-needed", "A valid key is needed"),
     own.ForbiddenError: ProblemType(403, "role-needed", "The key's role does not allow this"),
     own.OriginError: ProblemType(403, "other-origin", "Changes from pages of other origins are not allowed"),
+    own.SlowRequestError: ProblemType(408, "request-timeout", "The request did not come in time"),
     own.UnknownClassError: ProblemType(404, "no-such-class", "The class does not exist"),
     own.UnknownVersionError: ProblemType(404, "no-such-version", "The registry never had this version"),
     own.BatchConflictError: ProblemType(
@@ -70,7 +77,10 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     own.TooLargeError: ProblemType(413, "request-too-large", "The request is too large"),
     base.UnsupportedImageError: ProblemType(415, "unsupported-image", "The image has no format that is read here"),
     own.MediaTypeError: ProblemType(415, "unsupported-media-type", "The body has a type that is not taken here"),
-    own.HostError: ProblemType(421, "host-not-allowed", "Changes under this host name are not allowed"),
+    own.ContentEncodingError: ProblemType(
+        415, "unsupported-content-encoding", "The body has an encoding that is not taken here"
+    ),
+    own.HostError: ProblemType(421, "host-not-allowed", "This host name is not allowed"),
     base.AttributesError: ProblemType(422, "invalid-attributes", "The attributes do not fit the vocabulary"),
     base.AttributeCountError: ProblemType(422, "wrong-attribute-count", "The number of attributes is wrong"),
     base.UnknownAttributeError: ProblemType(422, "unknown-attribute", "The vocabulary has no such attribute"),
@@ -100,11 +110,28 @@ _BY_STATUS = {
     400: ProblemType(400, "malformed-body", "The body cannot be read"),
     404: ProblemType(404, "not-found", "There is nothing under this path"),
     405: ProblemType(405, "method-not-allowed", "The method is not allowed here"),
+    431: ProblemType(431, "head-too-large", "The head of the request is too large"),
+    501: ProblemType(501, "transfer-encoding-unknown", "The transfer encoding is not known here"),
 }
 _INTERNAL = PROBLEM_TYPES[D3GZSLError]
+OVERLOADED, SLOW_REQUEST = PROBLEM_TYPES[own.OverloadedError], PROBLEM_TYPES[own.SlowRequestError]
+HTTP_ERRORS: Mapping[int, ProblemType] = {
+    **_BY_STATUS,
+    400: PROBLEM_TYPES[own.MalformedRequestError],
+}
+"""What is answered, by status, where the bytes of a connection are no request."""
+
+MOST_UNKNOWN = 100
+"""Most fields that a document does not have of which each is named."""
+MOST_NAMED = 1000
+"""Most problems in one answer; there may be very many."""
+_LONGEST_POINTER, _LONGEST_DETAIL = 200, 500
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20
 
 Responses = dict[int | str, dict[str, Any]]
-_ACCESS = (401, 403, 500)
+_ACCESS = (401, 421, 500)
 
 
 class ProblemError(BaseModel):
@@ -143,6 +170,8 @@ def detail_of(error: Exception) -> str:
 def problem_responses(*statuses: int, public: bool = False) -> Responses:
     """OpenAPI entries for statuses answered with a problem document; those of access and failure are added."""
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
+    if 415 in statuses:  # as there is a body
+        statuses = (*statuses, 408)
     return {
         status: {"description": _titles(status), "content": {MEDIA_TYPE: schema}}
         for status in sorted({*statuses, *((500,) if public else _ACCESS)})
@@ -155,7 +184,7 @@ def _titles(status: int) -> str:
 
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every error of the app with a problem document."""
-    app.add_exception_handler(D3GZSLError, _domain_error)
+    app.add_exception_handler(D3GZSLError, problem_answer)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
@@ -171,22 +200,39 @@ def response(
 ) -> JSONResponse:
     """A problem document; for clients of the Open Inference Protocol an error as that has it."""
     current_stats().problem = kind.name
+    document = problem_document(kind, detail, problems, request_id=request_id(request))
     if _speaks_v2(request):
-        text = "; ".join([detail, *(f"{p.pointer}: {p.detail}" for p in problems)])
+        text = "; ".join([document["detail"], *(f"{p['pointer']}: {p['detail']}" for p in document["errors"])])
         return JSONResponse({"error": text}, status_code=kind.status, headers=headers)
-    return JSONResponse(
-        {
-            "type": kind.type,
-            "title": kind.title,
-            "status": kind.status,
-            "detail": detail,
-            "request_id": request_id(request),
-            "errors": [{"pointer": p.pointer, "detail": p.detail} for p in problems],
-        },
-        status_code=kind.status,
-        headers=headers,
-        media_type=MEDIA_TYPE,
-    )
+    return JSONResponse(document, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def problem_document(
+    kind: ProblemType, detail: str, problems: Iterable[Problem] = (), *, request_id: str
+) -> dict[str, Any]:
+    """A problem as JSON, with no more than :data:`MOST_NAMED` errors, none of them long."""
+    return {
+        "type": kind.type,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": _cut(detail, 2 * _LONGEST_DETAIL),
+        "request_id": request_id,
+        "errors": [
+            {"pointer": _cut(p.pointer, _LONGEST_POINTER), "detail": _cut(p.detail, _LONGEST_DETAIL)}
+            for p in shorten(tuple(problems))
+        ],
+    }
+
+
+def shorten(problems: Sequence[Problem]) -> Sequence[Problem]:
+    """The first problems, with a last one that counts the rest where there are too many for an answer."""
+    if len(problems) <= MOST_NAMED:
+        return problems
+    return [*problems[:MOST_NAMED], Problem(pointer="", detail=f"and {len(problems) - MOST_NAMED} more")]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _speaks_v2(request: Request) -> bool:
@@ -199,13 +245,18 @@ def request_id(request: Request) -> str:
     return str(request.scope.get(REQUEST_ID, ""))
 
 
-def _domain_error(request: Request, error: Exception) -> JSONResponse:
+def problem_answer(request: Request, error: Exception) -> JSONResponse:
+    """The answer to an error of the service's own."""
     kind = problem_type_of(error)
     if kind.internal:
         log.error("request %s: %s", request_id(request), error, exc_info=error)
     headers = {}
     if isinstance(error, own.UnauthorizedError):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, own.ContentEncodingError):
+        headers["accept-encoding"] = "gzip"
+    if isinstance(error, own.SlowRequestError | own.MalformedRequestError):
+        headers["connection"] = "close"
     if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
         retry_after = error.retry_after if isinstance(error, UnavailableError) else None
         headers["retry-after"] = str(retry_after or 1)
@@ -214,28 +265,92 @@ def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _client_gone(request: Request, _error: Exception) -> JSONResponse:
-    return _domain_error(request, own.DeadlineError("the client went away while it sent the body"))
+    return problem_answer(request, own.DeadlineError("the client went away while it sent the body"))
 
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     kind = PROBLEM_TYPES[InvalidInputError]
-    return response(request, kind, "some parameters are not valid", validation_problems(error.errors()))
+    problems = validation_problems(error.errors(), known=_parameters(request))
+    return response(request, kind, "some parameters are not valid", problems)
 
 
-def validation_problems(errors: Iterable[Mapping[str, Any]], *, prefix: str = "") -> list[Problem]:
-    """Pydantic's errors as problems with JSON pointers."""
-    return [
-        Problem(pointer=prefix + "".join(f"/{pointer_part(part)}" for part in e["loc"]), detail=_what_came(e))
-        for e in errors
+def _parameters(request: Request) -> list[str]:
+    """The query parameters of the route."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    fields = [] if dependant is None else dependant.query_params
+    names: list[str] = []
+    for field in fields:
+        model = field.field_info.annotation
+        names += model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else [field.alias]
+    return names
+
+
+@cache
+def names_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """The fields of a model and of the models in it."""
+    inner = [
+        name for field in model.model_fields.values() for m in _models_in(field.annotation) for name in names_of(m)
     ]
+    return tuple(dict.fromkeys([*model.model_fields, *inner]))
 
 
-def _what_came(error: Mapping[str, Any]) -> str:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def without_most_unknown(model: type[BaseModel], value: object, *, most: int = MOST_UNKNOWN) -> object:
+    """A JSON value without most of the fields that the model does not have, as naming each of very many takes long.
+
+    Args:
+        model: of the value, or of each item of a list.
+        value: to be validated.
+        most: unknown fields that are left in each object.
+    """
+    if isinstance(value, list):
+        return [without_most_unknown(model, item, most=max(1, most // len(value))) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields = model.model_fields
+    few = set(islice((name for name in value if name not in fields), most))
+    kept = {name: item for name, item in value.items() if name in fields or name in few}
+    for name, field in fields.items():
+        for inner in _models_in(field.annotation):
+            if name in kept:
+                kept[name] = without_most_unknown(inner, kept[name], most=most)
+    return kept
+
+
+def validation_problems(errors: Sequence[Mapping[str, Any]], *, known: Iterable[str] = ()) -> list[Problem]:
+    """Pydantic's errors as problems with JSON pointers.
+
+    Args:
+        errors: as pydantic gives them; of very many the last ones are counted only.
+        known: names of which one may be meant where another one came.
+    """
+    problems = [
+        Problem(
+            pointer="".join(f"/{pointer_part(part)}" for part in e["loc"]),
+            detail=_what_came(e, known if i < MOST_GUESSED else ()),
+        )
+        for i, e in enumerate(errors[:MOST_NAMED])
+    ]
+    if len(errors) > MOST_NAMED:
+        problems.append(Problem(pointer="", detail=f"and {len(errors) - MOST_NAMED} more"))
+    return problems
+
+
+def _what_came(error: Mapping[str, Any], known: Iterable[str]) -> str:
     words = str(error["msg"])
-    if error["type"] in ("missing", "extra_forbidden"):
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][-1])
+        close = difflib.get_close_matches(name, known, n=3) if len(name) <= MAX_GUESSED_NAME else []
+        return f"{words}; did you mean {', '.join(close)}?" if close else words
+    if error["type"] == "missing":
         return words
-    came = repr(error.get("input"))
+    came = _SHORT.repr(error.get("input"))
     return f"{words}, got {came if len(came) <= 100 else came[:100] + '...'}"
 
 

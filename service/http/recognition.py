@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -151,6 +153,26 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         for pending in (task, watch):
             pending.cancel()
         await asyncio.wait({task, watch})
+
+
+class Client:
+    """Whether the client of a request is still there, for work in threads."""
+
+    def __init__(self) -> None:
+        self._gone = threading.Event()
+
+    def check(self) -> None:
+        """Raise DeadlineError where the client has gone."""
+        if self._gone.is_set():
+            raise DeadlineError("the client has gone")
+
+    @contextmanager
+    def there(self) -> Iterator[None]:
+        """The client counts as gone once the block is left."""
+        try:
+            yield
+        finally:
+            self._gone.set()
 
 
 async def _disconnected(request: Request) -> None:

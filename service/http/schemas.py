@@ -18,6 +18,10 @@ HeadState = Annotated[
 ]
 
 
+Cursor = Annotated[str, Field(min_length=1, pattern="^[A-Za-z0-9_-]+$")]
+"""What every cursor looks like; not everything that does is one."""
+
+
 class ReadQuery(BaseModel):
     """What every read of the class table may ask for."""
 
@@ -183,7 +187,7 @@ class VersionsQuery(ReadQuery):
     """Parameters of GET /registry/versions."""
 
     limit: int = Field(100, ge=1, le=1000, description="Most versions on a page.")
-    cursor: str | None = Field(None, description="`next_cursor` of the page before.")
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
 
 class RollbackDocument(BaseModel):

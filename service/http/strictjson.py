@@ -16,6 +16,7 @@ from service.errors import MalformedBodyError, NotFiniteError, TooLargeError
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
 _MOST_NAMED = 100
+_LARGEST = sys.float_info.max
 
 
 def loads(data: bytes, *, max_values: int = MAX_VALUES) -> Any:
@@ -45,25 +46,29 @@ def loads(data: bytes, *, max_values: int = MAX_VALUES) -> Any:
         raise MalformedBodyError(f"the JSON document is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise MalformedBodyError(f"the body is not JSON that can be read here: {error}") from None
-    _check(value)
+    # Only an escape can stand for U+0000 or half a surrogate pair: neither is JSON in UTF-8 as it is.
+    _check(value, escapes=b"\\u" in data)
     return value
 
 
-def _check(document: Any) -> None:
+def _check(document: Any, *, escapes: bool) -> None:
     """Walk the document without recursion; refuse depth, infinite numbers and text that no database can hold."""
     level = [document]
     finite = True
     for _ in range(MAX_DEPTH):
         following: list[Any] = []
         for value in level:
-            if isinstance(value, dict):
-                following += [*value, *value.values()]
-            elif isinstance(value, list):
+            kind = type(value)
+            if kind is dict:
+                following += value.values()
+                if escapes:
+                    following += value
+            elif kind is list:
                 following += value
-            elif isinstance(value, str):
+            elif kind is float or kind is int:
+                finite = finite and -_LARGEST <= value <= _LARGEST
+            elif escapes and kind is str:
                 _check_text(value)
-            elif isinstance(value, int | float):
-                finite = finite and _is_finite(value)
         if not following:
             break
         level = following

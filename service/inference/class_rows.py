@@ -5,7 +5,7 @@ C: classes, N: synthesised samples, Z: embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,12 +31,22 @@ def compute_row(bundle: Bundle, engine: Engine, entry: ClassEntry) -> Row:
     return made
 
 
-def compute_rows(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) -> list[Row | AttributesError]:
-    """What :func:`compute_row` gives or raises for each of many classes, with few calls of the networks."""
+def compute_rows(
+    bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry], *, go_on: Callable[[], object] = lambda: None
+) -> list[Row | AttributesError]:
+    """What :func:`compute_row` gives or raises for each of many classes, with few calls of the networks.
+
+    Args:
+        bundle: of the classes.
+        engine: of the bundle.
+        entries: the classes.
+        go_on: called before each call of the networks; what it raises ends the work.
+    """
     manifest = bundle.manifest
     together = max(1, _ROWS_AT_ONCE // manifest.head.samples)
     made: list[Row | AttributesError] = []
     for start in range(0, len(entries), together):
+        go_on()
         part = entries[start : start + together]
         with np.errstate(all="ignore"):  # numbers beyond float32 are refused below, in words
             embeddings = many_class_embeddings(

@@ -184,6 +184,11 @@ def release_freed_memory() -> None:
     on the way would stay with the process: 200 MB for a ResNet-101.
     """
     gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return what the heap holds free to the system, where the C library can (glibc)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

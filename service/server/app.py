@@ -6,18 +6,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from model import __version__
 from service.http import problems
-from service.http.middleware import BodyLimit, HeadAsGet, Observe, RequestId
+from service.http.access import under_own_name
+from service.http.bodies.budget import BodyBudget
+from service.http.bodies.reading import Bodies
+from service.http.dependencies import few_parameters
+from service.http.middleware import HeadAsGet, Observe, RequestId
 from service.http.routes import classes, classify, docs, preview, registry, service_info
 from service.http.v2 import infer, metadata
+from service.inference.engine import trim_heap
 from service.service import Service
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
 _SHARE_EVERY = 1.0  # seconds
+_TRIM_AFTER = 0.2  # seconds
 
 
 def create_app(service: Service) -> FastAPI:
@@ -56,20 +62,30 @@ def create_app(service: Service) -> FastAPI:
         summary="Recognises image classes, those seen in training and those only described by attributes.",
         version=__version__,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(under_own_name), Depends(few_parameters)],
         redirect_slashes=False,
     )
     app.state.service, app.state.metrics = service, metrics
     problems.install_error_handlers(app)
-    app.add_middleware(BodyLimit, limit=service.settings.max_request_bytes)
+    settings = service.settings
+    app.state.bodies = budget = BodyBudget(settings.bytes_in_flight, emptied=_trim_soon)
+    app.add_middleware(Bodies, budget=budget, limit=settings.max_request_bytes, seconds=settings.body_timeout)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(Observe, metrics=metrics, tracing=tracing, slow_seconds=service.settings.slow_request)
+    app.add_middleware(Observe, metrics=metrics, tracing=tracing, slow_seconds=settings.slow_request)
     app.add_middleware(RequestId)
     for part in (classify, classes, preview, registry, service_info, metadata, infer):
         app.include_router(part.router)
     docs.install_docs(app)
     return app
+
+
+def _trim_soon() -> None:
+    """Give the memory of large bodies back to the system, once those who read them have let go of it."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(_TRIM_AFTER, loop.run_in_executor, None, trim_heap)
 
 
 async def _share(metrics: Metrics) -> None:

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -34,6 +34,7 @@ SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 """Where each process keeps its numbers, so that any of them can show those of all."""
 _CPUS_PER_WORKER = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_MARGIN = 5.0  # seconds behind the grace period in which a worker ends by itself
 _SETTLED = 60.0  # seconds after which a death is no longer counted as a failed start
 
 
@@ -84,6 +85,7 @@ def run_workers(settings: Settings, listener: socket.socket) -> None:
     Raises:
         D3GZSLError: the service cannot start.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys to be read again
     cpus = available_cpus()
     workers = number_of_workers(settings, cpus=cpus)
     if workers == 1:
@@ -119,7 +121,7 @@ class _Supervisor:
         """Times at which a worker is to be started in the place of one that died."""
 
     def run(self) -> None:
-        with _stop_signals() as stopped:
+        with _stop_signals() as stopped, _on_hangup(self._pass_on):
             try:
                 if (bundle := self._start_first(stopped)) is None:
                     return
@@ -136,7 +138,8 @@ class _Supervisor:
         context = multiprocessing.get_context("spawn")
         line, other = context.Pipe()
         process = context.Process(target=_work, args=(self._settings, self._listener, other), name="worker")
-        process.start()
+        with _held_back(signal.SIGHUP):  # the new process lets it through once it no longer dies of it
+            process.start()
         other.close()
         worker = _Worker(process, line)
         self._workers.append(worker)
@@ -185,11 +188,17 @@ class _Supervisor:
         for _ in due:
             self._start()
 
+    def _pass_on(self) -> None:
+        """Have every worker read the keys again."""
+        for worker in self._workers:
+            if worker.process.pid is not None and worker.process.is_alive():
+                os.kill(worker.process.pid, signal.SIGHUP)
+
     def _stop(self) -> None:
         """Let every worker finish what it has; end those that do not come to an end."""
         for worker in self._workers:
             worker.process.terminate()
-        until = time.monotonic() + self._settings.deadline + 5
+        until = time.monotonic() + self._settings.grace_period + 2 * _MARGIN
         for worker in self._workers:
             worker.process.join(max(0.0, until - time.monotonic()))
             if worker.process.exitcode is None:
@@ -216,6 +225,26 @@ def _stop_signals() -> Iterator[Connection]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """While the block runs, a signal waits."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+
+
+@contextmanager
+def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
+    """Do something at every SIGHUP."""
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def _forget_metrics(pid: int | None) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
@@ -226,6 +255,8 @@ def _work(settings: Settings, listener: socket.socket, line: Connection) -> None
     """A worker: serve, tell when it has begun or why it cannot, and end when the supervisor is gone."""
     from service.server.process import run_server  # what the supervisor need not load
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys to be read again
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     os.setpgrp()  # Ctrl-C in a terminal is for the supervisor, which lets the workers drain
     threading.Thread(target=_end_with, args=(line,), name="supervisor", daemon=True).start()
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -16,6 +17,8 @@ REQUEST: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request at work."""
 
 _FIELDS = "fields"
+_BEGINNING = 40  # characters by which lines from one place in the code are told apart
+_MOST_KINDS = 1000
 
 
 def configure(*, form: Format, level: str) -> None:
@@ -27,6 +30,7 @@ def configure(*, form: Format, level: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(FewOfAKind())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("alembic", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -35,6 +39,44 @@ def configure(*, form: Format, level: str) -> None:
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
     """The `extra` of a line with fields of its own."""
     return {_FIELDS: values}
+
+
+class FewOfAKind(logging.Filter):
+    """Lets through so many warnings and errors of one kind in a time, and counts the others.
+
+    A kind is the place in the code that a line comes from, with the beginning of its words. The last line of a kind
+    that goes through says that others are left out; the first one afterwards says how many were, as `left_out`.
+
+    Args:
+        most: lines of a kind in a time.
+        seconds: that the time lasts.
+        clock: seconds.
+    """
+
+    def __init__(self, *, most: int = 20, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._kinds: dict[tuple[Any, ...], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        if record.levelno < logging.WARNING:
+            return True
+        kind = (record.name, record.pathname, record.lineno, str(record.msg)[:_BEGINNING])
+        now = self._clock()
+        since, number = self._kinds.get(kind, (now, 0))
+        if now - since >= self._seconds:
+            left_out, since, number = max(0, number - self._most), now, 0
+            if left_out:
+                setattr(record, _FIELDS, {**_fields_of(record), "left_out": left_out})
+        number += 1
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = (since, number)
+        if number == self._most:
+            more = f"lines like this are left out for {self._seconds:g} seconds"
+            setattr(record, _FIELDS, {**_fields_of(record), "more": more})
+        return number <= self._most
 
 
 class JsonLines(logging.Formatter):

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from service.errors import SettingsError
 from service.http.access import host_allowed, same_origin
-from service.keys import digest
+from service.keys import Keys, digest
+from service.settings import Settings
 from tests.service.conftest import Client, Running
 from tests.service.tiny import png
 
@@ -85,14 +89,45 @@ async def test_keys_and_roles(running: Running) -> None:
             assert (await client.get(path)).status_code == 200, path
 
 
-async def test_changes_need_an_allowed_host(running: Running) -> None:
-    async with running(allowed_hosts="zoo.example") as client:
-        refused = await client.post("/classes", json=CLASS, headers={"host": "rebound.example"})
-        assert (refused.status_code, refused.json()["type"]) == (421, "urn:d3gzsl:problem:host-not-allowed")
-        assert "D3GZSL_ALLOWED_HOSTS" in refused.json()["detail"]
-        assert (await client.delete("/classes/bluish", headers={"host": "rebound.example"})).status_code == 421
-        assert (await client.post("/classes", json=CLASS, headers={"host": "zoo.example:80"})).status_code == 201
-        assert (await client.get("/classes", headers={"host": "rebound.example"})).status_code == 200
+EVERYTHING = [
+    ("GET", "/classes"),
+    ("GET", "/classes/bluish"),
+    ("GET", "/attributes"),
+    ("GET", "/registry"),
+    ("GET", "/registry/versions"),
+    ("GET", "/metrics"),
+    ("GET", "/version"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+    ("GET", "/"),
+    ("GET", "/v2"),
+    ("GET", "/v2/models/d3gzsl"),
+    ("POST", "/v2/models/d3gzsl/infer"),
+    ("POST", "/classify"),
+    ("POST", "/classes"),
+    ("POST", "/classes:batch"),
+    ("POST", "/classes:preview"),
+    ("PUT", "/classes/grey"),
+    ("PATCH", "/classes/bluish"),
+    ("DELETE", "/classes/bluish"),
+    ("POST", "/registry:rollback"),
+]
+
+
+@pytest.mark.parametrize("keys", ["", KEYS])
+async def test_everything_but_health_needs_an_allowed_host(running: Running, keys: str) -> None:
+    async with running(allowed_hosts="zoo.example", keys=keys) as client:
+        for method, path in EVERYTHING:
+            for host in ("rebound.example", ""):
+                refused = await client.request(method, path, json=CLASS, headers={"host": host, **bearer("changer")})
+                assert refused.status_code == 421, path
+                assert "D3GZSL_ALLOWED_HOSTS" in refused.text
+        assert refused.json()["type"] == "urn:d3gzsl:problem:host-not-allowed"
+        named = {"host": "zoo.example:80", **bearer("changer")}
+        assert (await client.get("/classes", headers=named)).status_code == 200
+        assert (await client.post("/classes", json=CLASS, headers=named)).status_code == 201
+        for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+            assert (await client.get(path, headers={"host": "10.0.0.7:8000"})).status_code == 200
 
 
 async def test_changes_by_pages_of_other_origins_are_refused(client: Client) -> None:
@@ -106,3 +141,18 @@ async def test_changes_by_pages_of_other_origins_are_refused(client: Client) -> 
 async def test_changes_need_json(client: Client, kind: str) -> None:
     refused = await client.post("/classes", content=b"{}", headers={"content-type": kind})
     assert (refused.status_code, refused.json()["type"]) == (415, "urn:d3gzsl:problem:unsupported-media-type")
+
+
+def test_keys_are_read_again_and_never_end_in_none(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text(f"admin:{digest('old')}")
+    settings = Settings(keys_file=file)
+    keys = Keys.from_settings(settings)
+    file.write_text(f"admin:{digest('new')}\nclassify:{digest('asker')}")
+    keys.reload(settings)
+    assert (keys.role("old"), keys.role("new"), keys.role("asker")) == (None, "admin", "classify")
+    for text, words in (("nonsense", "expected classify:<sha256>"), ("# none", "everybody could change classes")):
+        file.write_text(text)
+        with pytest.raises(SettingsError, match=words):
+            keys.reload(settings)
+        assert keys.role("new") == "admin"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -173,3 +175,46 @@ async def test_an_answer_names_a_thousand_problems_at_most(running: Running) -> 
         answer = await send(client, *[{"name": "", "attributes": [0, 0, 1]}] * 1200)
     assert len(answer.json()["errors"]) == 1001
     assert answer.json()["errors"][-1]["detail"] == "and 200 more"
+
+
+class HeldSynthesizer:
+    """Makes the rows of classes only once it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may = threading.Event(), threading.Event()
+
+    def embed(self, images: Any) -> Any:
+        raise AssertionError("there are no images here")
+
+    def synthesize(self, noise: Any, attributes: Any) -> Any:
+        self.begun.set()
+        assert self.may.wait(20)
+        return tiny.synthesize(noise, attributes)
+
+
+async def test_a_batch_whose_client_has_gone_is_not_stored(running: Running) -> None:
+    engine = HeldSynthesizer()
+    many = [{"name": f"c{i}", "attributes": [i / 300, 1 - i / 300, 0.3]} for i in range(300)]
+    body = json.dumps({"classes": many}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await asyncio.to_thread(engine.begun.wait, 20)
+        return {"type": "http.disconnect"}
+
+    async def send_none(message: Any) -> None:
+        sent.append(message)
+
+    async with running(engine=engine) as client:
+        app = client._transport.app  # type: ignore[attr-defined]
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/classes:batch", "raw_path": b"/classes:batch"}
+        await app({**scope, "query_string": b"", "headers": headers, "root_path": ""}, receive, send_none)
+        assert sent[0]["status"] == 503
+        engine.may.set()
+        assert (await client.post("/classes", json=NEW)).status_code == 201  # behind what was left of the batch
+        assert await version(client) == 1
+        assert (await client.get("/classes/c0")).status_code == 404

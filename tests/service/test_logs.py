@@ -225,3 +225,24 @@ def test_without_opentelemetry_the_service_says_what_is_missing(monkeypatch: pyt
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(SettingsError, match="--traces-url"):
         load_settings(traces_url="localhost:4318")
+
+
+def test_lines_of_one_kind_are_few_and_counted() -> None:
+    now = 0.0
+    few = logs.FewOfAKind(most=3, seconds=10, clock=lambda: now)
+
+    def line(number: int, level: int = logging.WARNING, place: int = 1) -> logging.LogRecord:
+        return logging.LogRecord("x", level, "file.py", place, "went wrong %d", (number,), None)
+
+    assert [few.filter(line(i)) for i in range(5)] == [True, True, True, False, False]
+    assert few.filter(line(0, place=2))
+    assert all(few.filter(line(i, logging.INFO)) for i in range(9))
+    now = 11.0
+    first, second = line(5), line(6)
+    assert few.filter(first)
+    assert few.filter(second)
+    assert first.fields == {"left_out": 2}  # type: ignore[attr-defined]
+    assert not hasattr(second, "fields")
+    third = line(7)
+    assert few.filter(third)
+    assert third.fields == {"more": "lines like this are left out for 10 seconds"}  # type: ignore[attr-defined]

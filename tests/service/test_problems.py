@@ -15,6 +15,7 @@ from model.errors import D3GZSLError
 from service import errors as own
 from service.errors import StorageError
 from service.http.problems import PROBLEM_TYPES, problem_type_of
+from service.keys import digest
 from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
@@ -217,7 +218,9 @@ async def test_docs_need_no_other_server(client: Client) -> None:
 
 @pytest.fixture(scope="module")
 def document(bundle_dir: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    service = Service.open(Settings(bundle=bundle_dir, data_dir=tmp_path_factory.mktemp("docs"), threads=1))
+    keys = f"admin:{digest('changer')}"
+    settings = Settings(bundle=bundle_dir, data_dir=tmp_path_factory.mktemp("docs"), threads=1, keys=keys)
+    service = Service.open(settings)
     app = create_app(service)
     service.close()
     return app.openapi()

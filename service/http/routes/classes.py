@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from model.classes import CLASS_ID_PATTERN
 from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
 from service.classes.neighbours import Neighbour
@@ -37,6 +38,7 @@ from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
     TAGGED,
+    UNLESS_CHANGED,
     VERSION,
     VERSION_HEADER,
     from_cursor,
@@ -49,13 +51,18 @@ from service.http.headers import (
 )
 from service.http.images import parse
 from service.http.problems import problem_responses
+from service.http.recognition import Client, while_connected
 from service.http.schemas import ReadQuery
 from service.http.strictjson import MAX_VALUES, loads
+from service.http.threads import answer, off_the_loop
 from service.service import Service
+
+NewClassId = Annotated[str, Path(json_schema_extra={"pattern": CLASS_ID_PATTERN})]
 
 router = APIRouter(tags=["classes"])
 reads = [Depends(may_classify)]
 changes = [Depends(may_change)]
+_MANY_CLASSES = 1000  # are looked through in about a millisecond
 stores = [*changes, Depends(no_parameters)]
 
 
@@ -68,31 +75,38 @@ stores = [*changes, Depends(no_parameters)]
         304: {"description": "The page still has the tag of If-None-Match."},
         **problem_responses(422, 503),
     },
+    openapi_extra=UNLESS_CHANGED,
     dependencies=reads,
 )
-async def list_classes(
-    request: Request, response: Response, query: Annotated[ListQuery, Query()], service: TheService
-) -> ClassPage | Response:
+async def list_classes(request: Request, query: Annotated[ListQuery, Query()], service: TheService) -> Response:
     """Classes in the order of their ids, a page at a time; changes between pages neither repeat nor hide others."""
     snapshot = await snapshot_for(service, query.min_registry_version)
     after = "" if query.cursor is None else from_cursor(query.cursor)
     wanted = "" if query.name is None else query.name.casefold()
-    matching = (
-        known
-        for known in snapshot.after(after)
-        if query.kind in (None, known.entry.kind) and wanted in known.entry.name.casefold()
-    )
-    page = list(islice(matching, query.limit + 1))
-    more = len(page) > query.limit
-    page = page[: query.limit]
-    etag = page_tag(page, more)
+
+    def find() -> tuple[list[KnownClass], bool, str]:
+        matching = (
+            known
+            for known in snapshot.after(after)
+            if query.kind in (None, known.entry.kind) and wanted in known.entry.name.casefold()
+        )
+        page = list(islice(matching, query.limit + 1))
+        more = len(page) > query.limit
+        page = page[: query.limit]
+        return page, more, page_tag(page, more)
+
+    page, more, etag = await asyncio.to_thread(find) if len(snapshot) > _MANY_CLASSES else find()
     if (unchanged := not_modified(request, etag, snapshot.registry_version)) is not None:
         return unchanged
-    set_version(response, snapshot.registry_version, etag=etag)
-    return ClassPage(
-        classes=[ClassAnswer(**fields_of(known)) for known in page],
-        next_cursor=to_cursor(page[-1].entry.id) if more else None,
-    )
+
+    def make() -> ClassPage:
+        return ClassPage(
+            classes=[ClassAnswer(**fields_of(known)) for known in page],
+            next_cursor=to_cursor(page[-1].entry.id) if more else None,
+        )
+
+    headers = {"etag": etag, VERSION_HEADER: str(snapshot.registry_version)}
+    return await answer(make, values=len(page) * len(service.bundle.manifest.vocabulary), headers=headers)
 
 
 @router.get(
@@ -104,6 +118,7 @@ async def list_classes(
         304: {"description": "The class still has the tag of If-None-Match."},
         **problem_responses(404, 422, 503),
     },
+    openapi_extra=UNLESS_CHANGED,
     dependencies=reads,
 )
 async def show_class(
@@ -124,13 +139,15 @@ async def show_class(
     "/classes",
     status_code=201,
     summary="Register a class",
-    responses={201: {"headers": {**TAGGED, **LOCATION}}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
+    responses={201: {"headers": {**TAGGED, **LOCATION}}, **problem_responses(400, 403, 409, 413, 415, 422, 503)},
     openapi_extra=json_body("ClassDocument"),
     dependencies=stores,
 )
 async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
     """Register a class by its attributes; answered when it is on disk, and recognised from the next request on."""
-    described = read_class(await json_of(request), service.bundle.manifest.vocabulary)
+    vocabulary = service.bundle.manifest.vocabulary
+    service.changes.check()
+    described = await json_of(request, lambda given: read_class(given, vocabulary))
 
     def create() -> tuple[KnownClass, list[Neighbour]]:
         known = service.registrar.create(described.entry)
@@ -148,15 +165,17 @@ async def create_class(request: Request, response: Response, service: TheService
     responses={
         200: {"description": "Replaced, or already so.", "headers": TAGGED},
         201: {"description": "Created.", "model": ChangedClass, "headers": {**TAGGED, **LOCATION}},
-        **problem_responses(400, 409, 412, 413, 415, 421, 422, 503),
+        **problem_responses(400, 403, 409, 412, 413, 415, 422, 503),
     },
     openapi_extra={**json_body("ClassDocument"), **PRECONDITIONS},
     dependencies=stores,
 )
-async def put_class(class_id: str, request: Request, response: Response, service: TheService) -> ChangedClass:
+async def put_class(class_id: NewClassId, request: Request, response: Response, service: TheService) -> ChangedClass:
     """Make the class what the body says; doing so twice is the same as once."""
     condition = precondition(request)
-    described = read_class(await json_of(request), service.bundle.manifest.vocabulary, class_id=class_id)
+    vocabulary = service.bundle.manifest.vocabulary
+    service.changes.check()
+    described = await json_of(request, lambda given: read_class(given, vocabulary, class_id=class_id))
 
     def put() -> tuple[KnownClass, bool, list[Neighbour]]:
         stored = service.registrar.put(described.entry, condition)
@@ -173,14 +192,15 @@ async def put_class(class_id: str, request: Request, response: Response, service
 @router.patch(
     "/classes/{class_id}",
     summary="Change a class's words",
-    responses={200: {"headers": TAGGED}, **problem_responses(400, 404, 409, 412, 413, 415, 421, 422, 503)},
+    responses={200: {"headers": TAGGED}, **problem_responses(400, 403, 404, 409, 412, 413, 415, 422, 503)},
     openapi_extra={**json_body("ClassWords"), **PRECONDITIONS},
     dependencies=changes,
 )
 async def describe_class(class_id: str, request: Request, response: Response, service: TheService) -> ClassAnswer:
     """Replace name, description or metadata; fields that are not given stay."""
     condition = precondition(request)
-    words = read_words(await json_of(request))
+    service.changes.check()
+    words = await json_of(request, read_words)
     known = await service.changes.run(service.registrar.describe, class_id, words, condition)
     set_version(response, known.registry_version, etag=known.etag)
     return ClassAnswer(**fields_of(known))
@@ -190,7 +210,7 @@ async def describe_class(class_id: str, request: Request, response: Response, se
     "/classes/{class_id}",
     status_code=204,
     summary="Remove a class",
-    responses={204: {"headers": VERSION}, **problem_responses(404, 409, 412, 421, 422, 503)},
+    responses={204: {"headers": VERSION}, **problem_responses(403, 404, 409, 412, 422, 503)},
     openapi_extra=PRECONDITIONS,
     dependencies=changes,
 )
@@ -213,27 +233,39 @@ def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[
 @router.post(
     "/classes:batch",
     summary="Register many classes",
-    responses={200: {"headers": VERSION}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
+    response_model=BatchAnswer,
+    responses={200: {"headers": VERSION}, **problem_responses(400, 403, 409, 413, 415, 422, 503)},
     openapi_extra=json_body("BatchDocument"),
     dependencies=stores,
 )
-async def store_batch(request: Request, response: Response, service: TheService) -> BatchAnswer:
-    """Create or replace many classes as one version of the table; where one of them is refused, none is stored."""
-    mode, described = await asyncio.to_thread(_read_batch, await request.body(), service)
+async def store_batch(request: Request, service: TheService) -> Response:
+    """Create or replace many classes as one version of the table; where one of them is refused, none is stored.
+
+    Nothing is stored for a client that has gone before its batch was ready to be.
+    """
+    service.changes.check()
+    mode, described = await off_the_loop(_read_batch, await request.body(), service)
+    client = Client()
 
     def store() -> tuple[Snapshot, Snapshot, list[list[Neighbour]]]:
+        client.check()
         edit = Create if mode == "create" else Put
-        before, after = service.registrar.apply_batch([edit(entry=one.entry) for one in described])
+        before, after = service.registrar.apply_batch([edit(entry=one.entry) for one in described], go_on=client.check)
         rows = [(one.entry, after.row(one.entry.id)) for one in described]
         return before, after, service.neighbours.near_duplicates(after, rows)
 
-    before, after, duplicates = await service.changes.run(store)
-    response.headers[VERSION_HEADER] = str(after.registry_version)
-    return BatchAnswer(
-        registry_version=after.registry_version,
-        head="exact",
-        classes=[_item(one, before, after, near) for one, near in zip(described, duplicates, strict=True)],
-    )
+    with client.there():
+        before, after, duplicates = await while_connected(request, service.changes.run(store))
+
+    def make() -> BatchAnswer:
+        return BatchAnswer(
+            registry_version=after.registry_version,
+            head="exact",
+            classes=[_item(one, before, after, near) for one, near in zip(described, duplicates, strict=True)],
+        )
+
+    headers = {VERSION_HEADER: str(after.registry_version)}
+    return await answer(make, values=10 * len(described), headers=headers)
 
 
 def _read_batch(body: bytes, service: Service) -> tuple[Literal["create", "upsert"], list[DescribedClass]]:

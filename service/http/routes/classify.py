@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from model.errors import D3GZSLError
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows
@@ -16,6 +16,7 @@ from service.http.images import MULTIPART_FIELD, read_images
 from service.http.problems import problem_responses
 from service.http.recognition import EmbeddedImage, embed_all, image_answer, rank_all, while_connected
 from service.http.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
+from service.http.threads import answer
 from service.service import Service
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(may_classify)])
@@ -43,7 +44,7 @@ _BODY: dict[str, Any] = {
 @router.post(
     "/classify",
     summary="Recognise what images show",
-    response_model_exclude_unset=True,
+    response_model=ClassifyAnswer,
     responses=problem_responses(400, 413, 415, 422, 503),
     openapi_extra=_BODY,
 )
@@ -52,7 +53,7 @@ async def classify(
     query: Annotated[ClassifyQuery, Query()],
     service: TheService,
     timeout_ms: TimeoutMs = None,
-) -> ClassifyAnswer:
+) -> Response:
     """Rank the classes for each image.
 
     An image that cannot be read has an `error` in its own result; where it is the only one, the response has its
@@ -73,22 +74,26 @@ async def classify(
         if len(outcomes) == 1 and isinstance(outcomes[0], D3GZSLError):
             raise outcomes[0]
         ranked = await rank_all(service, snapshot, rows, outcomes, question)
-        explanations = await _explanations(service, query, outcomes, ranked)
+        explanations = await while_connected(request, _explanations(service, query, outcomes, ranked))
     done = [outcome for outcome in outcomes if isinstance(outcome, EmbeddedImage)]
-    return ClassifyAnswer(
-        bundle=service.bundle.manifest.bundle_id,
-        registry_version=snapshot.registry_version,
-        head="exact",
-        results=[
-            image_answer(service, sent.id, outcome, best, explained)
-            for sent, outcome, best, explained in zip(images, outcomes, ranked, explanations, strict=True)
-        ],
-        timing_ms=Timing(
-            decode=max((d.decode_ms for d in done), default=0.0),
-            queue=max((d.answer.queue_ms for d in done), default=0.0),
-            inference=max((d.answer.inference_ms for d in done), default=0.0),
-        ),
-    )
+
+    def make() -> ClassifyAnswer:
+        return ClassifyAnswer(
+            bundle=service.bundle.manifest.bundle_id,
+            registry_version=snapshot.registry_version,
+            head="exact",
+            results=[
+                image_answer(service, sent.id, outcome, best, explained)
+                for sent, outcome, best, explained in zip(images, outcomes, ranked, explanations, strict=True)
+            ],
+            timing_ms=Timing(
+                decode=max((d.decode_ms for d in done), default=0.0),
+                queue=max((d.answer.queue_ms for d in done), default=0.0),
+                inference=max((d.answer.inference_ms for d in done), default=0.0),
+            ),
+        )
+
+    return await answer(make, values=sum(map(len, ranked)), exclude_unset=True)
 
 
 async def _explanations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
@@ -19,6 +20,7 @@ from service.http.images import JsonImages
 from service.http.problems import ProblemDocument
 from service.http.schemas import RollbackDocument
 from service.http.v2.schemas import InferRequest, V2Error
+from service.service import Service
 
 _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     ProblemDocument,
@@ -31,6 +33,13 @@ _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     InferRequest,
     V2Error,
 )
+_CONTENT_ENCODING = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": ["gzip", "identity"]},
+    "description": "How the body is compressed.",
+}
 
 
 def install_docs(app: FastAPI) -> None:
@@ -48,6 +57,10 @@ def install_docs(app: FastAPI) -> None:
             swagger_favicon_url="data:,",
         )
 
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse("docs")
@@ -56,6 +69,8 @@ def install_docs(app: FastAPI) -> None:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, as it holds for the keys and the vocabulary of the service at present."""
+    service: Service = app.state.service
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=app.openapi_tags
@@ -63,9 +78,32 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         _, extra = models_json_schema(
             [(model, "validation") for model in _READ_BY_ROUTES], ref_template="#/components/schemas/{model}"
         )
-        document["components"]["schemas"].update(extra["$defs"])
+        schemas = document["components"]["schemas"]
+        schemas.update(extra["$defs"])
+        names = service.bundle.manifest.vocabulary.names
+        for name in ("ClassDocument", "PreviewDocument"):
+            numbers, named = schemas[name]["properties"]["attributes"]["anyOf"]
+            numbers |= {"minItems": len(names), "maxItems": len(names)}
+            named |= {"propertyNames": {"enum": list(names)}}
+        for operation in _operations(document):
+            if "requestBody" in operation:
+                operation.setdefault("parameters", []).append(_CONTENT_ENCODING)
         app.openapi_schema = document
-    return app.openapi_schema
+    return app.openapi_schema if service.keys.roles else _without_keys(app.openapi_schema)
+
+
+def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a service that asks for no key: nobody is refused for want of one."""
+    document = copy.deepcopy(document)
+    document["components"].pop("securitySchemes", None)
+    for operation in _operations(document):
+        operation.pop("security", None)
+        operation["responses"].pop("401", None)
+    return document
+
+
+def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for operations in document["paths"].values() for operation in operations.values()]
 
 
 def _assets() -> Path:

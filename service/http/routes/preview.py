@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ _BODY: dict[str, Any] = {
     "/classes:preview",
     summary="Try a class out",
     response_model_exclude_unset=True,
-    responses={200: {"headers": VERSION}, **problem_responses(400, 409, 413, 415, 421, 422, 503)},
+    responses={200: {"headers": VERSION}, **problem_responses(400, 403, 409, 413, 415, 422, 503)},
     openapi_extra=_BODY,
 )
 async def preview_class(
@@ -65,8 +66,9 @@ async def preview_class(
     deadline = Deadline.from_now(service.settings.deadline)
     snapshot = await snapshot_for(service, query.min_registry_version, seconds=deadline.seconds)
     async with deadline.kept():
+        service.analyses.check()
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
-        described = read_class(document, service.bundle.manifest.vocabulary)
+        described = await asyncio.to_thread(read_class, document, service.bundle.manifest.vocabulary)
         outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
             with service.batcher.admit(len(images), seconds=deadline.left):

@@ -15,6 +15,7 @@ from service.http.access import may_change, may_classify
 from service.http.dependencies import TheService, json_body, json_of, snapshot_for
 from service.http.headers import (
     TAGGED,
+    UNLESS_CHANGED,
     bad_cursor,
     from_cursor,
     not_modified,
@@ -34,6 +35,7 @@ from service.http.schemas import (
     VersionRecord,
     VersionsQuery,
 )
+from service.http.threads import answer
 from service.service import Service
 
 router = APIRouter(tags=["registry"])
@@ -52,6 +54,7 @@ _VERSION_TAG = re.compile(r'"(\d{1,18})"')
         304: {"description": "The class table still has the version of If-None-Match."},
         **problem_responses(422, 503),
     },
+    openapi_extra=UNLESS_CHANGED,
     dependencies=reads,
 )
 async def registry(
@@ -69,10 +72,11 @@ async def registry(
 @router.get(
     "/registry/versions",
     summary="List the versions of the class table",
+    response_model=VersionPage,
     responses=problem_responses(422, 503),
     dependencies=reads,
 )
-async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheService) -> VersionPage:
+async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheService) -> Response:
     """Versions with what made them, oldest first, a page at a time; version 0 is the bundle alone and not listed."""
     await snapshot_for(service, query.min_registry_version)
     after = 0
@@ -83,26 +87,30 @@ async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheSe
         after = int(place)
     found = await asyncio.to_thread(service.registrar.versions, after=after, limit=query.limit + 1)
     page = found[: query.limit]
-    return VersionPage(
-        versions=[
-            VersionRecord(
-                registry_version=v.version,
-                time=v.made_at,
-                operation=v.operation,
-                changes=v.changes,
-                class_ids=list(v.class_ids),
-                rolled_back_to=v.source,
-            )
-            for v in page
-        ],
-        next_cursor=to_cursor(str(page[-1].version)) if len(found) > query.limit else None,
-    )
+
+    def make() -> VersionPage:
+        return VersionPage(
+            versions=[
+                VersionRecord(
+                    registry_version=v.version,
+                    time=v.made_at,
+                    operation=v.operation,
+                    changes=v.changes,
+                    class_ids=list(v.class_ids),
+                    rolled_back_to=v.source,
+                )
+                for v in page
+            ],
+            next_cursor=to_cursor(str(page[-1].version)) if len(found) > query.limit else None,
+        )
+
+    return await answer(make, values=sum(5 + len(v.class_ids) for v in page))
 
 
 @router.post(
     "/registry:rollback",
     summary="Return to a version",
-    responses={200: {"headers": TAGGED}, **problem_responses(400, 404, 412, 413, 415, 421, 422, 503)},
+    responses={200: {"headers": TAGGED}, **problem_responses(400, 403, 404, 412, 413, 415, 422, 503)},
     openapi_extra={
         **json_body("RollbackDocument"),
         **precondition_parameters(if_match="Tags of GET /registry one of which it must have, or *."),
@@ -112,7 +120,9 @@ async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheSe
 async def roll_back(request: Request, response: Response, service: TheService) -> RegistryAnswer:
     """Make a new version with the classes of a former one; nothing of the history is lost."""
     expected = _expected(request)
-    version = parse(RollbackDocument, await json_of(request), "the rollback is not valid").version
+    service.changes.check()
+    document = await json_of(request, lambda given: parse(RollbackDocument, given, "the rollback is not valid"))
+    version = document.version
     snapshot = await service.changes.run(lambda: service.registrar.rollback(version, expected=expected))
     set_version(response, snapshot.registry_version, etag=_tag(snapshot))
     return _registry(service, snapshot)

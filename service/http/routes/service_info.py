@@ -46,7 +46,7 @@ async def readyz(service: TheService) -> Health:
     return Health(status="ready")
 
 
-@router.get("/version", summary="Build and bundle", responses=problem_responses(public=True))
+@router.get("/version", summary="Build and bundle", responses=problem_responses(421, public=True))
 async def about(service: TheService) -> VersionAnswer:
     """What runs here."""
     manifest = service.bundle.manifest

@@ -5,7 +5,6 @@ N: images, K: classes in the answer.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +14,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from model.errors import D3GZSLError, Problem
 from model.head import Float32
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty
-from service.errors import InferenceError, InvalidRequestError, MediaTypeError, TooLargeError
+from service.errors import InferenceError, InvalidRequestError, TooLargeError
 from service.http.access import may_classify
 from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import SentImage
 from service.http.problems import detail_of
 from service.http.recognition import EmbeddedImage, embed_all, embed_inputs, rank_all, while_connected
+from service.http.threads import off_the_loop
 from service.http.v2.metadata import OUTPUTS, ModelName, ModelVersion, check_model, v2_errors
 from service.http.v2.schemas import MODEL, AnswerParameters, InferAnswer, InferRequest
 from service.http.v2.tensors import ReceivedRequest, answer, image_files, network_inputs, read_request
@@ -30,7 +30,6 @@ router = APIRouter(prefix="/v2/models/{model}", tags=["open inference protocol"]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _MOST_JSON_INPUTS = 8  # images that may come as numbers in JSON, where each number costs many bytes of memory
-_MUCH = 200_000  # bytes; about a millisecond
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -101,19 +100,16 @@ async def _infer(request: Request, service: Service, deadline: Deadline) -> Resp
 
 async def _read_inputs(request: Request, service: Service) -> tuple[InferRequest, list[SentImage] | Float32]:
     """What is asked for, and the images: files, or what the network takes."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise MediaTypeError(f"expected a body that is not compressed, got {encoding!r}")
     body, length = await request.body(), request.headers.get(HEADER_LENGTH)
     size = service.bundle.manifest.preprocess.size
     most = _MOST_JSON_INPUTS * 3 * size * (size + 1) + 10_000  # numbers, and the lists around them
 
-    def read() -> tuple[InferRequest, list[SentImage] | Float32]:
+    def read(body: bytes) -> tuple[InferRequest, list[SentImage] | Float32]:
         received = read_request(body, length, max_values=most)
         _check_outputs(received.request)
         return received.request, _inputs(service, received)
 
-    return await asyncio.to_thread(read) if len(body) > _MUCH else read()
+    return await off_the_loop(read, body)
 
 
 def _check_outputs(asked: InferRequest) -> None:

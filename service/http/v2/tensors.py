@@ -5,8 +5,6 @@ N: images, K: classes in the answer, S: input side.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from model.errors import Problem
 from model.head import Float32
 from service.errors import InvalidRequestError, MalformedBodyError
+from service.http.bodies.base64_files import decode_base64
 from service.http.images import parse
 from service.http.strictjson import loads
 from service.http.v2.schemas import InferInput, InferRequest, TensorAnswer, TensorParameters
@@ -160,11 +159,11 @@ def _flattened(data: Any) -> Iterator[Any]:
 def _decode_file(index: int, text: Any) -> bytes:
     try:
         if isinstance(text, str):
-            return base64.b64decode(text, validate=True)
-        reason = f"got {type(text).__name__}"
-    except (binascii.Error, ValueError) as error:
+            return decode_base64(text)
+        reason = f"expected an image file in base64, got {type(text).__name__}"
+    except ValueError as error:
         reason = str(error)
-    raise _invalid(f"/inputs/0/data/{index}", f"expected an image file in base64: {reason}")
+    raise _invalid(f"/inputs/0/data/{index}", reason)
 
 
 def _numbers(data: Any) -> NDArray[np.float32]:
