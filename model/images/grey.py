@@ -79,20 +79,25 @@ def eight_bits(image: Image.Image, scale: GreyScale) -> NDArray[np.uint8]:
     """
     width, height = image.size
     grey = np.empty((height, width), dtype=np.uint8)
+    table = _levels(np.arange(1 << 16, dtype=np.uint16), scale) if 1 < scale.white < 1 << 16 else None
     for top, bottom in _bands(width, height):
         stored = np.asarray(image.crop((0, top, width, bottom)))
-        if image.mode == "I" and scale.white > 2**31:
-            stored = stored.view(np.uint32)  # Pillow keeps them as signed
         if image.mode == "F":
             _check_floats(stored)
-        level = np.rint(stored * (255 / scale.white))
-        if scale.inverted:
-            level = 255 - level
-        band = grey[top:bottom]
-        band[:] = level.clip(0, 255)
-        if scale.transparent is not None:
-            band[stored == scale.transparent] = 255
+        elif table is None:
+            stored = stored.view(np.uint32)  # Pillow keeps them as signed
+        grey[top:bottom] = _levels(stored, scale) if table is None else table[stored]
     return grey
+
+
+def _levels(stored: NDArray[Any], scale: GreyScale) -> NDArray[np.uint8]:
+    """The level of each number, uint8 of the same shape."""
+    levels = np.rint(stored * (255 / scale.white)).clip(0, 255)
+    if scale.inverted:
+        levels = 255 - levels
+    if scale.transparent is not None:
+        levels[stored == scale.transparent] = 255
+    return levels.astype(np.uint8)
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:

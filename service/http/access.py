@@ -43,6 +43,18 @@ async def may_preview(request: Request, credentials: Credentials) -> None:
         raise OriginError(f"the origin {origin!r} is not that of {host!r}")
 
 
+def client_of(request: Request) -> str:
+    """Who sent a request, where clients take turns: its key, or without keys its address (of IPv6 the network)."""
+    if request.app.state.service.keys.roles:
+        return request.headers.get("authorization", "")
+    address = request.client.host if request.client else ""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if known.version == 6 else address
+
+
 def media_type(request: Request) -> str:
     """The body's type without its parameters, in small letters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -23,6 +23,7 @@ from service.http.strictjson import loads
 MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
 CLASS_FIELD = "class"
+_UNTYPED = ("", "application/octet-stream")
 _MAX_PARTS = 1000
 _CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 _MUCH = 200_000  # bytes; about a millisecond
@@ -70,7 +71,8 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
     """The images of a request, at least one.
 
     Args:
-        request: with a body of type image/*, multipart/form-data or application/json.
+        request: with a body of type image/*, multipart/form-data or application/json; a body without a type, or of
+            type application/octet-stream, is an image.
         most: largest number of images.
         most_bytes: largest body of type image/*; no more of it is read.
 
@@ -82,14 +84,14 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
         ImageTooLargeError: a body of type image/* has more bytes.
     """
     kind = media_type(request)
-    if kind.startswith("image/"):
+    if kind.startswith("image/") or kind in _UNTYPED:  # the bytes decide which format it is
         images = [SentImage(id="0", data=await _raw(request, most_bytes))]
     elif kind == "multipart/form-data":
         images = await _multipart(request)
     elif kind == "application/json":
         images = await _off_the_loop(_read_json_images, await request.body())
     else:
-        raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind or 'none'}")
+        raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind}")
     _check_number(images, most)
     return images
 

@@ -16,7 +16,7 @@ from model.errors import D3GZSLError, Problem
 from model.head import Float32
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty
 from service.errors import InferenceError, InvalidRequestError, MediaTypeError, TooLargeError
-from service.http.access import may_classify
+from service.http.access import client_of, may_classify
 from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import SentImage
 from service.http.problems import detail_of
@@ -67,8 +67,9 @@ async def infer_with_version(
 
 
 async def _infer(request: Request, service: Service, deadline: Deadline) -> Response:
+    client = client_of(request)
     async with deadline.kept():
-        service.batcher.check(seconds=deadline.left)
+        service.batcher.check(seconds=deadline.left, client=client)
         asked, inputs = await _read_inputs(request, service)
     parameters = asked.parameters
     if parameters.timeout is not None:
@@ -82,8 +83,11 @@ async def _infer(request: Request, service: Service, deadline: Deadline) -> Resp
     )
     async with deadline.kept():
         rows = chosen_rows(snapshot, question)
-        work = embed_inputs(service, inputs) if isinstance(inputs, np.ndarray) else embed_all(service, inputs)
-        with service.batcher.admit(len(inputs), seconds=deadline.left):
+        with service.batcher.admit(len(inputs), seconds=deadline.left, client=client):
+            if isinstance(inputs, np.ndarray):
+                work = embed_inputs(service, inputs, client=client)
+            else:
+                work = embed_all(service, inputs, client=client)
             images = _all_answered(await while_connected(request, work))
         ranked = await rank_all(service, snapshot, rows, images, question)
     return _response(
