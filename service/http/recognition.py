@@ -13,11 +13,11 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from model.errors import D3GZSLError, ImageError
+from model.errors import D3GZSLError, ImageError, UnreadableImageError
 from model.head import Float32
 from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, rank
 from service.classes.snapshot import Snapshot
-from service.errors import DeadlineError, InferenceError, MalformedBodyError
+from service.errors import DeadlineError, InferenceError, MalformedBodyError, NotFiniteOutputError
 from service.http.images import SentImage
 from service.http.problems import detail_of, problem_type_of
 from service.http.schemas import Explanation, ImageAnswer, ImageFailure, ImageProblem, Prediction
@@ -114,6 +114,12 @@ async def _embed_input(service: Service, image: Float32, client: str) -> Embedde
     _, height, width = image.shape
     try:
         answer = await service.batcher.submit(image, client=client)
+    except NotFiniteOutputError:
+        least, most = float(image.min()), float(image.max())
+        return UnreadableImageError(
+            f"the model gives no finite numbers for these pixels, which lie from {least:.3g} to {most:.3g}; "
+            "expected pixels that are normalised as the bundle's preprocess says"
+        )
     except InferenceError as error:
         return error
     return EmbeddedImage(Decoded(image=image, width=width, height=height), 0.0, answer)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model.head import Float32
-from service.errors import InferenceError, NotReadyError, OverloadedError
+from service.errors import InferenceError, NotFiniteOutputError, NotReadyError, OverloadedError
 from service.inference.engine import TrunkOutput
 from service.inference.fairness import FairQueue
 
@@ -357,6 +357,6 @@ def _outcomes(batch: Sequence[_QueuedImage], embedded: TrunkOutput, began: float
             batch_size=len(batch),
         )
         if finite[i]
-        else InferenceError("the model gave numbers that are not finite for this image")
+        else NotFiniteOutputError("the model gave numbers that are not finite for this image")
         for i, item in enumerate(batch)
     ]

@@ -110,7 +110,7 @@ class DecodeProcess:
             stdin.write(json.dumps({"bytes": len(data), "pixels": pixels}).encode() + b"\n" + data)
             stdin.flush()
             head = stdout.readline()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # it has ended, or its pipes are closed
             head = b""
         if not head.endswith(b"\n"):
             raise self._death()

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from PIL import Image
 
 from model.images.cost import Cost
 from model.preprocess import PreprocessSpec
+from service.errors import NotReadyError
 from service.inference.decode_process import DecodeLimits, DecodeProcess
 from service.inference.decoding import Decoded, PixelBudget, decode
 from service.inference.fairness import FairBudget
+
+Result = TypeVar("Result")
 
 _IDLE = 10.0  # seconds after which a process that nobody needs is ended
 _MOST_PROCESSES = 4
@@ -108,14 +113,12 @@ class _Processes:
     async def decode(self, data: bytes, cost: Cost, *, client: str, budget: PixelBudget) -> Decoded:
         """Decode a file; where this is cancelled the work ends at once."""
         memory = self._limits.memory if cost.memory is None else cost.memory
-        loop = asyncio.get_running_loop()
         async with self._turns.take(1, client=client), self._memory.take(memory, client=client):
-            idle = self._idle_one()
-            process = await loop.run_in_executor(self._threads, self._start) if idle is None else idle
+            process = self._idle_one() or await self._started()
             # What is not known before the process opens the file is not spent before either.
             pixels = self._limits.max_pixels if cost.pixels else budget.left
             try:
-                decoded = await loop.run_in_executor(self._threads, lambda: process.decode(data, pixels=pixels))
+                decoded = await self._in_thread(lambda: process.decode(data, pixels=pixels))
             except asyncio.CancelledError:
                 self._end(process)
                 raise
@@ -131,6 +134,24 @@ class _Processes:
         for process in list(self._all):
             self._end(process)
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _in_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError:  # the threads take nothing any more
+            raise NotReadyError("the service is stopping") from None
+
+    async def _started(self) -> DecodeProcess:
+        starting = self._in_thread(self._start)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._keep_started)
+            raise
+
+    def _keep_started(self, started: asyncio.Future[DecodeProcess]) -> None:
+        if started.exception() is None:
+            self._keep(started.result())
 
     def _start(self) -> DecodeProcess:
         process = DecodeProcess(self._spec, self._limits)

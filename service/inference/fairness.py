@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -26,11 +26,21 @@ class FairQueue(Generic[Item]):
         self._of.setdefault(client, deque()).append(item)
         self._length += 1
 
-    def popleft(self) -> Item:
-        """The next item; IndexError where there is none."""
-        if not self._of:
-            raise IndexError("the queue is empty")
-        client, items = self._of.popitem(last=False)
+    def clients(self) -> Iterable[str]:
+        """Those who wait, in the order of their turns."""
+        return self._of
+
+    def first(self, client: str) -> Item:
+        """The item of a client that waits longest; KeyError where it has none."""
+        return self._of[client][0]
+
+    def popleft(self, client: str | None = None) -> Item:
+        """The next item, or the next one of a client; IndexError or KeyError where there is none."""
+        if client is None:
+            client = next(iter(self._of), None)
+            if client is None:
+                raise IndexError("the queue is empty")
+        items = self._of.pop(client)
         item = items.popleft()
         if items:
             self._of[client] = items  # behind all others
@@ -43,7 +53,7 @@ class FairQueue(Generic[Item]):
 
 
 class FairBudget:
-    """An amount of something that work holds while it runs, given to clients in turn; for one event loop.
+    """An amount of something that work holds while it runs; next is who holds least. For one event loop.
 
     Args:
         amount: that there is in all.
@@ -51,8 +61,8 @@ class FairBudget:
 
     def __init__(self, amount: int) -> None:
         self._free = amount
+        self._held: Counter[str] = Counter()
         self._waiting: FairQueue[tuple[int, asyncio.Future[None]]] = FairQueue()
-        self._next: tuple[int, asyncio.Future[None]] | None = None
 
     @asynccontextmanager
     async def take(self, amount: int, *, client: str) -> AsyncIterator[None]:
@@ -71,24 +81,29 @@ class FairBudget:
             if turn.cancelled():
                 self._serve()  # it may have stood before others
             else:
-                self._give_back(amount)
+                self._give_back(amount, client)
             raise
         try:
             yield
         finally:
-            self._give_back(amount)
+            self._give_back(amount, client)
 
-    def _give_back(self, amount: int) -> None:
+    def _give_back(self, amount: int, client: str) -> None:
         self._free += amount
+        self._held[client] -= amount
+        if not self._held[client]:
+            del self._held[client]
         self._serve()
 
     def _serve(self) -> None:
-        """Let begin what can; what is next in turn is not overtaken by what needs less."""
-        while self._next is not None or self._waiting:
-            amount, turn = self._next = self._next or self._waiting.popleft()
+        """Let begin what can; what is next is not overtaken by what needs less."""
+        while self._waiting:
+            client = min(self._waiting.clients(), key=lambda waiting: self._held[waiting])
+            amount, turn = self._waiting.first(client)
             if not turn.cancelled():
                 if amount > self._free:
                     return
                 self._free -= amount
+                self._held[client] += amount
                 turn.set_result(None)
-            self._next = None
+            self._waiting.popleft(client)

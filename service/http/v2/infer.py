@@ -146,9 +146,11 @@ def _inputs(service: Service, received: ReceivedRequest) -> list[SentImage] | Fl
 def _all_answered(outcomes: Sequence[EmbeddedImage | D3GZSLError]) -> list[EmbeddedImage]:
     """What came from the model; the protocol has no errors of single images, so that one fails them all."""
     failed = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, D3GZSLError)}
-    own = next((error for error in failed.values() if isinstance(error, InferenceError)), None)
-    if failed and (own is not None or len(outcomes) == 1):
-        raise own or failed[0]
+    if len(outcomes) == 1 and failed:
+        raise failed[0]
+    own = {i: error for i, error in failed.items() if isinstance(error, InferenceError)}
+    if own:
+        raise InferenceError("; ".join(f"/inputs/0/data/{i}: {error}" for i, error in own.items()))
     if failed:
         problems = [Problem(pointer=f"/inputs/0/data/{i}", detail=detail_of(error)) for i, error in failed.items()]
         raise InvalidRequestError("some of the images cannot be read", problems)
