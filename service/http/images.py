@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
-from model.errors import ImageTooLargeError, Problem
+from model.errors import ImageTooLargeError, Problem, UnsupportedImageError
 from service.errors import InvalidRequestError, MalformedBodyError, MediaTypeError, TooLargeError
 from service.http.access import media_type
 from service.http.problems import validation_problems
@@ -82,10 +82,13 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
         InvalidRequestError: it has another form.
         TooLargeError: too many images.
         ImageTooLargeError: a body of type image/* has more bytes.
+        UnsupportedImageError: a body without a type is no image.
     """
     kind = media_type(request)
-    if kind.startswith("image/") or kind in _UNTYPED:  # the bytes decide which format it is
+    if kind.startswith("image/"):  # the bytes decide which format it is
         images = [SentImage(id="0", data=await _raw(request, most_bytes))]
+    elif kind in _UNTYPED:
+        images = [SentImage(id="0", data=_image_without_type(await _raw(request, most_bytes)))]
     elif kind == "multipart/form-data":
         images = await _multipart(request)
     elif kind == "application/json":
@@ -142,6 +145,15 @@ async def _raw(request: Request, most_bytes: int) -> bytes:
         if len(body) > most_bytes:
             raise ImageTooLargeError(f"the image has more than the {most_bytes} bytes allowed")
     return bytes(body)
+
+
+def _image_without_type(body: bytes) -> bytes:
+    """The body; UnsupportedImageError where it looks like one of the other forms, whose types must be told."""
+    if body.lstrip()[:1] == b"{":
+        raise UnsupportedImageError("not an image; a body of JSON needs the type application/json")
+    if body.startswith(b"--"):
+        raise UnsupportedImageError("not an image; a form needs the type multipart/form-data with its boundary")
+    return body
 
 
 async def _off_the_loop(read: Callable[[bytes], Result], body: bytes) -> Result:
