@@ -94,7 +94,8 @@ async def test_computing_has_a_limit_and_the_next_image_is_decoded() -> None:
         assert (await decode(large)).width == 2500
 
 
-async def test_what_nobody_waits_for_is_ended_at_once() -> None:
+async def test_what_nobody_waits_for_is_ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_IDLE", 0.1)  # for the case that it had only just started
     async with decoder(threads=1) as decode:
         task = asyncio.create_task(decode(LONG))
         await until(children)
