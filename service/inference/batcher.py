@@ -64,7 +64,7 @@ class Admission:
         Args:
             images: how many want a place.
             seconds: that they have left.
-            client: who sends them.
+            client: who sends them; a name that is empty has no share.
 
         Raises:
             OverloadedError: not enough places are free, or not early enough; says when to come back.
@@ -75,7 +75,9 @@ class Admission:
         # With nobody ahead it is tried all the same, since only so the measurement can become a better one.
         elif self.admitted and seconds is not None and wait + images * self.seconds_per_image > _SURE * seconds:
             words = f"{self.admitted} images are waiting, too many for an answer within {seconds:.3g} seconds"
-        elif (held := self._of[client]) and held + images > _GREED * (self._capacity - self.admitted - images):
+        elif (
+            client and (held := self._of[client]) and held + images > _GREED * (self._capacity - self.admitted - images)
+        ):
             words = f"{held} images of this client are waiting; the places that are left are kept for others"
         else:
             return
