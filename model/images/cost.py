@@ -5,6 +5,7 @@ The figures are peaks of Pillow and libjpeg-turbo as measured, in bytes of memor
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from PIL import Image
@@ -26,6 +27,7 @@ _WHOLE = 7  # an array and an image of Pillow's beside what was decoded
 _ROWS_PER_STRIP = 278
 _OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 3, "I;16B": 3, "I;16L": 3, "I": 5, "F": 5}
 _WEBP = 16  # two canvases, a copy, and the image, four bytes each
+_PNG, _PNG_SINGLE = b"\x89PNG\r\n\x1a\n", (0, 3)  # grey and palette have one number for each pixel
 _SOI, _SOS = b"\xff\xd8", b"\xff\xda"
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -65,7 +67,9 @@ class JpegFrame:
 def first_look(data: bytes) -> Cost:
     """Whether a file may be opened at all where others wait: by its first bytes and its length."""
     if not data.startswith(_SOI):
-        return Cost(quick=len(data) <= _MOST_QUICK_OTHER_BYTES)
+        if len(data) <= _MOST_QUICK_OTHER_BYTES:
+            return Cost()
+        return _large_png(data) if data.startswith(_PNG) else Cost(quick=False)
     place, segments = 2, 0
     while segments <= _MOST_QUICK_SEGMENTS and data[place : place + 2] != _SOS and place + 4 <= len(data):
         if data[place] != 0xFF:
@@ -73,6 +77,18 @@ def first_look(data: bytes) -> Cost:
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         segments += 1
     return Cost(quick=segments <= _MOST_QUICK_SEGMENTS)
+
+
+def _large_png(data: bytes) -> Cost:
+    """A PNG whose many bytes may be many chunks; its size stands at a fixed place."""
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    depth = 4 if colour not in _PNG_SINGLE else 3 if bits == 16 else 1
+    return Cost(pixels=width * height, memory=_memory(width * height, depth), quick=False)
+
+
+def _memory(pixels: int, depth: float) -> int:
+    """Bytes for an image and for what is made of it."""
+    return _BASE + round(pixels * (depth + (_WHOLE if pixels <= MOST_WHOLE_PIXELS else 0)))
 
 
 def cost_of(image: Image.Image, data: bytes, frame: JpegFrame | None) -> Cost:
@@ -84,19 +100,19 @@ def cost_of(image: Image.Image, data: bytes, frame: JpegFrame | None) -> Cost:
         frame: of a JPEG; see :func:`jpeg_frame`.
     """
     pixels = image.size[0] * image.size[1]
-    beside = _WHOLE if pixels <= MOST_WHOLE_PIXELS else 0
     if frame is not None:
         depth = 1 if image.mode == "L" else 3 if image.mode == "RGB" and image.format == "JPEG" else 4
         effort = pixels * frame.scans
         return Cost(
             pixels=pixels,
-            memory=_BASE + round(pixels * max(depth + frame.coefficients, depth + beside)),
+            memory=max(_memory(pixels, depth), _BASE + round(pixels * (depth + frame.coefficients))),
             quick=pixels <= _MOST_QUICK_PIXELS
             and not frame.arithmetic
             and (frame.scans == 1 or effort <= _MOST_QUICK_SCANNED),
         )
     most = _MOST_QUICK_PYTHON_PIXELS if codec_of(image) in _PYTHON_DECODERS else _MOST_QUICK_OTHER_PIXELS
-    memory = _BASE + pixels * (_WEBP if image.format == "WEBP" else _OF_MODE.get(image.mode, 4) + beside)
+    webp = image.format == "WEBP"
+    memory = _BASE + _WEBP * pixels if webp else _memory(pixels, _OF_MODE.get(image.mode, 4))
     if image.format == "TIFF":  # a strip is decoded beside the image
         memory += 4 * image.width * min(image.height, getattr(image, "tag_v2", {}).get(_ROWS_PER_STRIP, image.height))
     return Cost(pixels=pixels, memory=memory, quick=pixels <= most and len(data) <= _MOST_QUICK_OTHER_BYTES)

@@ -76,18 +76,17 @@ class Decoder:
 
     def _decode(self, data: bytes, budget: PixelBudget) -> Decoded | Cost:
         """The image, or what it costs where that is too much for a thread."""
-        spent = False
+        spent, limits = False, self._limits
 
         def check(cost: Cost) -> None:
             nonlocal spent
-            if not spent and cost.pixels:
-                self._limits.check_memory(cost)
+            if not spent and 0 < cost.pixels <= limits.max_pixels:  # more than that is refused where it is opened
+                limits.check_memory(cost)
                 budget.spend(cost.pixels)
                 spent = True
             if not cost.quick:
                 raise _NotQuickError(cost)
 
-        limits = self._limits
         try:
             return decode(data, self._spec, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels, check=check)
         except _NotQuickError as error:
@@ -112,7 +111,7 @@ class _Processes:
 
     async def decode(self, data: bytes, cost: Cost, *, client: str, budget: PixelBudget) -> Decoded:
         """Decode a file; where this is cancelled the work ends at once."""
-        memory = self._limits.memory if cost.memory is None else cost.memory
+        memory = self._limits.memory if cost.memory is None else min(cost.memory, self._limits.memory)
         async with self._turns.take(1, client=client), self._memory.take(memory, client=client):
             process = self._idle_one() or await self._started()
             # What is not known before the process opens the file is not spent before either.
@@ -133,7 +132,7 @@ class _Processes:
         self._closed = True
         for process in list(self._all):
             self._end(process)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True)
 
     def _in_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         try:

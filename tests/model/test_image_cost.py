@@ -63,7 +63,7 @@ def test_what_takes_long_is_not(data: bytes) -> None:
     assert not cost(data).quick
 
 
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n" + bytes(1_000_001), b"\xff\xd8" + b"\xff\xfe\0\2" * 2000])
+@pytest.mark.parametrize("data", [b"GIF89a" + bytes(1_000_001), b"\xff\xd8" + b"\xff\xfe\0\2" * 2000])
 def test_what_takes_long_to_open_is_known_by_its_first_bytes(data: bytes) -> None:
     def check(found: Cost) -> None:
         assert (found.quick, found.memory) == (False, None)
@@ -71,6 +71,19 @@ def test_what_takes_long_to_open_is_known_by_its_first_bytes(data: bytes) -> Non
 
     with pytest.raises(_StopError):
         read_image(data, check=check)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "RGB", "RGBA"])
+def test_the_first_bytes_of_a_large_png_tell_as_much_as_its_header(mode: str) -> None:
+    data = encode(Image.new(mode, (640, 480)), "PNG")
+    expected = cost(data)
+    with pytest.raises(_StopError):
+        read_image(data + bytes(1_000_001), check=lambda found: _stop_at(found, expected))
+
+
+def _stop_at(found: Cost, expected: Cost) -> None:
+    assert (found.pixels, found.memory, found.quick) == (expected.pixels, expected.memory, False)
+    raise _StopError
 
 
 def test_the_scans_of_a_jpeg_have_a_limit() -> None:
