@@ -5,43 +5,34 @@ H, W: height and width in pixels; S: the network's input side.
 
 from __future__ import annotations
 
-import io
+import math
 import re
-import struct
-import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
-from model.errors import DataError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
+from model.errors import DataError
+from model.images.failures import memory_named
+from model.images.raster import BAND, MOST_WHOLE_PIXELS, Pixels, Raster
+from model.images.reading import DEFAULT_MAX_PIXELS, FORMATS, decode_image, read_image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-DEFAULT_MAX_PIXELS = 50_000_000
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "Pixels",
+    "PreprocessSpec",
+    "decode_image",
+    "preprocess",
+    "raster_input",
+    "to_input",
+]
 
-Pixels = NDArray[np.uint8]
-# What Pillow's parsers have been seen to raise, or say in their source that they raise, on damaged bytes.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_PILLOW = r"PIL\."
-_PILLOW_FILTER = ("ignore", None, Warning, re.compile(_PILLOW), 0)
 _RESIZE_SENTENCE = re.compile(r"shorter side to (\d+), centre crop, (bilinear|bicubic)")
 
 
@@ -118,96 +109,6 @@ class PreprocessSpec:
             raise DataError(f"preprocessing fields are not numbers: {error}") from None
 
 
-def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
-    """Decode an image file to RGB, upright, first frame, alpha laid over white.
-
-    JPEGs go through libjpeg-turbo directly where that gives the reference pixels (RGB and grey); everything else, and
-    any JPEG it complains about, goes through Pillow.
-
-    Args:
-        data: the file's bytes.
-        max_pixels: width times height above which the image is refused before any pixel is decoded.
-
-    Returns:
-        uint8 [H, W, 3], C-contiguous.
-
-    Raises:
-        UnsupportedImageError: not one of `FORMATS`.
-        ImageTooLargeError: the header announces more than `max_pixels`.
-        UnreadableImageError: the file is damaged or has no pixels.
-    """
-    _silence_pillow()
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _decode_opened(image, data, max_pixels)
-    except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise UnsupportedImageError(f"not an image in a format that is read here ({known})") from None
-    except Image.DecompressionBombError:
-        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))  # Pillow has a limit of its own
-        raise ImageTooLargeError(f"the image has more than the {limit} pixels allowed") from None
-    except _DAMAGE as error:
-        raise UnreadableImageError(f"the image is damaged: {error}") from None
-
-
-def _silence_pillow() -> None:
-    """Ignore Pillow's warnings about sizes and metadata from now on; the limits here are our own.
-
-    `warnings.catch_warnings` would change the filters of every thread and put them back while others still decode.
-    """
-    if warnings.filters[0] != _PILLOW_FILTER:
-        warnings.filterwarnings("ignore", module=_PILLOW)
-
-
-def _decode_opened(image: Image.Image, data: bytes, max_pixels: int) -> Pixels:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLargeError(f"the image has {width} x {height} pixels; at most {max_pixels} in all are allowed")
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
-        try:
-            pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-        except ValueError:
-            pass  # Pillow decides whether it is only a harmless oddity
-        else:
-            return _upright(pixels, _orientation(image))
-    image.load()
-    pixels = np.asarray(_to_rgb(image), dtype=np.uint8)
-    return _upright(pixels, _orientation(image))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float: stretch the full 16-bit range to 8 bits
-        values = np.asarray(image, dtype=np.float64)
-        scale = 1 / 257 if values.max(initial=0) > 255 else 1.0
-        grey = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        paper = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, or metadata that are damaged: the pixels still count."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE:
-        return 1
-    return int(value) if value in range(1, 9) else 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation (1 to 8), as `ImageOps.exif_transpose` does."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 7, 6):
-        pixels = pixels[:, ::-1]
-    if orientation in (4, 3, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
 @lru_cache(maxsize=8)
 def _levels(spec: PreprocessSpec) -> NDArray[np.float32]:
     """The normalised value of each of the 256 levels per channel, float32 [3, 256]."""
@@ -226,17 +127,48 @@ def to_input(pixels: Pixels, spec: PreprocessSpec) -> NDArray[np.float32]:
     Returns:
         float32 [3, S, S].
     """
-    height, width = pixels.shape[:2]
+    return raster_input(Raster(stored=pixels), spec)
+
+
+def raster_input(raster: Raster, spec: PreprocessSpec) -> NDArray[np.float32]:
+    """As :func:`to_input`, for pixels that are not laid out yet; ImageTooLargeError where memory runs out."""
+    with memory_named():
+        return _input(raster, spec)
+
+
+def _input(raster: Raster, spec: PreprocessSpec) -> NDArray[np.float32]:
+    height, width = raster.size
     side = min(height, width) * spec.size / spec.resize
     left, top = (width - side) / 2, (height - side) / 2
-    square = Image.fromarray(pixels).resize(
-        (spec.size, spec.size), _RESAMPLING[spec.interpolation], box=(left, top, left + side, top + side)
-    )
+    box, filter_ = (left, top, left + side, top + side), _RESAMPLING[spec.interpolation]
+    if height * width <= MOST_WHOLE_PIXELS:
+        square = Image.fromarray(raster.rows(0, height)).resize((spec.size, spec.size), filter_, box=box)
+    else:
+        square = _narrow(raster, spec, box).resize((spec.size, spec.size), filter_, box=(0, top, spec.size, box[3]))
     square_SSC = np.asarray(square)
     levels = _levels(spec)
     return np.stack([levels[c][square_SSC[:, :, c]] for c in range(3)])
 
 
+def _narrow(raster: Raster, spec: PreprocessSpec, box: tuple[float, float, float, float]) -> Image.Image:
+    """An image resized across only: as many rows as it has, of which those that the crop needs are filled.
+
+    Pillow resizes across and then down in the same way (down first only where an image is about twice as high as
+    wide). Done in bands, a large image need not be copied whole.
+    """
+    height, width = raster.size
+    left, top, right, bottom = box
+    narrow = Image.new("RGB", (spec.size, height))
+    margin = 2 * math.ceil((bottom - top) / spec.size) + 2  # rows beyond the crop that the filters reach
+    last = min(height, math.ceil(bottom) + margin)
+    step = max(1, BAND // width)
+    for first in range(max(0, math.floor(top) - margin), last, step):
+        band = Image.fromarray(raster.rows(first, min(first + step, last)))
+        size = (spec.size, band.height)
+        narrow.paste(band.resize(size, _RESAMPLING[spec.interpolation], box=(left, 0, right, band.height)), (0, first))
+    return narrow
+
+
 def preprocess(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.float32]:
-    """Image bytes to one network input, float32 [3, S, S]; raises what :func:`decode_image` raises."""
-    return to_input(decode_image(data, max_pixels=max_pixels), spec)
+    """Image bytes to one network input, float32 [3, S, S]; raises what `model.images.reading.read_image` raises."""
+    return raster_input(read_image(data, max_pixels=max_pixels), spec)

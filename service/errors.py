@@ -37,6 +37,7 @@ D3GZSLError                         (model.errors)
 │   ├── VersionNotReachedError      nor was a version of the registry
 │   └── NotReadyError               not started, stopping or broken
 ├── InferenceError                  the model failed on this image
+│   └── NotFiniteOutputError        what it gave are no finite numbers
 └── ClientError                     (service.client) what a service answered to a command
 """
 
@@ -187,3 +188,7 @@ class NotReadyError(UnavailableError):
 
 class InferenceError(D3GZSLError):
     """The model failed on this image."""
+
+
+class NotFiniteOutputError(InferenceError):
+    """The model gave numbers for this image that are not finite."""

@@ -24,7 +24,8 @@ from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
 from service.errors import NotReadyError, OverloadedError, SettingsError
 from service.inference.batcher import Batcher
-from service.inference.decoding import Decoder
+from service.inference.decode_process import DecodeLimits
+from service.inference.decoder import Decoder
 from service.inference.engine import Engine, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
 from service.keys import Keys
@@ -181,8 +182,12 @@ class Service:
             analyses=SerialExecutor(name="analyses"),
             decoder=Decoder(
                 bundle.manifest.preprocess,
-                max_bytes=settings.max_image_bytes,
-                max_pixels=settings.max_image_pixels,
+                limits=DecodeLimits(
+                    max_bytes=settings.max_image_bytes,
+                    max_pixels=settings.max_image_pixels,
+                    memory=settings.decode_memory,
+                    seconds=settings.decode_seconds,
+                ),
                 threads=threads,
             ),
             batcher=Batcher(

@@ -63,6 +63,13 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(20_000_000, ge=1, description="Largest image file, in bytes.")
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, description="Largest image, width times height.")
+    max_request_pixels: int = Field(
+        1_000_000_000, ge=1, description="Most pixels of all images of a request; identical ones count once."
+    )
+    decode_memory: int = Field(
+        256_000_000, ge=64_000_000, description="Bytes that decoding of large images may take, of one and of all."
+    )
+    decode_seconds: float = Field(10.0, gt=0, le=3600, description="Most seconds of computing to decode one image.")
     max_batch_images: int = Field(64, ge=1, description="Most images in one request.")
     max_request_bytes: int = Field(100_000_000, ge=1, description="Largest request body, in bytes.")
     max_bytes_in_flight: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
@@ -132,6 +139,15 @@ class Settings(BaseSettings):
         if self.max_bytes_in_flight == "auto":
             return max(_BYTES_IN_FLIGHT, self.max_request_bytes)
         return self.max_bytes_in_flight
+
+    @model_validator(mode="after")
+    def _request_holds_an_image(self) -> Settings:
+        if self.max_request_pixels < self.max_image_pixels:
+            raise ValueError(
+                f"max_request_pixels ({self.max_request_pixels}) must be at least max_image_pixels "
+                f"({self.max_image_pixels})"
+            )
+        return self
 
     @property
     def on_loopback(self) -> bool:

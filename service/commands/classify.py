@@ -68,6 +68,9 @@ def classify(
         print_json({**answers[0], "results": results})
     else:
         print_table(("image", "class", "kind", "probability", "novelty"), _rows(results))
+    for result in results:
+        for warning in result.get("warnings", ()):
+            typer.echo(f"{result['id']}: {warning}", err=True)
     failed = [result for result in results if "error" in result]
     if failed:
         lines = (f"{result['id']}: {result['error']['detail']}" for result in failed)
@@ -124,7 +127,8 @@ def _local(
                 results.append({"id": name, "error": {"detail": str(error)}})
             else:
                 inputs.append(decoded.image)
-                results.append({"id": name, "width": decoded.width, "height": decoded.height})
+                warnings = {"warnings": list(decoded.warnings)} if decoded.warnings else {}
+                results.append({"id": name, "width": decoded.width, "height": decoded.height, **warnings})
         readable = [result for result in results if "error" not in result]
         if readable:
             embedded = engine.embed(np.stack(inputs))

@@ -54,6 +54,18 @@ async def under_own_name(request: Request) -> None:
         raise HostError(f"the host name {host[:300]!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
 
 
+def client_of(request: Request) -> str:
+    """Who sent a request, where clients take turns: its key, or without keys its address (of IPv6 the network)."""
+    if request.app.state.service.keys.roles:
+        return request.headers.get("authorization", "")
+    address = request.client.host if request.client else ""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if known.version == 6 else address
+
+
 def media_type(request: Request) -> str:
     """The body's type without its parameters, in small letters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()

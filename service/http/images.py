@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.errors import ImageTooLargeError, Problem, pointer_part
+from model.errors import ImageTooLargeError, Problem, UnsupportedImageError, pointer_part
 from service.errors import InvalidRequestError, MalformedBodyError, MediaTypeError, TooLargeError
 from service.http.access import media_type
 from service.http.bodies.base64_files import decode_base64
@@ -22,6 +22,7 @@ from service.http.threads import off_the_loop
 MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
 CLASS_FIELD = "class"
+_UNTYPED = ("", "application/octet-stream")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -68,7 +69,8 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
     """The images of a request, at least one.
 
     Args:
-        request: with a body of type image/*, multipart/form-data or application/json.
+        request: with a body of type image/*, multipart/form-data or application/json; a body without a type, or of
+            type application/octet-stream, is an image.
         most: largest number of images.
         most_bytes: largest body of type image/*; no more of it is read.
 
@@ -78,16 +80,19 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
         InvalidRequestError: it has another form.
         TooLargeError: too many images.
         ImageTooLargeError: a body of type image/* has more bytes.
+        UnsupportedImageError: a body without a type is no image.
     """
     kind = media_type(request)
-    if kind.startswith("image/"):
+    if kind.startswith("image/"):  # the bytes decide which format it is
         images = [SentImage(id="0", data=await _raw(request, most_bytes))]
+    elif kind in _UNTYPED:
+        images = [SentImage(id="0", data=_image_without_type(await _raw(request, most_bytes)))]
     elif kind == "multipart/form-data":
         images = await _multipart(request)
     elif kind == "application/json":
         images = await off_the_loop(_read_json_images, await request.body(), most)
     else:
-        raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind or 'none'}")
+        raise MediaTypeError(f"expected image/*, multipart/form-data or application/json, got {kind}")
     _check_number(images, most)
     return images
 
@@ -130,6 +135,15 @@ def _check_number(images: object, most: int) -> None:
 
 async def _raw(request: Request, most_bytes: int) -> bytes:
     return await read_body(request, most=most_bytes, too_large=lambda words: ImageTooLargeError(f"the image {words}"))
+
+
+def _image_without_type(body: bytes) -> bytes:
+    """The body; UnsupportedImageError where it looks like one of the other forms, whose types must be told."""
+    if body.lstrip()[:1] == b"{":
+        raise UnsupportedImageError("not an image; a body of JSON needs the type application/json")
+    if body.startswith(b"--"):
+        raise UnsupportedImageError("not an image; a form needs the type multipart/form-data with its boundary")
+    return body
 
 
 def _described_json(body: bytes, most: int) -> tuple[object, list[SentImage]]:

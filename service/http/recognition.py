@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,16 +15,16 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from model.errors import D3GZSLError, ImageError
+from model.errors import D3GZSLError, ImageError, UnreadableImageError
 from model.head import Float32
 from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, rank
 from service.classes.snapshot import Snapshot
-from service.errors import DeadlineError, InferenceError, MalformedBodyError
+from service.errors import DeadlineError, InferenceError, MalformedBodyError, NotFiniteOutputError
 from service.http.images import SentImage
 from service.http.problems import detail_of, problem_type_of
 from service.http.schemas import Explanation, ImageAnswer, ImageFailure, ImageProblem, Prediction
 from service.inference.batcher import InferenceResult
-from service.inference.decoding import Decoded
+from service.inference.decoding import Decoded, PixelBudget
 from service.service import Service
 from service.telemetry.request_stats import current_stats
 
@@ -39,14 +40,36 @@ class EmbeddedImage:
     answer: InferenceResult
 
 
-async def embed_all(service: Service, images: Sequence[SentImage]) -> list[EmbeddedImage | D3GZSLError]:
-    """Decode and embed images for which there are places; what is wrong with one alone comes back as a value."""
-    return await asyncio.gather(*(_observed(_embed(service, image.data)) for image in images))
+async def embed_all(service: Service, images: Sequence[SentImage], *, client: str) -> list[EmbeddedImage | D3GZSLError]:
+    """Decode and embed images for which there are places; what is wrong with one alone comes back as a value.
+
+    Args:
+        service: the decoder and the model.
+        images: of one request, which have a budget of pixels together; identical ones are decoded once.
+        client: whose turns they take.
+    """
+    pixels = PixelBudget(service.settings.max_request_pixels)
+    works: list[asyncio.Task[EmbeddedImage | D3GZSLError]] = []
+    for i, same in enumerate(_first_of_same(images)):
+        works.append(
+            works[same] if same < i else asyncio.ensure_future(_embed(service, images[i].data, client, pixels))
+        )
+    return await asyncio.gather(*(_observed(work) for work in works))
 
 
-async def embed_inputs(service: Service, inputs: Float32) -> list[EmbeddedImage | D3GZSLError]:
+def _first_of_same(images: Sequence[SentImage]) -> list[int]:
+    """For each image the place of the first one with the same bytes. Only those of equal length are compared."""
+    lengths = Counter(len(image.data) for image in images if isinstance(image.data, bytes))
+    first: dict[bytes, int] = {}
+    return [
+        first.setdefault(image.data, i) if isinstance(image.data, bytes) and lengths[len(image.data)] > 1 else i
+        for i, image in enumerate(images)
+    ]
+
+
+async def embed_inputs(service: Service, inputs: Float32, *, client: str) -> list[EmbeddedImage | D3GZSLError]:
     """Embed network inputs that the client made itself, float32 [N, 3, S, S]; as :func:`embed_all`."""
-    return await asyncio.gather(*(_observed(_embed_input(service, image)) for image in inputs))
+    return await asyncio.gather(*(_observed(_embed_input(service, image, client)) for image in inputs))
 
 
 async def rank_all(
@@ -89,27 +112,35 @@ async def _observed(work: Awaitable[EmbeddedImage | D3GZSLError]) -> EmbeddedIma
     return outcome
 
 
-async def _embed_input(service: Service, image: Float32) -> EmbeddedImage | D3GZSLError:
+async def _embed_input(service: Service, image: Float32, client: str) -> EmbeddedImage | D3GZSLError:
     _, height, width = image.shape
     try:
-        answer = await service.batcher.submit(image)
+        answer = await service.batcher.submit(image, client=client)
+    except NotFiniteOutputError:
+        least, most = float(image.min()), float(image.max())
+        return UnreadableImageError(
+            f"the model gives no finite numbers for these pixels, which lie from {least:.3g} to {most:.3g}; "
+            "expected pixels that are normalised as the bundle's preprocess says"
+        )
     except InferenceError as error:
         return error
     return EmbeddedImage(Decoded(image=image, width=width, height=height), 0.0, answer)
 
 
-async def _embed(service: Service, data: bytes | MalformedBodyError) -> EmbeddedImage | D3GZSLError:
+async def _embed(
+    service: Service, data: bytes | MalformedBodyError, client: str, pixels: PixelBudget
+) -> EmbeddedImage | D3GZSLError:
     if isinstance(data, MalformedBodyError):
         return data
     started = time.perf_counter()
     try:
         try:
-            decoded = await service.decoder(data)
+            decoded = await service.decoder(data, client=client, pixels=pixels)
         except asyncio.CancelledError:
             service.batcher.dropped += 1
             raise
         decode_ms = 1000 * (time.perf_counter() - started)
-        return EmbeddedImage(decoded, decode_ms, await service.batcher.submit(decoded.image))
+        return EmbeddedImage(decoded, decode_ms, await service.batcher.submit(decoded.image, client=client))
     except (ImageError, InferenceError) as error:
         return error
 
@@ -131,12 +162,14 @@ def image_answer(
     ]
     for i, explanation in enumerate(explanations):
         predictions[i] = predictions[i].model_copy(update={"explanation": explanation})
+    warnings = {"warnings": list(outcome.decoded.warnings)} if outcome.decoded.warnings else {}
     return ImageAnswer(
         id=image_id,
         width=outcome.decoded.width,
         height=outcome.decoded.height,
         novelty=image_novelty(service.bundle, outcome.answer.teacher_score),
         predictions=predictions,
+        **warnings,
     )
 
 

@@ -98,6 +98,9 @@ class ImageAnswer(BaseModel):
     height: int
     novelty: float = Field(description="Fraction of held-out seen images that looked more familiar than this one.")
     predictions: list[Prediction] = Field(description="Most probable first.")
+    warnings: list[str] = Field(
+        default=[], description="What was wrong with the file and did no harm; only where there is something."
+    )
 
 
 class ImageProblem(BaseModel):

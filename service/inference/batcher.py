@@ -1,7 +1,8 @@
 """Gathers images of all requests into batches for the one thread that runs the model.
 
 It is work-conserving: the moment the model is free it takes what waits, up to the batch size, and never waits for more.
-The thread takes the next batch itself, so that the model does not idle until the event loop comes round.
+The thread takes the next batch itself, so that the model does not idle until the event loop comes round. Clients take
+turns, for places and for the model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model.head import Float32
-from service.errors import InferenceError, NotReadyError, OverloadedError
+from service.errors import InferenceError, NotFiniteOutputError, NotReadyError, OverloadedError
 from service.inference.engine import TrunkOutput
+from service.inference.fairness import FairQueue
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ _LONGEST_PAUSE = 30.0
 
 _SURE = 0.6
 """Share of a request's time that the wait ahead of it may take: beyond that its deadline would be a matter of luck."""
+
+
+_GREED = 3
+"""Times as many places as it leaves to others a client may hold, where it asks for more than it has."""
 
 
 class Admission:
@@ -45,18 +51,20 @@ class Admission:
     def __init__(self, capacity: int, *, batch_size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._capacity, self._batch_size, self._clock = capacity, batch_size, clock
         self._since = clock()
+        self._of: Counter[str] = Counter()
         self.admitted = 0
         self.refused = 0
         """Images turned away since the start."""
         self.seconds_per_image = 0.0
         """Between two images that leave while others wait; 0 before the first measurement."""
 
-    def check(self, images: int = 1, *, seconds: float | None = None) -> None:
+    def check(self, images: int = 1, *, seconds: float | None = None, client: str = "") -> None:
         """Refuse what could not be answered.
 
         Args:
             images: how many want a place.
             seconds: that they have left.
+            client: who sends them; a name that is empty has no share.
 
         Raises:
             OverloadedError: not enough places are free, or not early enough; says when to come back.
@@ -67,22 +75,30 @@ class Admission:
         # With nobody ahead it is tried all the same, since only so the measurement can become a better one.
         elif self.admitted and seconds is not None and wait + images * self.seconds_per_image > _SURE * seconds:
             words = f"{self.admitted} images are waiting, too many for an answer within {seconds:.3g} seconds"
+        elif (
+            client and (held := self._of[client]) and held + images > _GREED * (self._capacity - self.admitted - images)
+        ):
+            words = f"{held} images of this client are waiting; the places that are left are kept for others"
         else:
             return
         self.refused += images
         raise OverloadedError(words, retry_after=max(1, math.ceil(wait)))
 
     @contextmanager
-    def admit(self, images: int, *, seconds: float | None = None) -> Iterator[None]:
+    def admit(self, images: int, *, seconds: float | None = None, client: str = "") -> Iterator[None]:
         """Hold places while the block runs; raises what :meth:`check` raises."""
-        self.check(images, seconds=seconds)
+        self.check(images, seconds=seconds, client=client)
         if not self.admitted:
             self._since = self._clock()
         self.admitted += images
+        self._of[client] += images
         try:
             yield
         finally:
             self.admitted -= images
+            self._of[client] -= images
+            if not self._of[client]:
+                del self._of[client]
 
     def answered(self, images: int) -> None:
         """Measure: so many images have left since the last time, or since the first of them came."""
@@ -157,7 +173,7 @@ class Batcher:
         """How often the work began again."""
         self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
         """Told the size and the seconds of each batch, in the model's thread."""
-        self._queue: deque[_QueuedImage] = deque()
+        self._queue: FairQueue[_QueuedImage] = FairQueue()
         self._at_work: list[_QueuedImage] = []
         self._began: float | None = None
         self._failures = 0
@@ -198,29 +214,30 @@ class Batcher:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
-    def check(self, *, seconds: float | None = None) -> None:
+    def check(self, *, seconds: float | None = None, client: str = "") -> None:
         """Refuse at once what would be refused later, before anything of it is read; raises what `admit` raises."""
         self._check_alive()
-        self.admission.check(seconds=seconds)
+        self.admission.check(seconds=seconds, client=client)
 
     @contextmanager
-    def admit(self, images: int, *, seconds: float | None = None) -> Iterator[None]:
+    def admit(self, images: int, *, seconds: float | None = None, client: str = "") -> Iterator[None]:
         """Hold places for a request's images, from before they are decoded until they are answered.
 
         Args:
             images: how many.
             seconds: that the request has left.
+            client: who sends them; what it has waiting already counts.
 
         Raises:
             OverloadedError: not enough places are left, or not in time; says when to come back.
             NotReadyError: the worker does not run.
         """
         self._check_alive()
-        with self.admission.admit(images, seconds=seconds):
+        with self.admission.admit(images, seconds=seconds, client=client):
             yield
 
-    async def submit(self, image: Float32) -> InferenceResult:
-        """Queue one image, float32 [3, S, S], for which there is a place, and wait for its answer.
+    async def submit(self, image: Float32, *, client: str = "") -> InferenceResult:
+        """Queue one image, float32 [3, S, S], for which there is a place, and wait for its answer; clients take turns.
 
         Raises:
             InferenceError: the model failed on this image.
@@ -229,7 +246,7 @@ class Batcher:
         self._check_alive()
         item = _QueuedImage(image, asyncio.get_running_loop().create_future())
         with self._changed:
-            self._queue.append(item)
+            self._queue.append(item, client=client)
             self._changed.notify()
         return await item.answer
 
@@ -324,8 +341,7 @@ class Batcher:
 
     def _fail_waiting(self) -> None:
         with self._changed:
-            waiting = [item for item in self._queue if not item.answer.done()]
-            self._queue.clear()
+            waiting = [item for item in self._queue.drain() if not item.answer.done()]
         self._fail(waiting)
 
     def _fail(self, items: Sequence[_QueuedImage]) -> None:
@@ -343,6 +359,6 @@ def _outcomes(batch: Sequence[_QueuedImage], embedded: TrunkOutput, began: float
             batch_size=len(batch),
         )
         if finite[i]
-        else InferenceError("the model gave numbers that are not finite for this image")
+        else NotFiniteOutputError("the model gave numbers that are not finite for this image")
         for i, item in enumerate(batch)
     ]

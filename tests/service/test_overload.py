@@ -163,10 +163,10 @@ async def test_a_large_json_body_is_read_as_a_small_one(client: Client) -> None:
 
 async def test_a_model_that_hangs_makes_the_service_unready(running: Running) -> None:
     engine = HeldEngine()
-    async with running(engine=engine, deadline=0.05) as client:
+    async with running(engine=engine, deadline=0.5) as client:
         assert (await client.get("/readyz")).status_code == 200
         assert outcome(await client.post("/classify", **BLUE)) == LATE
-        await until(lambda: service_of(client).batcher.at_work_for > 0.05)
+        await until(lambda: service_of(client).batcher.at_work_for > 0.5)
         stuck = await client.get("/readyz")
         assert outcome(stuck) == (503, "urn:d3gzsl:problem:not-ready")
         assert "has not finished a batch" in stuck.json()["detail"]

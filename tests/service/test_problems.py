@@ -243,7 +243,7 @@ def test_openapi_references_all_exist(document: dict[str, Any]) -> None:
 
 def test_openapi_has_the_three_bodies_and_problems_everywhere(document: dict[str, Any]) -> None:
     body = document["paths"]["/classify"]["post"]["requestBody"]
-    assert set(body["content"]) == {"image/*", "multipart/form-data", "application/json"}
+    assert set(body["content"]) == {"image/*", "application/octet-stream", "multipart/form-data", "application/json"}
     for method, path in ROUTES:
         operation = document["paths"][path][method.lower()]
         assert operation["summary"]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from model.errors import D3GZSLError
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows
-from service.http.access import may_classify
+from service.http.access import client_of, may_classify
 from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import MULTIPART_FIELD, read_images
 from service.http.problems import problem_responses
@@ -34,6 +34,7 @@ _BODY: dict[str, Any] = {
         "description": "One image file as it is, a form with files, or JSON with base64.",
         "content": {
             "image/*": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
             "multipart/form-data": {"schema": _FORM},
             "application/json": {"schema": {"$ref": "#/components/schemas/JsonImages"}},
         },
@@ -62,15 +63,15 @@ async def classify(
     question = RankOptions(
         top_k=query.top_k, scope=query.scope, classes=tuple(query.classes), seen_penalty=query.seen_penalty
     )
-    settings = service.settings
+    settings, client = service.settings, client_of(request)
     deadline = Deadline.from_now(settings.deadline, timeout_ms=timeout_ms)
     snapshot = await snapshot_for(service, query.min_registry_version, seconds=deadline.seconds)
     async with deadline.kept():
         rows = chosen_rows(snapshot, question)
-        service.batcher.check(seconds=deadline.left)
+        service.batcher.check(seconds=deadline.left, client=client)
         images = await read_images(request, most=settings.max_batch_images, most_bytes=settings.max_image_bytes)
-        with service.batcher.admit(len(images), seconds=deadline.left):
-            outcomes = await while_connected(request, embed_all(service, images))
+        with service.batcher.admit(len(images), seconds=deadline.left, client=client):
+            outcomes = await while_connected(request, embed_all(service, images, client=client))
         if len(outcomes) == 1 and isinstance(outcomes[0], D3GZSLError):
             raise outcomes[0]
         ranked = await rank_all(service, snapshot, rows, outcomes, question)

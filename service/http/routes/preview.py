@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from model.errors import D3GZSLError
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
-from service.http.access import may_preview
+from service.http.access import client_of, may_preview
 from service.http.class_documents import near_duplicates, read_class
 from service.http.class_schemas import (
     Confusion,
@@ -71,8 +71,9 @@ async def preview_class(
         described = await asyncio.to_thread(read_class, document, service.bundle.manifest.vocabulary)
         outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
-            with service.batcher.admit(len(images), seconds=deadline.left):
-                outcomes = await while_connected(request, embed_all(service, images))
+            client = client_of(request)
+            with service.batcher.admit(len(images), seconds=deadline.left, client=client):
+                outcomes = await while_connected(request, embed_all(service, images, client=client))
 
         def analyse() -> tuple[Preview, list[Neighbour], list[ImageAnswer | ImageFailure]]:
             preview = service.previewer.preview(snapshot, described.entry, neighbours=query.neighbours)

@@ -15,7 +15,7 @@ from model.errors import D3GZSLError, Problem
 from model.head import Float32
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty
 from service.errors import InferenceError, InvalidRequestError, TooLargeError
-from service.http.access import may_classify
+from service.http.access import client_of, may_classify
 from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import SentImage
 from service.http.problems import detail_of
@@ -66,8 +66,9 @@ async def infer_with_version(
 
 
 async def _infer(request: Request, service: Service, deadline: Deadline) -> Response:
+    client = client_of(request)
     async with deadline.kept():
-        service.batcher.check(seconds=deadline.left)
+        service.batcher.check(seconds=deadline.left, client=client)
         asked, inputs = await _read_inputs(request, service)
     parameters = asked.parameters
     if parameters.timeout is not None:
@@ -81,8 +82,11 @@ async def _infer(request: Request, service: Service, deadline: Deadline) -> Resp
     )
     async with deadline.kept():
         rows = chosen_rows(snapshot, question)
-        work = embed_inputs(service, inputs) if isinstance(inputs, np.ndarray) else embed_all(service, inputs)
-        with service.batcher.admit(len(inputs), seconds=deadline.left):
+        with service.batcher.admit(len(inputs), seconds=deadline.left, client=client):
+            if isinstance(inputs, np.ndarray):
+                work = embed_inputs(service, inputs, client=client)
+            else:
+                work = embed_all(service, inputs, client=client)
             images = _all_answered(await while_connected(request, work))
         ranked = await rank_all(service, snapshot, rows, images, question)
     return _response(
@@ -138,9 +142,11 @@ def _inputs(service: Service, received: ReceivedRequest) -> list[SentImage] | Fl
 def _all_answered(outcomes: Sequence[EmbeddedImage | D3GZSLError]) -> list[EmbeddedImage]:
     """What came from the model; the protocol has no errors of single images, so that one fails them all."""
     failed = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, D3GZSLError)}
-    own = next((error for error in failed.values() if isinstance(error, InferenceError)), None)
-    if failed and (own is not None or len(outcomes) == 1):
-        raise own or failed[0]
+    if len(outcomes) == 1 and failed:
+        raise failed[0]
+    own = {i: error for i, error in failed.items() if isinstance(error, InferenceError)}
+    if own:
+        raise InferenceError("; ".join(f"/inputs/0/data/{i}: {error}" for i, error in own.items()))
     if failed:
         problems = [Problem(pointer=f"/inputs/0/data/{i}", detail=detail_of(error)) for i, error in failed.items()]
         raise InvalidRequestError("some of the images cannot be read", problems)

@@ -1,0 +1,109 @@
+"""Turns among clients: whoever sends much waits for itself, and nobody else waits for more than one of its images."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class FairQueue(Generic[Item]):
+    """A queue that gives out one item of each client in turn; those of one client in the order they came."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, deque[Item]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, item: Item, *, client: str) -> None:
+        """Put an item behind those of the same client."""
+        self._of.setdefault(client, deque()).append(item)
+        self._length += 1
+
+    def clients(self) -> Iterable[str]:
+        """Those who wait, in the order of their turns."""
+        return self._of
+
+    def first(self, client: str) -> Item:
+        """The item of a client that waits longest; KeyError where it has none."""
+        return self._of[client][0]
+
+    def popleft(self, client: str | None = None) -> Item:
+        """The next item, or the next one of a client; IndexError or KeyError where there is none."""
+        if client is None:
+            client = next(iter(self._of), None)
+            if client is None:
+                raise IndexError("the queue is empty")
+        items = self._of.pop(client)
+        item = items.popleft()
+        if items:
+            self._of[client] = items  # behind all others
+        self._length -= 1
+        return item
+
+    def drain(self) -> list[Item]:
+        """Everything that waits; nothing does afterwards."""
+        return [self.popleft() for _ in range(len(self))]
+
+
+class FairBudget:
+    """An amount of something that work holds while it runs; next is who holds least. For one event loop.
+
+    Args:
+        amount: that there is in all.
+    """
+
+    def __init__(self, amount: int) -> None:
+        self._free = amount
+        self._held: Counter[str] = Counter()
+        self._waiting: FairQueue[tuple[int, asyncio.Future[None]]] = FairQueue()
+
+    @asynccontextmanager
+    async def take(self, amount: int, *, client: str) -> AsyncIterator[None]:
+        """Hold a part while the block runs, once it is this client's turn and the part is free.
+
+        Args:
+            amount: at most what there is in all, or the wait has no end.
+            client: whose turn it takes.
+        """
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, turn), client=client)
+        self._serve()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._serve()  # it may have stood before others
+            else:
+                self._give_back(amount, client)
+            raise
+        try:
+            yield
+        finally:
+            self._give_back(amount, client)
+
+    def _give_back(self, amount: int, client: str) -> None:
+        self._free += amount
+        self._held[client] -= amount
+        if not self._held[client]:
+            del self._held[client]
+        self._serve()
+
+    def _serve(self) -> None:
+        """Let begin what can; what is next is not overtaken by what needs less."""
+        while self._waiting:
+            client = min(self._waiting.clients(), key=lambda waiting: self._held[waiting])
+            amount, turn = self._waiting.first(client)
+            if not turn.cancelled():
+                if amount > self._free:
+                    return
+                self._free -= amount
+                self._held[client] += amount
+                turn.set_result(None)
+            self._waiting.popleft(client)
