@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from model.errors import MissingDependencyError
-from service.errors import RegistryError, StorageError
+from service.errors import RegistryDamagedError, RegistryError, StorageError
+from service.registry.sqlite_file import SqliteFile, connect, damaged, is_corruption, prepare
 
 FILE = "registry.sqlite3"
 CURRENT_REVISION = "0001"
@@ -60,6 +61,10 @@ def database_url(data_dir: Path, given: str | None) -> URL:
     return url
 
 
+class UnreadableValueError(Exception):
+    """A stored value that is not of its column's form."""
+
+
 class Database:
     """Connections to one database, brought to the newest migration.
 
@@ -75,10 +80,13 @@ class Database:
     def __init__(self, url: URL, *, busy_timeout: float = 5.0) -> None:
         self.url, self.name = url, url.render_as_string(hide_password=True)
         self.busy_timeout = busy_timeout
+        self._file: SqliteFile | None = None
+        self._prove: Callable[[sa.Connection], None] = lambda _connection: None
         if self.is_sqlite:
-            self._engine = sa.create_engine(url, connect_args={"timeout": busy_timeout}, json_deserializer=_from_json)
-            event.listen(self._engine, "connect", _configure_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
+            path = Path(str(url.database))
+            prepare(path, self._fill)
+            self._engine = _sqlite(path, busy_timeout)
+            self._fresh = _sqlite(path, busy_timeout, poolclass=sa.NullPool)  # knows nothing of what was read before
             self._reader: sa.Engine = self._engine
             self._writer: sa.Engine = self._engine.execution_options(**{_WRITES: True})
         else:
@@ -87,10 +95,34 @@ class Database:
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._writer = self._engine
         try:
-            self._migrate()
+            self._migrate(self._reader, self._writer)
+            if self.is_sqlite:
+                self._file = self._open_file(path)
         except BaseException:
             self.close()
             raise
+
+    def prove_by(self, prove: Callable[[sa.Connection], None]) -> None:
+        """Have a function called, with a connection that has read nothing yet, when others wrote to the file."""
+        self._prove = prove
+
+    def check_place(self) -> None:
+        """Refuse a file that is not the one that was opened, or that was found damaged; looks at no contents.
+
+        Raises:
+            RegistryDamagedError: says what is wrong and what to do.
+        """
+        if self._file is not None:
+            self._file.check_place()
+
+    def damaged(self, what: str) -> RegistryDamagedError:
+        """What is said where the contents are not what was written; `what` begins with where, or a colon."""
+        if self.is_sqlite:
+            return damaged(self.url.database, what)
+        return RegistryDamagedError(
+            f"the registry {self.name} is damaged{what}; stop every service that uses it, bring a back-up back with "
+            "`d3gzsl registry restore --replace`, and start again"
+        )
 
     @property
     def is_sqlite(self) -> bool:
@@ -125,18 +157,55 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        if self._file is not None:
+            self._file.close()
 
     @contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
-        try:
-            with engine.begin() as connection:
+        with self._errors_in_words():
+            if self._file is None:
+                with engine.begin() as connection:
+                    yield connection
+                return
+            self._file.check()
+            with engine.connect() as connection, connection.begin() as transaction:
                 yield connection
+                if connection.get_execution_options().get(_WRITES, False):
+                    with self._file.committing():
+                        transaction.commit()
+
+    @contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except UnreadableValueError as error:
+            raise self.damaged(f": {error}") from None
         except SQLAlchemyError as error:
+            if is_corruption(error.__cause__):
+                raise self.damaged(f": {error.__cause__}") from None
             cause = str(error.__cause__ or error).strip()
             raise StorageError(f"the registry {self.name} cannot be used: {cause}") from error
 
-    def _migrate(self) -> None:
-        with self.reading() as connection:
+    def _open_file(self, path: Path) -> SqliteFile:
+        def prove() -> None:
+            with self._errors_in_words(), self._fresh.begin() as connection:
+                self._prove(connection)
+
+        try:
+            return SqliteFile(path, timeout=self.busy_timeout, prove=prove)
+        except sqlite3.Error as error:
+            raise StorageError(f"the registry {self.name} cannot be used: {error}") from None
+
+    def _fill(self, path: Path) -> None:
+        """Make the tables in a new SQLite file."""
+        engine = _sqlite(path, self.busy_timeout)
+        try:
+            self._migrate(engine, engine.execution_options(**{_WRITES: True}))
+        finally:
+            engine.dispose()
+
+    def _migrate(self, reader: sa.Engine, writer: sa.Engine) -> None:
+        with self._errors_in_words(), reader.begin() as connection:
             if _revision(connection) == CURRENT_REVISION:
                 return
         from alembic import command  # half a second that a database of the newest form need not spend
@@ -146,13 +215,25 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         try:
-            with self.writing() as connection:
+            with self._errors_in_words(), writer.begin() as connection:
                 if not self.is_sqlite:  # processes that start together take turns, as they do in SQLite anyway
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as error:
             raise RegistryError(f"the registry {self.name} has a form that this version cannot read: {error}") from None
+
+
+def _sqlite(path: Path, timeout: float, **pool: Any) -> sa.Engine:
+    engine = sa.create_engine(
+        "sqlite:///registry",  # the address is in the connections, which never make a file
+        creator=lambda: connect(path, timeout=timeout),
+        json_deserializer=_from_json,
+        **pool,
+    )
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _postgresql(url: URL, timeout: float) -> sa.Engine:
@@ -180,7 +261,10 @@ def _from_json(text: str) -> Any:
     try:
         return from_json(text)
     except ValueError:  # halves of surrogate pairs, which only `json` takes
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableValueError(f"a document in it is no JSON: {error}") from None
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -191,7 +275,8 @@ def _revision(connection: sa.Connection) -> str | None:
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin below, not where the driver guesses
+    # A flipped byte in a text must not end the reading of all others; the digests find it.
+    connection.text_factory = lambda data: data.decode(errors="replace")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 
