@@ -51,19 +51,21 @@ class HistoryEntry:
 
     Attributes:
         version: 1 or higher.
-        operation: what a version of one change did, or `batch`, `rollback`, `adopt`.
-        made_at: when, in UTC.
+        operation: what a version of one change did, or `batch`, `rollback`, `adopt`; None where it cannot be read.
+        made_at: when, in UTC; None where it cannot be read.
         changes: how many classes it changed.
         class_ids: the first of them, at most `CLASS_IDS_SHOWN`.
         source: the version that a rollback returned to.
+        damaged: whether something of it cannot be read.
     """
 
     version: int
-    operation: Operation
-    made_at: datetime
+    operation: Operation | None
+    made_at: datetime | None
     changes: int
     class_ids: tuple[str, ...]
     source: int | None = None
+    damaged: bool = False
 
 
 CLASS_IDS_SHOWN = 100

@@ -9,7 +9,7 @@ import math
 import struct
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -58,6 +58,7 @@ class NextVersion:
     def __init__(self, database: Database, connection: sa.Connection, *, version: int, position: int) -> None:
         self._database, self.connection = database, connection
         self.version, self._position = version, position
+        self.digest: str | None = None  # of the version that was appended
 
     def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> LoggedVersion:
         """Write one version of any number of changes; returns it as it will be read."""
@@ -88,13 +89,14 @@ class NextVersion:
             connection.execute(sa.insert(head_rows), rows)
         if records:
             connection.execute(sa.insert(changes), records)
+        self.digest = digest_version(before, version=version, operation=operation, source=source, changes=digests)
         connection.execute(
             sa.insert(versions).values(
                 version=version,
                 operation=operation,
                 source=source,
                 changes=len(records),
-                digest=digest_version(before, version=version, operation=operation, source=source, changes=digests),
+                digest=self.digest,
                 made_at=datetime.now(UTC),
             )
         )
@@ -188,7 +190,10 @@ class ChangeLog:
             # The lock on this row is kept until the commit: versions are gapless and in the order of commits.
             head = self._head(connection, lock=True)
             self._check_not_behind(connection, int(head.version), seen)
-            yield NextVersion(self.database, connection, version=int(head.version), position=int(head.position))
+            following = NextVersion(self.database, connection, version=int(head.version), position=int(head.position))
+            yield following
+        if following.digest is not None:
+            self._saw(following.version, following.digest)
 
     @property
     def base(self) -> int:
@@ -252,23 +257,29 @@ class ChangeLog:
 
     def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[tuple[int, Change]]:
         latest = sa.select(sa.func.max(changes.c.position)).where(changes.c.version > base).group_by(changes.c.class_id)
-        last = set(connection.scalars(latest))
-        rows = sa.select(changes.c.row_position).where(changes.c.position.in_(latest))
-        wanted = changes.c.position.in_(latest) | changes.c.position.in_(rows)
-        for record in self.verified(connection, sa.select(changes.c.version).where(wanted)):
-            if record[0] in last:
-                yield record[1], self.read(record)
+        return self._changes_at(connection, set(connection.scalars(latest)), latest)
 
-    def verified(self, connection: sa.Connection, wanted: sa.Select[tuple[int]]) -> Iterator[Sequence[Any]]:
-        """Records of all changes of some versions in order, for :meth:`read`; each version is held against its digest.
-
-        Args:
-            connection: in a transaction.
-            wanted: selects the versions.
+    def changes_at(self, connection: sa.Connection, positions: Sequence[int]) -> list[Change]:
+        """The changes at at most `AT_ONCE` positions, in order, once their versions fit their digests.
 
         Raises:
-            RegistryDamagedError: a version is not as it was written.
+            RegistryDamagedError: the log is damaged.
         """
+        chosen = sa.select(changes.c.position).where(changes.c.position.in_(positions))
+        return [change for _, change in self._changes_at(connection, set(positions), chosen)]
+
+    def _changes_at(
+        self, connection: sa.Connection, positions: Collection[int], chosen: sa.Select[tuple[int]]
+    ) -> Iterator[tuple[int, Change]]:
+        """Changes with their versions; `chosen` selects their positions."""
+        rows = sa.select(changes.c.row_position).where(changes.c.position.in_(chosen))
+        wanted = changes.c.position.in_(chosen) | changes.c.position.in_(rows)
+        for record in self._verified(connection, sa.select(changes.c.version).where(wanted)):
+            if record[0] in positions:
+                yield record[1], self._read(record)
+
+    def _verified(self, connection: sa.Connection, wanted: sa.Select[tuple[int]]) -> Iterator[Sequence[Any]]:
+        """Records of all changes of the selected versions in order; each version is held against its digest."""
         before = versions.alias()
         query = (
             sa.select(versions, before.c.digest.label("before"))
@@ -328,10 +339,15 @@ class ChangeLog:
         found: dict[int, list[Change]] = {number: [] for number in connection.scalars(numbers.order_by("version"))}
         if list(found) != list(range(version + 1, last + 1)):
             raise self.database.damaged(f": it lacks versions or changes between {version} and {last}")
-        for record in self.verified(connection, numbers):
-            found[record[1]].append(self.read(record))
-        self._seen = (last, self._digest(connection, last)) if seen is not None else self._seen
+        for record in self._verified(connection, numbers):
+            found[record[1]].append(self._read(record))
+        if seen is not None:
+            self._saw(last, self._digest(connection, last))
         return [LoggedVersion(version=number, changes=tuple(made)) for number, made in found.items()]
+
+    def _saw(self, version: int, digest: str) -> None:
+        if version > self._seen[0]:
+            self._seen = (version, digest)
 
     def _digest(self, connection: sa.Connection, version: int) -> str:
         return str(connection.scalar(sa.select(versions.c.digest).where(versions.c.version == version)) or GENESIS)
@@ -352,8 +368,8 @@ class ChangeLog:
         self._check_gapless(connection, int(head.version))
         deque(self._last_changes(connection, int(head.base)), maxlen=0)
 
-    def read(self, record: Any) -> Change:
-        """A change from a record of the tables; RegistryError where it is damaged."""
+    def _read(self, record: Any) -> Change:
+        """A change from a record of the tables; RegistryDamagedError where it is no change."""
         _, version, operation, class_id, document, row_at, weight, bias = record
         try:
             change = Change(

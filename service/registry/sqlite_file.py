@@ -45,7 +45,7 @@ def is_corruption(error: BaseException | None) -> bool:
 
 
 def prepare(path: Path, make: Callable[[Path], None]) -> None:
-    """Have a registry file at a path: the one that is there, made private, or a new one, which appears when it is whole.
+    """Have a registry file at a path: the one that is there, made private, or a new one that appears when it is whole.
 
     Args:
         path: of the file; its directory is there.
