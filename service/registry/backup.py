@@ -48,7 +48,7 @@ def write_backup(database: Database, file: Path, *, overwrite: bool = False) -> 
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
     try:
-        with os.fdopen(handle, "wb") as stream, database.reading() as connection:
+        with os.fdopen(handle, "wb") as stream, database.reading(whole=True) as connection:
             digest = hashlib.sha256()
             lines = _lines(connection)
             first = next(lines)
@@ -81,7 +81,7 @@ def read_backup(database: Database, file: Path, *, replace: bool = False) -> dic
         StorageError: the database refuses; nothing was changed.
     """
     try:
-        with file.open("rb") as stream, database.writing() as connection:
+        with file.open("rb") as stream, database.writing(whole=True) as connection:
             head = connection.execute(sa.select(registry).with_for_update()).one_or_none()
             if head is not None and head.version > 0 and not replace:
                 raise RegistryError(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from pydantic_core import from_json
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from model.errors import MissingDependencyError
 from service.errors import RegistryDamagedError, RegistryError, StorageError
+from service.registry.postgres import HasSocket, limited, open_engine
 from service.registry.sqlite_file import SqliteFile, connect, damaged, is_corruption, prepare
 
 FILE = "registry.sqlite3"
@@ -29,8 +30,10 @@ _WRITES = "d3gzsl_writes"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6433677A736C  # any number that others are unlikely to use
 _POSTGRESQL = "postgresql+psycopg"
-_BROKEN_LINE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-"""A server that does not answer is noticed within seconds, not after the system's hours."""
+_LONG = 600.0
+"""Seconds that reading or writing a whole registry may take."""
+_SLOW, _REST = 1.0, 2.0
+"""Seconds after which a failure counts as a server that hangs, and for which nobody asks it again."""
 
 
 def database_url(data_dir: Path, given: str | None) -> URL:
@@ -81,6 +84,7 @@ class Database:
         self.url, self.name = url, url.render_as_string(hide_password=True)
         self.busy_timeout = busy_timeout
         self._file: SqliteFile | None = None
+        self._resting_until = 0.0
         self._prove: Callable[[sa.Connection], None] = lambda _connection: None
         if self.is_sqlite:
             path = Path(str(url.database))
@@ -90,7 +94,7 @@ class Database:
             self._reader: sa.Engine = self._engine
             self._writer: sa.Engine = self._engine.execution_options(**{_WRITES: True})
         else:
-            self._engine = _postgresql(url, busy_timeout)
+            self._engine = open_engine(url, busy_timeout, _from_json)
             # All questions of one reading see the same state; a writer sees what was committed before it got the lock.
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._writer = self._engine
@@ -130,23 +134,31 @@ class Database:
         return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def reading(self, *, whole: bool = False) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the database.
 
+        Args:
+            whole: the whole registry is read, for which more time is allowed than for a change.
+
         Raises:
-            StorageError: the database refuses.
+            StorageError: the database refuses, or does not answer in time.
+            RegistryDamagedError: the file is lost or damaged.
         """
-        with self._transaction(self._reader) as connection:
+        with self._transaction(self._reader, whole=whole) as connection:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
+    def writing(self, *, whole: bool = False) -> Iterator[sa.Connection]:
         """A transaction that writes; on disk when the block has been left. In SQLite the only one from its start.
 
+        Args:
+            whole: the whole registry is written, for which more time is allowed than for a change.
+
         Raises:
-            StorageError: the database refuses; nothing was written.
+            StorageError: the database refuses, or does not answer in time; nothing was written.
+            RegistryDamagedError: the file is lost or damaged.
         """
-        with self._transaction(self._writer) as connection:
+        with self._transaction(self._writer, whole=whole) as connection:
             yield connection
 
     def announce(self, connection: sa.Connection, version: int) -> None:
@@ -161,10 +173,10 @@ class Database:
             self._file.close()
 
     @contextmanager
-    def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+    def _transaction(self, engine: sa.Engine, *, whole: bool) -> Iterator[sa.Connection]:
         with self._errors_in_words():
             if self._file is None:
-                with engine.begin() as connection:
+                with self._on_server(engine, whole=whole) as connection:
                     yield connection
                 return
             self._file.check()
@@ -173,6 +185,29 @@ class Database:
                 if connection.get_execution_options().get(_WRITES, False):
                     with self._file.committing():
                         transaction.commit()
+
+    @contextmanager
+    def _on_server(self, engine: sa.Engine, *, whole: bool) -> Iterator[sa.Connection]:
+        """A transaction on a server that may hang: it ends in time, and what it gave up is not committed later."""
+        if (rest := self._resting_until - time.monotonic()) > 0:
+            raise StorageError(f"the registry {self.name} did not answer; it is asked again in {rest:.1f} seconds")
+        began = time.monotonic()
+        try:
+            with engine.connect() as connection:
+                seconds = _LONG if whole else 2 * self.busy_timeout + 1  # the server's own limits come first
+                driver = cast(HasSocket, connection.connection.driver_connection)
+                with limited(driver, seconds) as limit, connection.begin() as transaction:
+                    if whole:
+                        connection.execute(sa.text(f"SET LOCAL statement_timeout = {round(1000 * _LONG)}"))
+                    yield connection
+                    # Given up only when the server has ended the transaction itself, which has been idle for so long.
+                    limit.restart(self.busy_timeout + 1)
+                    transaction.commit()
+        except OperationalError as error:
+            lost = error.connection_invalidated or error.statement is None
+            if lost and not whole and time.monotonic() - began > _SLOW:
+                self._resting_until = time.monotonic() + _REST
+            raise
 
     @contextmanager
     def _errors_in_words(self) -> Iterator[None]:
@@ -233,26 +268,6 @@ def _sqlite(path: Path, timeout: float, **pool: Any) -> sa.Engine:
     )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _postgresql(url: URL, timeout: float) -> sa.Engine:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError(
-            "the driver for PostgreSQL is not installed; install d3gzsl with the extra `postgres`"
-        ) from None
-    # A database without an encoding of its own would answer in bytes.
-    arguments = {"connect_timeout": max(2, round(timeout)), "client_encoding": "utf8", **_BROKEN_LINE}
-    engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, json_deserializer=_from_json)
-
-    def configure(connection: Any, _record: Any) -> None:
-        connection.autocommit = True  # else the setting would end with the transaction
-        connection.execute(f"SET lock_timeout = {round(1000 * timeout)}")
-        connection.autocommit = False
-
-    event.listen(engine, "connect", configure)
     return engine
 
 

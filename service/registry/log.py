@@ -150,19 +150,20 @@ class ChangeLog:
             RegistryError: it belongs to another bundle.
             StorageError: the database refuses.
         """
-        with self.database.reading() as connection:
+        with self.database.reading(whole=True) as connection:
             head = self._head(connection, any_generation=True)
             last = int(head.version)
             self._check_gapless(connection, last)
             yield last, self._last_changes(connection, int(head.base))
             self._generation, self._seen = str(head.generation), (last, self._digest(connection, last))
 
-    def since(self, version: int, *, within: NextVersion | None = None) -> list[LoggedVersion]:
+    def since(self, version: int, *, within: NextVersion | None = None, whole: bool = False) -> list[LoggedVersion]:
         """Every version after one, oldest first, up to the last one committed.
 
         Args:
             version: 0 or higher.
             within: a version in the making, before which nobody else can make one.
+            whole: as for :meth:`service.registry.database.Database.reading`.
 
         Raises:
             RegistryReplacedError: a backup has taken the registry's place.
@@ -173,7 +174,7 @@ class ChangeLog:
         if within is not None:
             return self._since(within.connection, version) if within.version > version else []
         seen = self._seen  # before the reading begins, as others may write while it goes on
-        with self.database.reading() as connection:
+        with self.database.reading(whole=whole) as connection:
             return self._since(connection, version, seen=seen)
 
     @contextmanager
@@ -288,8 +289,9 @@ class ChangeLog:
             .order_by(versions.c.version)
         )
         written = {row.version: row for row in connection.execute(query)}
-        records = connection.execution_options(yield_per=AT_ONCE).execute(
-            WITH_ROWS.where(changes.c.version.in_(wanted)).order_by(changes.c.position)
+        records = connection.execute(
+            WITH_ROWS.where(changes.c.version.in_(wanted)).order_by(changes.c.position),
+            execution_options={"yield_per": AT_ONCE},
         )
         for version, made in groupby(records, key=itemgetter(1)):
             digests = []

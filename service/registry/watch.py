@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from service.errors import StorageError
 from service.registry.database import CHANNEL, Database
+from service.registry.postgres import limited
 from service.registry.sqlite_file import connect
 
 
@@ -104,7 +105,8 @@ class PostgresWatch:
                 self._connection = psycopg.connect(
                     self._url, autocommit=True, connect_timeout=self._timeout, client_encoding="utf8"
                 )
-                self._connection.execute(f"LISTEN {CHANNEL}")
+                with limited(self._connection, self._timeout):
+                    self._connection.execute(f"LISTEN {CHANNEL}")
                 return  # what was committed before is found by looking
             while seconds > 0 and not self._woken.is_set():
                 slice_ = min(seconds, self._LONGEST)

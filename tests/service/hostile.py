@@ -174,6 +174,15 @@ def not_finite(bundle: Path) -> None:
     seal(bundle)
 
 
+def overflowing(bundle: Path) -> None:
+    """Rows of finite numbers that give no finite score."""
+    arrays = {"weight": np.full((3, 4), 3e38, np.float32), "bias": np.zeros(3, np.float32)}
+    stream = io.BytesIO()
+    np.savez(stream, **arrays, novelty_reference=np.zeros(3, np.float32))
+    (bundle / "head.npz").write_bytes(stream.getvalue())
+    seal(bundle)
+
+
 def linked(bundle: Path) -> None:
     (bundle / "examples" / "host").symlink_to("/etc/hostname")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import subprocess
@@ -14,8 +15,10 @@ from onnx import helper
 from model.bundle import Bundle
 from model.guards.graphs import check_graph, read_graph
 from service.inference.engine import OnnxEngine
-from tests.service.hostile import KINDS, after_features
+from tests.service.conftest import Running
+from tests.service.hostile import KINDS, after_features, overflowing
 from tests.service.processes import ROOT, command
+from tests.service.tiny import VIOLET, png
 
 SECONDS, BYTES = 10, 10**9
 BACKBONES = ROOT.parent / "shared" / "data" / "backbones"
@@ -83,3 +86,27 @@ def test_graphs_of_real_networks_are_allowed(file: Path) -> None:
         if value.name not in weights
     }
     check_graph(model, file.name, inputs=inputs)
+
+
+@pytest.mark.anyio
+async def test_an_answer_without_predictions_is_an_error(hostile: Path, running: Running, tmp_path: Path) -> None:
+    """A black image has the embedding 0, whose scores are finite; the scores of a white one are beyond all floats."""
+    overflowing(hostile)
+    black, white = png((0, 0, 0)), png((255, 255, 255))
+    async with running(bundle=hostile) as client:
+        alone = await client.post("/classify", content=white, headers={"content-type": "image/png"})
+        assert (alone.status_code, alone.json()["type"]) == (500, "urn:d3gzsl:problem:inference-failed")
+        assert "registry check" in alone.json()["detail"]
+        form = [("images", ("black.png", black, "image/png")), ("images", ("white.png", white, "image/png"))]
+        both = (await client.post("/classify", files=form)).json()["results"]
+        assert len(both[0]["predictions"]) == 3
+        assert both[1]["error"]["type"] == "urn:d3gzsl:problem:inference-failed"
+        described = {"class": json.dumps({"name": "violet", "attributes": list(VIOLET)})}
+        tried = await client.post("/classes:preview", data=described, files=[("images", ("white.png", white))])
+        assert tried.json()["results"][0]["error"]["type"] == "urn:d3gzsl:problem:inference-failed"
+    for name, image in (("black.png", black), ("white.png", white)):
+        (tmp_path / name).write_bytes(image)
+    local = command("classify", tmp_path / "black.png", tmp_path / "white.png", "--bundle", hostile, "--json")
+    first, second = json.loads(local.stdout)["results"]
+    assert len(first["predictions"]) == 3
+    assert "not finite" in second["error"]["detail"]

@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from service.errors import RegistryDamagedError, RegistryError
+from service.errors import RegistryDamagedError
 from service.registry.database import Database, database_url
-from service.registry.history import changes_back_to, read_versions
+from service.registry.history import changes_back_to
 from service.registry.log import ChangeLog
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Running
 from tests.service.processes import command
-from tests.service.test_registry import append, entry, last_changes, put
+from tests.service.test_registry import append, last_changes, put
 from tests.service.tiny import VIOLET, png
 
 pytestmark = pytest.mark.anyio
