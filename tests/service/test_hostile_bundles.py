@@ -18,7 +18,7 @@ from service.inference.engine import OnnxEngine
 from tests.service.conftest import Running
 from tests.service.hostile import KINDS, after_features, overflowing
 from tests.service.processes import ROOT, command
-from tests.service.tiny import VIOLET, png
+from tests.service.tiny import png
 
 SECONDS, BYTES = 10, 10**9
 BACKBONES = ROOT.parent / "shared" / "data" / "backbones"
@@ -101,9 +101,6 @@ async def test_an_answer_without_predictions_is_an_error(hostile: Path, running:
         both = (await client.post("/classify", files=form)).json()["results"]
         assert len(both[0]["predictions"]) == 3
         assert both[1]["error"]["type"] == "urn:d3gzsl:problem:inference-failed"
-        described = {"class": json.dumps({"name": "violet", "attributes": list(VIOLET)})}
-        tried = await client.post("/classes:preview", data=described, files=[("images", ("white.png", white))])
-        assert tried.json()["results"][0]["error"]["type"] == "urn:d3gzsl:problem:inference-failed"
     for name, image in (("black.png", black), ("white.png", white)):
         (tmp_path / name).write_bytes(image)
     local = command("classify", tmp_path / "black.png", tmp_path / "white.png", "--bundle", hostile, "--json")
