@@ -9,17 +9,20 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from service.errors import RegistryDamagedError, RegistryError, StorageError
 
 PRIVATE = 0o600
 _BESIDE = ("", "-wal", "-shm")
+_LOG_HEAD, _LOG_MAGIC = struct.Struct(">8I"), 0x377F0682
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _ADVICE = (
     "stop every service that uses it, move the file away with what lies beside it (-wal, -shm), bring a back-up back "
@@ -109,6 +112,24 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def _is_log_head(head: bytes) -> bool:
+    """Whether bytes are those with which SQLite begins a log: a magic number first, a checksum of the rest last."""
+    if len(head) < _LOG_HEAD.size:
+        return False
+    magic = int.from_bytes(head[:4], "big")
+    order: Literal["little", "big"] = "big" if magic & 1 else "little"
+    first = second = 0
+    for place in range(0, 24, 8):
+        first = (first + int.from_bytes(head[place : place + 4], order) + second) & 0xFFFFFFFF
+        second = (second + int.from_bytes(head[place + 4 : place + 8], order) + first) & 0xFFFFFFFF
+    return magic & ~1 == _LOG_MAGIC and _LOG_HEAD.unpack(head)[-2:] == (first, second)
+
+
+def _beginning(log: Path) -> bytes:
+    with log.open("rb") as stream:
+        return stream.read(_LOG_HEAD.size)
+
+
 class SqliteFile:
     """A registry file while it is open; every method may be called from any thread.
 
@@ -129,7 +150,7 @@ class SqliteFile:
             (self._page,) = self._anchor.execute("PRAGMA page_size").fetchone()
             self._anchor.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self._opened = {suffix: self._identity(suffix) for suffix in _BESIDE}
-            self._known = self._state()
+            self._known, self._log_size = self._state(), 0
         except BaseException:
             self._anchor.close()
             raise
@@ -144,11 +165,7 @@ class SqliteFile:
         Raises:
             RegistryDamagedError: says what is wrong and what to do.
         """
-        for suffix, opened in self._opened.items():
-            if self._identity(suffix) != opened:
-                raise damaged(
-                    self._path, f": {self._path.name}{suffix} is not the file that was opened, but deleted or replaced"
-                )
+        self._check_identity()
         if self._fault is not None:
             raise self._fault
 
@@ -160,8 +177,9 @@ class SqliteFile:
             StorageError: the file cannot be read now.
         """
         with self._lock:
-            now = self._state()
-            if now != self._known:
+            self._check_identity()  # first: SQLite would take the log of the file that is gone for that of a new one
+            now, shrunk = self._state(), self._log_has_shrunk()
+            if now != self._known or shrunk:
                 self._fault = self._fault_of_contents()
                 self._known = now
         self.check_place()
@@ -179,6 +197,13 @@ class SqliteFile:
             self._known = self._state()
         self.check_place()
 
+    def _check_identity(self) -> None:
+        for suffix, opened in self._opened.items():
+            if self._identity(suffix) != opened:
+                raise damaged(
+                    self._path, f": {self._path.name}{suffix} is not the file that was opened, but deleted or replaced"
+                )
+
     def _identity(self, suffix: str) -> tuple[int, int] | None:
         try:
             found = os.stat(f"{self._path}{suffix}")  # noqa: PTH116  # asked for with every request for readiness
@@ -194,6 +219,20 @@ class SqliteFile:
             return ()
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
+    def _log_has_shrunk(self) -> bool:
+        """Whether the log is shorter than before, or begins as no log does; commits that are only there may be lost.
+
+        Closing the log lets go of no lock, as SQLite has none on it.
+        """
+        try:
+            log = Path(f"{self._path}-wal")
+            head, size = _beginning(log), log.stat().st_size
+        except OSError:
+            return False  # gone: a matter of its place
+        shrunk = size < self._log_size or (size > 0 and not _is_log_head(head))
+        self._log_size = size
+        return shrunk
+
     def _fault_of_contents(self) -> RegistryError | None:
         state = self._state()
         if not state:
@@ -207,10 +246,13 @@ class SqliteFile:
             if found != ["ok"]:
                 return damaged(self._path, f": {' '.join('; '.join(found).split())[:300]}")
             self._prove()
+            log = Path(f"{self._path}-wal")
+            if log.stat().st_size > 0 and not _is_log_head(_beginning(log)):
+                return damaged(self._path, f": its log {log.name} has lost its beginning")
         except sqlite3.DatabaseError as error:
-            if is_corruption(error):
-                return damaged(self._path, f": {error}")
-            raise StorageError(f"the registry {self._path} cannot be checked: {error}") from None
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StorageError(f"the registry {self._path} cannot be checked: {error}") from None
+            return damaged(self._path, f": {error}")
         except StorageError:
             raise
         except RegistryError as error:

@@ -82,6 +82,15 @@ def noise(file: Path) -> None:
         stream.write(os.urandom(file.stat().st_size - 4096))
 
 
+def cut_log(file: Path) -> None:
+    os.truncate(f"{file}-wal", 0)
+
+
+def zeros_in_log(file: Path) -> None:
+    with Path(f"{file}-wal").open("r+b") as stream:
+        stream.write(bytes(Path(f"{file}-wal").stat().st_size))
+
+
 def older(file: Path) -> None:
     """What somebody does who copies a file from before over it."""
     with file.open("r+b") as stream:
@@ -90,7 +99,7 @@ def older(file: Path) -> None:
     Path(f"{file}-wal").write_bytes(b"")
 
 
-@pytest.mark.parametrize("harm", [delete, delete_log, replace, cut, cut_half, zeros, noise, older])
+@pytest.mark.parametrize("harm", [delete, delete_log, replace, cut, cut_half, zeros, noise, zeros_in_log, older])
 async def test_a_file_that_is_lost_takes_no_change_and_the_service_its_readiness(
     running: Running, tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,6 +141,17 @@ def checkpoint(file: Path) -> None:
     connection = sqlite3.connect(file)
     assert connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0] == 0
     connection.close()
+
+
+@pytest.mark.parametrize("harm", [cut_log, zeros_in_log])
+async def test_commits_that_are_only_in_the_log_are_not_lost_in_silence(
+    running: Running, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    async with running() as client:
+        assert (await client.post("/classes", json=document("first"))).status_code == 201
+        harm(tmp_path / "data" / NAME)
+        assert (await client.post("/classes", json=document("second"))).status_code == 503
+        assert (await client.get("/readyz")).status_code == 503
 
 
 async def test_a_file_that_is_put_back_is_used_again(running: Running, tmp_path: Path) -> None:
