@@ -83,6 +83,9 @@ StoredRow = tuple[bytes, float]
 """A stored row: weight and bias."""
 
 
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
 def digest_change(
     *,
     position: int,
@@ -93,7 +96,7 @@ def digest_change(
     stored: StoredRow | None,
 ) -> bytes:
     """SHA-256 over everything that is stored of a change; `stored` is the row it brought, if it brought one."""
-    words = json.dumps([position, operation, class_id, document, row_position], sort_keys=True)
+    words = _encode([position, operation, class_id, document, row_position])
     digest = hashlib.sha256(words.encode())
     if stored is not None:
         weight, bias = stored
