@@ -174,7 +174,7 @@ class ChangeLog:
         if within is not None:
             return self._since(within.connection, version) if within.version > version else []
         seen = self._seen  # before the reading begins, as others may write while it goes on
-        with self.database.reading(whole=whole) as connection:
+        with self.database.reading(whole=True) if whole else self.database.reading() as connection:
             return self._since(connection, version, seen=seen)
 
     @contextmanager
