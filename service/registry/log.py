@@ -128,8 +128,7 @@ class ChangeLog:
         self.database, self.dimension = database, dimension
         self._bundle_id, self._vocabulary = bundle_id, list(vocabulary)
         self._generation = ""
-        self._seen: tuple[int, str] = (0, GENESIS)
-        """The newest version that was read or written, with its digest: no later reading may know less."""
+        self._seen: tuple[int, str] = (0, GENESIS)  # the newest version known, with its digest: none may lack it later
         with database.reading() as connection:
             claimed = connection.execute(sa.select(registry.c.id)).one_or_none() is not None
         if not claimed:
