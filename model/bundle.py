@@ -31,6 +31,9 @@ from model import __version__
 from model.calibration import Calibration
 from model.classes import ClassEntry
 from model.errors import BundleError
+from model.guards.arrays import read_arrays
+from model.guards.documents import read_document
+from model.guards.files import check_listed, check_nothing_else, read_plain
 from model.head import MAX_BANK_BYTES, Float32, HeadSpec
 from model.lda import LdaHead
 from model.manifest import MANIFEST, BackboneInfo, Example, Manifest, bundle_id
@@ -40,6 +43,11 @@ from model.vocabulary import Vocabulary
 TRUNK, SYNTHESIZER, HEAD, BANK = "trunk.onnx", "synthesizer.onnx", "head.npz", "bank.npz"
 REQUIRED = (TRUNK, SYNTHESIZER, HEAD, BANK)
 EXAMPLE_FILE = r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*"
+MAX_MANIFEST_BYTES = 32_000_000
+MAX_GRAPH_BYTES = 2**31 - 1  # Protocol Buffers have no larger message
+MAX_REFERENCE_BYTES = 40_000_000  # of the novelty reference, with what surrounds the arrays
+MAX_EXAMPLE_BYTES = 20_000_000
+_LONGEST = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,21 +95,18 @@ class Bundle:
         """
         manifest = read_manifest(path)
         verify_files(path, manifest)
-        if (size := (path / BANK).stat().st_size) > MAX_BANK_BYTES:
-            raise BundleError(f"{BANK} has {size} bytes; at most {MAX_BANK_BYTES} are allowed")
-        head_arrays, bank = _read_npz(path / HEAD), _read_npz(path / BANK)
         classes, dimension = len(manifest.classes), manifest.head.dimension
-        weight = _array(head_arrays, HEAD, "weight", (classes, dimension))
-        bias = _array(head_arrays, HEAD, "bias", (classes,))
-        reference = _array(head_arrays, HEAD, "novelty_reference", (None,))
+        shapes = {"weight": (classes, dimension), "bias": (classes,), "novelty_reference": (None,)}
+        arrays = read_arrays(path / HEAD, shapes)
+        reference = arrays["novelty_reference"]
         if len(reference) == 0 or (np.diff(reference) < 0).any():
             raise BundleError(f"{HEAD}: novelty_reference must hold ascending scores, at least one")
         return cls(
             path=path,
             manifest=manifest,
-            weight=weight,
-            bias=bias,
-            head=_head(manifest.head, bank),
+            weight=arrays["weight"],
+            bias=arrays["bias"],
+            head=_head(path / BANK, manifest.head),
             novelty_reference=reference,
         )
 
@@ -111,36 +116,36 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise BundleError(f"no bundle at {path}: expected a directory with {MANIFEST}")
     try:
-        return Manifest.from_json(json.loads((path / MANIFEST).read_bytes()))
+        return Manifest.from_json(read_document(read_plain(path / MANIFEST, limit=MAX_MANIFEST_BYTES)))
     except FileNotFoundError:
         raise BundleError(f"{path}: {MANIFEST} is missing") from None
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: {MANIFEST} cannot be read: {error}") from None
+        raise BundleError(f"{path}: {MANIFEST} cannot be read: {_one_line(error)}") from None
     except BundleError as error:
-        raise BundleError(f"{path}: {error}") from None
+        raise BundleError(f"{path}: {_one_line(error)}") from None
 
 
 def verify_files(path: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest and the bundle id with what it is made from.
 
     Raises:
-        BundleError: names the first file that is missing, changed or not listed.
+        BundleError: names the first file that is missing, changed, too large, no plain file or not listed.
     """
     for name in REQUIRED:
         if name not in manifest.files:
             raise BundleError(f"{path}: {MANIFEST} does not list {name}")
-    for name, expected in manifest.files.items():
-        file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise BundleError(f"{path}: {MANIFEST} lists {name!r}, which lies outside the bundle")
-        if not file.is_file():
-            raise BundleError(f"{path}: {name} is missing")
-        actual = sha256_of(file)
-        if actual != expected:
-            raise BundleError(f"{path}: {name} is damaged or changed: expected sha256 {expected}, got {actual}")
+    head_bytes = 4 * len(manifest.classes) * (manifest.head.dimension + 1) + MAX_REFERENCE_BYTES
+    limits = {TRUNK: MAX_GRAPH_BYTES, SYNTHESIZER: MAX_GRAPH_BYTES, HEAD: head_bytes, BANK: MAX_BANK_BYTES}
+    for name in manifest.files:
+        check_listed(path, name, limit=limits.get(name, MAX_EXAMPLE_BYTES))
     for example in manifest.examples:
         if example.file not in manifest.files:
             raise BundleError(f"{path}: the example {example.file!r} is not listed among the files")
+    check_nothing_else(path, (MANIFEST, *manifest.files))
+    for name, expected in manifest.files.items():
+        actual = sha256_of(path / name)
+        if actual != expected:
+            raise BundleError(f"{path}: {name} is damaged or changed: expected sha256 {expected[:64]}, got {actual}")
     identity = bundle_id(manifest.files[TRUNK], manifest.files[SYNTHESIZER], manifest.vocabulary, manifest.head)
     if identity != manifest.bundle_id:
         raise BundleError(f"{path}: {MANIFEST} has bundle_id {manifest.bundle_id}, its contents give {identity}")
@@ -290,35 +295,14 @@ def _npz(**arrays: NDArray[Any]) -> bytes:
     return stream.getvalue()
 
 
-def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{file.name} cannot be read: {error}") from None
-
-
-def _head(spec: HeadSpec, bank: Mapping[str, NDArray[Any]]) -> LdaHead:
-    factor = _array(bank, BANK, "covariance_cholesky", (spec.dimension, spec.dimension))
-    if (np.diag(factor) <= 0).any():
+def _head(file: Path, spec: HeadSpec) -> LdaHead:
+    bank = read_arrays(file, {"covariance_cholesky": (spec.dimension, spec.dimension)})
+    if (np.diag(bank["covariance_cholesky"]) <= 0).any():
         raise BundleError(f"{BANK}: covariance_cholesky must have a diagonal above 0")
     return LdaHead.from_bank(bank)
 
 
-def _array(
-    arrays: Mapping[str, NDArray[Any]],
-    file: str,
-    name: str,
-    shape: tuple[int | None, ...],
-    dtype: type[np.generic] = np.float32,
-) -> NDArray[Any]:
-    array = arrays.get(name)
-    if array is None:
-        raise BundleError(f"{file}: the array {name!r} is missing")
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if array.dtype != dtype or not fits:
-        wanted = "x".join("?" if s is None else str(s) for s in shape)
-        raise BundleError(f"{file}: {name} must be {np.dtype(dtype).name} {wanted}, got {array.dtype} {array.shape}")
-    if not np.isfinite(array).all():
-        raise BundleError(f"{file}: {name} holds values that are not finite")
-    return array
+def _one_line(error: Exception) -> str:
+    """What an error says, short and without line breaks, whatever values a stranger's file put into it."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

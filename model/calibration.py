@@ -62,8 +62,9 @@ class Calibration:
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Softmax over the last axis, safe for large scores."""
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    """Softmax over the last axis, safe for large scores; NaN where one is not finite."""
+    with np.errstate(invalid="ignore"):
+        shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
     normalised: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return normalised
 

@@ -24,7 +24,8 @@ D3GZSLError                         (model.errors)
 │   └── OriginError                 a change sent by a page of another origin
 ├── RegistryError                   the registry on disk cannot be used
 │   ├── StorageError                reading or writing it failed
-│   └── RegistryReplacedError       a backup has taken its place meanwhile
+│   ├── RegistryReplacedError       a backup has taken its place meanwhile
+│   └── RegistryDamagedError        it is not what was written, or not where it was
 ├── UnknownVersionError             there was no such version of the registry
 ├── ClassError
 │   ├── UnknownClassError
@@ -136,6 +137,10 @@ class StorageError(RegistryError):
 
 class RegistryReplacedError(RegistryError):
     """Another registry has taken the place of the one that was read; read it from the start."""
+
+
+class RegistryDamagedError(RegistryError):
+    """What is stored is not what was written, or its file is not the one that was opened; says what to do."""
 
 
 class UnknownVersionError(D3GZSLError):

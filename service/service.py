@@ -22,7 +22,7 @@ from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
-from service.errors import NotReadyError, OverloadedError, SettingsError
+from service.errors import NotReadyError, OverloadedError, RegistryError, SettingsError
 from service.inference.batcher import Batcher
 from service.inference.decode_process import DecodeLimits
 from service.inference.decoder import Decoder
@@ -258,4 +258,11 @@ class Service:
             raise NotReadyError("the model's worker is not running")
         if self.batcher.at_work_for > self.settings.deadline:
             raise NotReadyError(f"the model has not finished a batch for {self.batcher.at_work_for:.0f} seconds")
+        try:
+            self.log.database.check_place()
+        except RegistryError:
+            raise NotReadyError(
+                "the registry was deleted, replaced or damaged while the service used it; changes are refused, and the "
+                "log says what to do"
+            ) from None
         self.follower.check()

@@ -100,10 +100,10 @@ class Classifier:
             else:
                 row |= {"width": outcome.width, "height": outcome.height}
                 answer = next(answers)
-                if answer is None:
+                best = () if answer is None else next(ranked)
+                if answer is None or not best:
                     row["error"] = _FAILED
                 else:
-                    best = next(ranked)
                     row |= {
                         "status": "ok",
                         "novelty": image_novelty(self._bundle, float(answer.teacher_score[0])),

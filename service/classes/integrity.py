@@ -13,6 +13,7 @@ from model.head import Row
 from service.classes.class_table import KnownClass
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
+from service.errors import RegistryDamagedError
 from service.registry.audit import audit
 from service.registry.log import ChangeLog
 
@@ -29,7 +30,7 @@ class IntegrityReport:
     Attributes:
         version: the last version.
         changes: changes in all versions.
-        classes: classes in the table.
+        classes: classes in the table; 0 where the log is too damaged to be replayed.
         rows: registered rows that were computed anew.
         largest_difference: of a stored row from a fresh one, as a share of its length.
         findings: everything that is wrong; empty for a registry that is whole.
@@ -61,18 +62,27 @@ def check_integrity(
         track: passes classes on as they are computed, to show progress.
 
     Raises:
-        RegistryError: the log is too damaged to be replayed.
+        RegistryError: the registry belongs to another bundle, or there is none.
         StorageError: the database refuses.
     """
-    with log.database.reading() as connection:
+    with log.database.reading(whole=True) as connection:
         audited = audit(connection)
     findings = list(audited.findings)
     replay = Replay(bundle)
-    loaded = replay.load(log)
-    if loaded.registry_version > 0:
-        stepwise = replay.after(Snapshot.of_bundle(bundle), log.since(log.base))
-        if not _same(loaded, stepwise):
-            findings.append("the last changes give other classes than all changes one by one")
+    try:
+        loaded = replay.load(log)
+        stepwise = replay.after(Snapshot.of_bundle(bundle), log.since(log.base, whole=True))
+    except RegistryDamagedError as error:  # no classes to compare
+        return IntegrityReport(
+            version=audited.version,
+            changes=audited.changes,
+            classes=0,
+            rows=0,
+            largest_difference=0.0,
+            findings=tuple(findings or [str(error)]),
+        )
+    if loaded.registry_version > 0 and not _same(loaded, stepwise):
+        findings.append("the last changes give other classes than all changes one by one")
     registered = [known for known in loaded.classes if known.row_at is not None]
     largest = 0.0
     for known in track(registered):

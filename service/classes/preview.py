@@ -119,11 +119,16 @@ class Previewer:
         )
 
     def rank(self, preview: Preview, embedding_Z: Float32, *, top_k: int) -> list[RankedClass]:
-        """The most probable classes of an image, as if the class were registered; it comes last in the table."""
+        """The most probable classes of an image, as if the class were registered; it comes last in the table.
+
+        None where a score is not finite.
+        """
         snapshot, rows = preview.snapshot, preview.neighbourhood.rows
         logits = np.append(snapshot.logits(embedding_Z[None], rows)[0], _score(embedding_Z[None], preview.row))
         seen = np.append(snapshot.seen_at(rows), False)
         probabilities = self._bundle.manifest.calibration.probabilities(logits[None], seen)[0]
+        if not np.isfinite(probabilities).all():
+            return []
         best: list[int] = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
         return [
             RankedClass(preview.entry if i == len(rows) else snapshot.at(int(rows[i])).entry, float(probabilities[i]))

@@ -17,7 +17,7 @@ from model.classes import ClassEntry
 from model.errors import Problem
 from model.head import Float32
 from service.classes.snapshot import Snapshot
-from service.errors import InvalidRequestError
+from service.errors import InferenceError, InvalidRequestError
 
 _MUCH = 2_000_000  # multiplications; about a millisecond
 
@@ -81,6 +81,8 @@ def rank(
 ) -> list[tuple[RankedClass, ...]]:
     """The most probable classes of each image, most probable first; ties keep the order of the class table.
 
+    An image has none where a score is not finite: then no probability is known, and the answer is :func:`no_scores`.
+
     Args:
         bundle: gives the calibration.
         snapshot: the classes.
@@ -94,9 +96,17 @@ def rank(
         probabilities = bundle.manifest.calibration.probabilities(
             logits_C[None], seen, seen_penalty=question.seen_penalty
         )[0]
-        best = _best(probabilities, question.top_k)
+        best = _best(probabilities, question.top_k) if np.isfinite(probabilities).all() else []
         ranked.append(tuple(RankedClass(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in best))
     return ranked
+
+
+def no_scores() -> InferenceError:
+    """What is said of an image for which the classes have no finite scores."""
+    return InferenceError(
+        "the scores of the classes are not finite numbers for this image; `d3gzsl registry check` finds rows that are "
+        "damaged"
+    )
 
 
 def is_long(rows: NDArray[np.intp], images: int, dimension: int) -> bool:

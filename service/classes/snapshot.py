@@ -159,7 +159,8 @@ class Snapshot:
             index, places, part = part_of_block
             block = self.table.blocks[index]
             # Each row is read once for all images, as there may be far more rows than any cache holds.
-            scores[:, part] = (np.vecdot(block.weight[places][:, None], z_NZ) + block.bias[places][:, None]).T
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is answered in words
+                scores[:, part] = (np.vecdot(block.weight[places][:, None], z_NZ) + block.bias[places][:, None]).T
 
         blocks = list(_by_block(rows))
         deque(_readers().map(score, blocks) if len(blocks) > _FEW else map(score, blocks), maxlen=0)

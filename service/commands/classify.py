@@ -108,7 +108,7 @@ def _local(
 
     from model.preprocess import DEFAULT_MAX_PIXELS
     from model.threads import available_cpus
-    from service.classes.ranking import RankOptions, chosen_rows, image_novelty, rank
+    from service.classes.ranking import RankOptions, chosen_rows, image_novelty, no_scores, rank
     from service.inference.decoding import decode
     from service.inference.engine import OnnxEngine
     from service.service import load_bundle
@@ -134,6 +134,9 @@ def _local(
             embedded = engine.embed(np.stack(inputs))
             ranked = rank(bundle, snapshot, rows, embedded.embedding, question)
             for i, (result, best) in enumerate(zip(readable, ranked, strict=True)):
+                if not best:
+                    result["error"] = {"detail": str(no_scores())}
+                    continue
                 result["novelty"] = image_novelty(bundle, float(embedded.teacher_score[i]))
                 result["predictions"] = [
                     {

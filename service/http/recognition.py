@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.errors import D3GZSLError, ImageError, UnreadableImageError
 from model.head import Float32
-from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, rank
+from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, no_scores, rank
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, InferenceError, MalformedBodyError, NotFiniteOutputError
 from service.http.images import SentImage
@@ -79,7 +79,11 @@ async def rank_all(
     outcomes: Sequence[EmbeddedImage | D3GZSLError],
     question: RankOptions,
 ) -> list[tuple[RankedClass, ...]]:
-    """The classes of each image, none for those that could not be read; see :func:`service.classes.ranking.rank`."""
+    """The classes of each image, none for those that could not be read; see :func:`service.classes.ranking.rank`.
+
+    Raises:
+        InferenceError: no image has finite scores.
+    """
     z_NZ = np.array([outcome.answer.embedding for outcome in outcomes if isinstance(outcome, EmbeddedImage)])
     if len(z_NZ) == 0:
         return [()] * len(outcomes)
@@ -87,6 +91,8 @@ async def rank_all(
     arguments = (service.bundle, snapshot, rows, z_NZ, question)
     ranked = await asyncio.to_thread(rank, *arguments) if is_long(rows, *z_NZ.shape) else rank(*arguments)
     current_stats().ranked(1000 * (time.perf_counter() - started))
+    if not any(ranked):
+        raise no_scores()
     following = iter(ranked)
     return [next(following) if isinstance(outcome, EmbeddedImage) else () for outcome in outcomes]
 
@@ -153,6 +159,8 @@ def image_answer(
     explanations: Sequence[Explanation] = (),
 ) -> ImageAnswer | ImageFailure:
     """What is answered about one image: its classes, of which the first may be explained, or why it has none."""
+    if isinstance(outcome, EmbeddedImage) and not best:
+        outcome = no_scores()
     if isinstance(outcome, D3GZSLError):
         kind = problem_type_of(outcome)
         error = ImageProblem(type=kind.type, title=kind.title, status=kind.status, detail=detail_of(outcome))

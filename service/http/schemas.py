@@ -172,11 +172,14 @@ class VersionRecord(BaseModel):
     """One version of the class table."""
 
     registry_version: int
-    time: datetime = Field(description="When it was committed, in UTC.")
-    operation: str = Field(description="put, describe, remove, batch, rollback or adopt.")
+    time: datetime | None = Field(description="When it was committed, in UTC; null where it cannot be read.")
+    operation: str | None = Field(
+        description="put, describe, remove, batch, rollback or adopt; null where it cannot be read."
+    )
     changes: int = Field(description="How many classes it changed.")
     class_ids: list[str] = Field(description=f"The first of them, at most {CLASS_IDS_SHOWN}.")
     rolled_back_to: int | None = Field(description="The version that a rollback returned to.")
+    damaged: bool = Field(description="Whether something of this entry is damaged on disk.")
 
 
 class VersionPage(BaseModel):

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from model.bundle import Bundle
-from model.errors import BundleError
 from model.head import Float32
-from service.inference.sessions import Provider, SessionConfig, first_line, open_session
-
-Shapes = dict[str, tuple[int, ...]]
-"""Names of inputs or outputs with their shapes behind the batch axis."""
+from service.inference.graph import Graph, graphs_of
+from service.inference.sessions import Provider, SessionConfig
+from service.inference.trial import try_graphs
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """The bundle's graphs on ONNX Runtime; two rows through each prove that they run before anything is served.
+    """The bundle's graphs on ONNX Runtime, tried in a process of their own before they are loaded in this one.
 
     The synthesizer always runs on the CPU: it is small, and a class gets the same row whatever the trunk runs on.
 
@@ -56,7 +53,8 @@ class OnnxEngine:
         cache_dir: where TensorRT keeps what it builds.
 
     Raises:
-        BundleError: a graph does not load, or its inputs and outputs are not what the manifest promises.
+        BundleError: a graph is not allowed, does not load, takes too much memory or time, or its inputs and outputs are
+            not what the manifest promises.
         SettingsError: the provider is not there.
         MissingDependencyError: ONNX Runtime is not installed.
     """
@@ -71,26 +69,11 @@ class OnnxEngine:
         cache_dir: Path | None = None,
     ) -> None:
         self._runtime = SessionConfig(threads=threads, provider=provider, batch_size=batch_size, cache_dir=cache_dir)
-        manifest = bundle.manifest
-        size, dimension = manifest.preprocess.size, manifest.head.dimension
-        noise, attributes = manifest.head.noise_dimension, len(manifest.vocabulary)
-        self._row = (3, size, size)
-        self._trunk = Graph(
-            bundle.trunk,
-            self._runtime,
-            inputs={"image": self._row},
-            outputs={
-                "embedding": (dimension,),
-                "teacher_score": (),
-                "features": (manifest.backbone.feature_dim,),
-            },
-        )
-        self._synthesizer = Graph(
-            bundle.synthesizer,
-            SessionConfig(threads=threads),
-            inputs={"noise": (noise,), "attributes": (attributes,)},
-            outputs={"embedding": (dimension,)},
-        )
+        trunk, synthesizer = graphs_of(bundle)
+        try_graphs(trunk, synthesizer)
+        self._row = trunk.inputs["image"]
+        self._trunk = Graph(trunk, self._runtime)
+        self._synthesizer = Graph(synthesizer, SessionConfig(threads=threads))
 
     def embed(self, images: Float32) -> TrunkOutput:
         """See :class:`Engine`."""
@@ -121,60 +104,6 @@ class OnnxEngine:
     def synthesize(self, noise: Float32, attributes: Float32) -> Float32:
         """See :class:`Engine`."""
         return self._synthesizer.run({"noise": noise, "attributes": attributes}, ("embedding",))[0]
-
-
-class Graph:
-    """One ONNX file in a session, with the shapes it must have.
-
-    Args:
-        file: the ONNX file.
-        runtime: where it runs.
-        inputs: shapes behind the batch axis, which must be free.
-        outputs: likewise.
-
-    Raises:
-        BundleError: names the file, what was expected and what is there.
-        SettingsError: the provider is not there.
-        MissingDependencyError: ONNX Runtime is not installed.
-    """
-
-    def __init__(self, file: Path, runtime: SessionConfig, *, inputs: Shapes, outputs: Shapes) -> None:
-        self._file = file
-        self._session = open_session(file, runtime, row=inputs)
-        for what, nodes, expected in (
-            ("inputs", self._session.get_inputs(), inputs),
-            ("outputs", self._session.get_outputs(), outputs),
-        ):
-            self._check_nodes(what, nodes, expected)
-        zeros = {name: np.zeros((2, *shape), dtype=np.float32) for name, shape in inputs.items()}
-        for (name, shape), result in zip(outputs.items(), self.run(zeros, tuple(outputs)), strict=True):
-            if result.shape != (2, *shape):
-                raise BundleError(f"{file}: output {name!r} gave {result.shape} for two rows, expected {(2, *shape)}")
-
-    def run(self, inputs: dict[str, Float32], outputs: Sequence[str]) -> list[Float32]:
-        """Run the graph; BundleError where ONNX Runtime refuses."""
-        try:
-            results: list[Float32] = self._session.run(list(outputs), inputs)
-        except Exception as error:  # ONNX Runtime has one exception class per status and no common base but this
-            raise BundleError(f"{self._file}: does not run: {first_line(error)}") from error
-        return results
-
-    def _check_nodes(self, what: str, nodes: Sequence[Any], expected: Shapes) -> None:
-        if sorted(node.name for node in nodes) != sorted(expected):
-            raise BundleError(
-                f"{self._file}: {what} are {', '.join(n.name for n in nodes)}; expected {', '.join(expected)}"
-            )
-        for node in nodes:
-            shape = expected[node.name]
-            wanted = f"float32 [{', '.join(['N', *map(str, shape)])}]"
-            sizes = list(node.shape)
-            fits = (
-                len(sizes) == len(shape) + 1
-                and not isinstance(sizes[0], int)  # a fixed batch axis would refuse every other number of rows
-                and all(not isinstance(got, int) or got == want for got, want in zip(sizes[1:], shape, strict=True))
-            )
-            if node.type != "tensor(float)" or not fits:
-                raise BundleError(f"{self._file}: {node.name!r} is {node.type} {sizes}; expected {wanted}")
 
 
 def release_freed_memory() -> None:

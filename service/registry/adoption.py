@@ -52,7 +52,7 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
             not fit the bundle, or somebody changed it meanwhile.
         StorageError: the database refuses.
     """
-    with database.reading() as connection:
+    with database.reading(whole=True) as connection:
         head = connection.execute(sa.select(registry)).one_or_none()
         if head is None:
             raise RegistryError(f"there is no registry in {database.name}; the service makes one when it starts")
@@ -78,7 +78,7 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
 
 
 def _hand_over(database: Database, bundle: Bundle, head: sa.Row[tuple[object, ...]], made: list[Change]) -> int:
-    with database.writing() as connection:
+    with database.writing(whole=True) as connection:
         now = connection.execute(sa.select(registry).with_for_update()).one()
         if (now.generation, now.version, now.bundle_id) != (head.generation, head.version, head.bundle_id):
             raise RegistryError("the registry was changed meanwhile; stop the services that use it and try again")

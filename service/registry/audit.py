@@ -57,6 +57,8 @@ def audit(connection: sa.Connection) -> Audit:
         )
         if expected != row.digest:
             findings.append(f"version {row.version} is not as it was written: its digest does not fit")
+        if row.made_at is None:
+            findings.append(f"version {row.version} has a time that cannot be read")
         before = row.digest
     if strangers := sorted(digests.keys() - set(numbers)):
         findings.append(f"changes belong to versions that do not exist: {_some(strangers)}")

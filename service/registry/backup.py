@@ -21,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from model.errors import DataError
-from service.errors import RegistryError
+from service.errors import RegistryDamagedError, RegistryError
 from service.registry.audit import audit
 from service.registry.change import in_utc
 from service.registry.database import Database
@@ -48,7 +48,7 @@ def write_backup(database: Database, file: Path, *, overwrite: bool = False) -> 
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
     try:
-        with os.fdopen(handle, "wb") as stream, database.reading() as connection:
+        with os.fdopen(handle, "wb") as stream, database.reading(whole=True) as connection:
             digest = hashlib.sha256()
             lines = _lines(connection)
             first = next(lines)
@@ -81,7 +81,7 @@ def read_backup(database: Database, file: Path, *, replace: bool = False) -> dic
         StorageError: the database refuses; nothing was changed.
     """
     try:
-        with file.open("rb") as stream, database.writing() as connection:
+        with file.open("rb") as stream, database.writing(whole=True) as connection:
             head = connection.execute(sa.select(registry).with_for_update()).one_or_none()
             if head is not None and head.version > 0 and not replace:
                 raise RegistryError(
@@ -114,6 +114,8 @@ def _lines(connection: sa.Connection) -> Iterator[dict[str, Any]]:
     yield {"format": FORMAT, "format_version": FORMAT_VERSION, **{name: getattr(head, name) for name in _HEAD}}
     streaming = connection.execution_options(yield_per=AT_ONCE)
     for row in streaming.execute(sa.select(versions).order_by(versions.c.version)).mappings():
+        if row["made_at"] is None:
+            raise RegistryDamagedError(f"version {row['version']} of the registry has a time that cannot be read")
         yield {"version": {**row, "made_at": in_utc(row["made_at"]).isoformat()}}
     own = head_rows.c.position == changes.c.position
     query = sa.select(changes, head_rows.c.weight, head_rows.c.bias)

@@ -51,19 +51,21 @@ class HistoryEntry:
 
     Attributes:
         version: 1 or higher.
-        operation: what a version of one change did, or `batch`, `rollback`, `adopt`.
-        made_at: when, in UTC.
+        operation: what a version of one change did, or `batch`, `rollback`, `adopt`; None where it cannot be read.
+        made_at: when, in UTC; None where it cannot be read.
         changes: how many classes it changed.
         class_ids: the first of them, at most `CLASS_IDS_SHOWN`.
         source: the version that a rollback returned to.
+        damaged: whether something of it cannot be read.
     """
 
     version: int
-    operation: Operation
-    made_at: datetime
+    operation: Operation | None
+    made_at: datetime | None
     changes: int
     class_ids: tuple[str, ...]
     source: int | None = None
+    damaged: bool = False
 
 
 CLASS_IDS_SHOWN = 100
@@ -81,6 +83,9 @@ StoredRow = tuple[bytes, float]
 """A stored row: weight and bias."""
 
 
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
 def digest_change(
     *,
     position: int,
@@ -91,7 +96,7 @@ def digest_change(
     stored: StoredRow | None,
 ) -> bytes:
     """SHA-256 over everything that is stored of a change; `stored` is the row it brought, if it brought one."""
-    words = json.dumps([position, operation, class_id, document, row_position], sort_keys=True)
+    words = _encode([position, operation, class_id, document, row_position])
     digest = hashlib.sha256(words.encode())
     if stored is not None:
         weight, bias = stored

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from pydantic_core import from_json
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from model.errors import MissingDependencyError
-from service.errors import RegistryError, StorageError
+from service.errors import RegistryDamagedError, RegistryError, StorageError
+from service.registry.postgres import HasSocket, limited, open_engine
+from service.registry.sqlite_file import SqliteFile, connect, damaged, is_corruption, prepare
 
 FILE = "registry.sqlite3"
 CURRENT_REVISION = "0001"
@@ -28,8 +30,10 @@ _WRITES = "d3gzsl_writes"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6433677A736C  # any number that others are unlikely to use
 _POSTGRESQL = "postgresql+psycopg"
-_BROKEN_LINE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-"""A server that does not answer is noticed within seconds, not after the system's hours."""
+_LONG = 600.0
+"""Seconds that reading or writing a whole registry may take."""
+_SLOW, _REST = 1.0, 2.0
+"""Seconds after which a failure counts as a server that hangs, and for which nobody asks it again."""
 
 
 def database_url(data_dir: Path, given: str | None) -> URL:
@@ -60,6 +64,10 @@ def database_url(data_dir: Path, given: str | None) -> URL:
     return url
 
 
+class UnreadableValueError(Exception):
+    """A stored value that is not of its column's form."""
+
+
 class Database:
     """Connections to one database, brought to the newest migration.
 
@@ -75,22 +83,50 @@ class Database:
     def __init__(self, url: URL, *, busy_timeout: float = 5.0) -> None:
         self.url, self.name = url, url.render_as_string(hide_password=True)
         self.busy_timeout = busy_timeout
+        self._file: SqliteFile | None = None
+        self._resting_until = 0.0
+        self._prove: Callable[[sa.Connection], None] = lambda _connection: None
         if self.is_sqlite:
-            self._engine = sa.create_engine(url, connect_args={"timeout": busy_timeout}, json_deserializer=_from_json)
-            event.listen(self._engine, "connect", _configure_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
+            path = Path(str(url.database))
+            prepare(path, self._fill)
+            self._engine = _sqlite(path, busy_timeout)
+            self._fresh = _sqlite(path, busy_timeout, poolclass=sa.NullPool)  # knows nothing of what was read before
             self._reader: sa.Engine = self._engine
             self._writer: sa.Engine = self._engine.execution_options(**{_WRITES: True})
         else:
-            self._engine = _postgresql(url, busy_timeout)
+            self._engine = open_engine(url, busy_timeout, _from_json)
             # All questions of one reading see the same state; a writer sees what was committed before it got the lock.
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._writer = self._engine
         try:
-            self._migrate()
+            self._migrate(self._reader, self._writer)
+            if self.is_sqlite:
+                self._file = self._open_file(path)
         except BaseException:
             self.close()
             raise
+
+    def prove_by(self, prove: Callable[[sa.Connection], None]) -> None:
+        """Have a function called, with a connection that has read nothing yet, when others wrote to the file."""
+        self._prove = prove
+
+    def check_place(self) -> None:
+        """Refuse a file that is not the one that was opened, or that was found damaged; looks at no contents.
+
+        Raises:
+            RegistryDamagedError: says what is wrong and what to do.
+        """
+        if self._file is not None:
+            self._file.check_place()
+
+    def damaged(self, what: str) -> RegistryDamagedError:
+        """What is said where the contents are not what was written; `what` begins with where, or a colon."""
+        if self.is_sqlite:
+            return damaged(self.url.database, what)
+        return RegistryDamagedError(
+            f"the registry {self.name} is damaged{what}; stop every service that uses it, bring a back-up back with "
+            "`d3gzsl registry restore --replace`, and start again"
+        )
 
     @property
     def is_sqlite(self) -> bool:
@@ -98,23 +134,31 @@ class Database:
         return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def reading(self, *, whole: bool = False) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the database.
 
+        Args:
+            whole: the whole registry is read, for which more time is allowed than for a change.
+
         Raises:
-            StorageError: the database refuses.
+            StorageError: the database refuses, or does not answer in time.
+            RegistryDamagedError: the file is lost or damaged.
         """
-        with self._transaction(self._reader) as connection:
+        with self._transaction(self._reader, whole=whole) as connection:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
+    def writing(self, *, whole: bool = False) -> Iterator[sa.Connection]:
         """A transaction that writes; on disk when the block has been left. In SQLite the only one from its start.
 
+        Args:
+            whole: the whole registry is written, for which more time is allowed than for a change.
+
         Raises:
-            StorageError: the database refuses; nothing was written.
+            StorageError: the database refuses, or does not answer in time; nothing was written.
+            RegistryDamagedError: the file is lost or damaged.
         """
-        with self._transaction(self._writer) as connection:
+        with self._transaction(self._writer, whole=whole) as connection:
             yield connection
 
     def announce(self, connection: sa.Connection, version: int) -> None:
@@ -125,18 +169,78 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        if self._file is not None:
+            self._file.close()
 
     @contextmanager
-    def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
-        try:
-            with engine.begin() as connection:
+    def _transaction(self, engine: sa.Engine, *, whole: bool) -> Iterator[sa.Connection]:
+        with self._errors_in_words():
+            if self._file is None:
+                with self._on_server(engine, whole=whole) as connection:
+                    yield connection
+                return
+            self._file.check()
+            with engine.connect() as connection, connection.begin() as transaction:
                 yield connection
+                if connection.get_execution_options().get(_WRITES, False):
+                    with self._file.committing():
+                        transaction.commit()
+
+    @contextmanager
+    def _on_server(self, engine: sa.Engine, *, whole: bool) -> Iterator[sa.Connection]:
+        """A transaction on a server that may hang: it ends in time, and what it gave up is not committed later."""
+        if (rest := self._resting_until - time.monotonic()) > 0:
+            raise StorageError(f"the registry {self.name} did not answer; it is asked again in {rest:.1f} seconds")
+        began = time.monotonic()
+        try:
+            with engine.connect() as connection:
+                seconds = _LONG if whole else 2 * self.busy_timeout + 1  # the server's own limits come first
+                driver = cast(HasSocket, connection.connection.driver_connection)
+                with limited(driver, seconds) as limit, connection.begin() as transaction:
+                    if whole:
+                        connection.execute(sa.text(f"SET LOCAL statement_timeout = {round(1000 * _LONG)}"))
+                    yield connection
+                    # Given up only when the server has ended the transaction itself, which has been idle for so long.
+                    limit.restart(self.busy_timeout + 1)
+                    transaction.commit()
+        except OperationalError as error:
+            lost = error.connection_invalidated or error.statement is None
+            if lost and not whole and time.monotonic() - began > _SLOW:
+                self._resting_until = time.monotonic() + _REST
+            raise
+
+    @contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except UnreadableValueError as error:
+            raise self.damaged(f": {error}") from None
         except SQLAlchemyError as error:
+            if is_corruption(error.__cause__):
+                raise self.damaged(f": {error.__cause__}") from None
             cause = str(error.__cause__ or error).strip()
             raise StorageError(f"the registry {self.name} cannot be used: {cause}") from error
 
-    def _migrate(self) -> None:
-        with self.reading() as connection:
+    def _open_file(self, path: Path) -> SqliteFile:
+        def prove() -> None:
+            with self._errors_in_words(), self._fresh.begin() as connection:
+                self._prove(connection)
+
+        try:
+            return SqliteFile(path, timeout=self.busy_timeout, prove=prove)
+        except sqlite3.Error as error:
+            raise StorageError(f"the registry {self.name} cannot be used: {error}") from None
+
+    def _fill(self, path: Path) -> None:
+        """Make the tables in a new SQLite file."""
+        engine = _sqlite(path, self.busy_timeout)
+        try:
+            self._migrate(engine, engine.execution_options(**{_WRITES: True}))
+        finally:
+            engine.dispose()
+
+    def _migrate(self, reader: sa.Engine, writer: sa.Engine) -> None:
+        with self._errors_in_words(), reader.begin() as connection:
             if _revision(connection) == CURRENT_REVISION:
                 return
         from alembic import command  # half a second that a database of the newest form need not spend
@@ -146,7 +250,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         try:
-            with self.writing() as connection:
+            with self._errors_in_words(), writer.begin() as connection:
                 if not self.is_sqlite:  # processes that start together take turns, as they do in SQLite anyway
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 config.attributes["connection"] = connection
@@ -155,23 +259,15 @@ class Database:
             raise RegistryError(f"the registry {self.name} has a form that this version cannot read: {error}") from None
 
 
-def _postgresql(url: URL, timeout: float) -> sa.Engine:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError(
-            "the driver for PostgreSQL is not installed; install d3gzsl with the extra `postgres`"
-        ) from None
-    # A database without an encoding of its own would answer in bytes.
-    arguments = {"connect_timeout": max(2, round(timeout)), "client_encoding": "utf8", **_BROKEN_LINE}
-    engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, json_deserializer=_from_json)
-
-    def configure(connection: Any, _record: Any) -> None:
-        connection.autocommit = True  # else the setting would end with the transaction
-        connection.execute(f"SET lock_timeout = {round(1000 * timeout)}")
-        connection.autocommit = False
-
-    event.listen(engine, "connect", configure)
+def _sqlite(path: Path, timeout: float, **pool: Any) -> sa.Engine:
+    engine = sa.create_engine(
+        "sqlite:///registry",  # the address is in the connections, which never make a file
+        creator=lambda: connect(path, timeout=timeout),
+        json_deserializer=_from_json,
+        **pool,
+    )
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -180,7 +276,10 @@ def _from_json(text: str) -> Any:
     try:
         return from_json(text)
     except ValueError:  # halves of surrogate pairs, which only `json` takes
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableValueError(f"a document in it is no JSON: {error}") from None
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -191,7 +290,8 @@ def _revision(connection: sa.Connection) -> str | None:
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin below, not where the driver guesses
+    # A flipped byte in a text must not end the reading of all others; the digests find it.
+    connection.text_factory = lambda data: data.decode(errors="replace")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from datetime import datetime
+from typing import Any, get_args
 
 import sqlalchemy as sa
 
 from service.errors import UnknownVersionError
 from service.registry.change import CLASS_IDS_SHOWN, Change, HistoryEntry, Operation, in_utc
-from service.registry.log import AT_ONCE, WITH_ROWS, ChangeLog
+from service.registry.log import AT_ONCE, ChangeLog
 from service.registry.tables import changes, registry, versions
 
 
 def read_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[HistoryEntry, ...]:
     """At most `limit` versions after one, oldest first; version 0 is the bundle and not among them.
+
+    One that cannot be read is among them with what can be read of it, so that it hides no other.
 
     Raises:
         StorageError: the database refuses.
@@ -44,16 +47,21 @@ def read_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[HistoryEnt
                 .order_by(numbered.c.version, numbered.c.number)
             ):
                 ids[version].append(class_id)
-    return tuple(
-        HistoryEntry(
-            version=row.version,
-            operation=cast(Operation, row.operation),
-            made_at=in_utc(row.made_at),
-            changes=row.changes,
-            class_ids=tuple(ids[row.version]),
-            source=row.source,
-        )
-        for row in found
+    return tuple(_entry(row, ids[row.version]) for row in found)
+
+
+def _entry(row: Any, class_ids: list[str]) -> HistoryEntry:
+    """What a row says, without what in it cannot be."""
+    known = row.operation in get_args(Operation)
+    whole = known and isinstance(row.made_at, datetime) and isinstance(row.changes, int)
+    return HistoryEntry(
+        version=row.version,
+        operation=row.operation if known else None,
+        made_at=in_utc(row.made_at) if isinstance(row.made_at, datetime) else None,
+        changes=row.changes if isinstance(row.changes, int) else len(class_ids),
+        class_ids=tuple(map(str, class_ids)),
+        source=row.source if isinstance(row.source, int) else None,
+        damaged=not whole,
     )
 
 
@@ -79,8 +87,7 @@ def changes_back_to(
     wanted = sorted(then[class_id] for class_id in stale if class_id in then)
     restored: list[Change] = []
     for start in range(0, len(wanted), AT_ONCE):
-        query = WITH_ROWS.where(changes.c.position.in_(wanted[start : start + AT_ONCE]))
-        restored += [log.read(record) for record in connection.execute(query.order_by(changes.c.position))]
+        restored += log.changes_at(connection, wanted[start : start + AT_ONCE])
     return restored, [class_id for class_id in stale if class_id not in then]
 
 

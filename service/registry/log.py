@@ -5,11 +5,16 @@ Z: embedding dimension.
 
 from __future__ import annotations
 
+import math
+import struct
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -53,6 +58,7 @@ class NextVersion:
     def __init__(self, database: Database, connection: sa.Connection, *, version: int, position: int) -> None:
         self._database, self.connection = database, connection
         self.version, self._position = version, position
+        self.digest: str | None = None  # of the version that was appended
 
     def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> LoggedVersion:
         """Write one version of any number of changes; returns it as it will be read."""
@@ -83,13 +89,14 @@ class NextVersion:
             connection.execute(sa.insert(head_rows), rows)
         if records:
             connection.execute(sa.insert(changes), records)
+        self.digest = digest_version(before, version=version, operation=operation, source=source, changes=digests)
         connection.execute(
             sa.insert(versions).values(
                 version=version,
                 operation=operation,
                 source=source,
                 changes=len(records),
-                digest=digest_version(before, version=version, operation=operation, source=source, changes=digests),
+                digest=self.digest,
                 made_at=datetime.now(UTC),
             )
         )
@@ -121,45 +128,53 @@ class ChangeLog:
         self.database, self.dimension = database, dimension
         self._bundle_id, self._vocabulary = bundle_id, list(vocabulary)
         self._generation = ""
+        self._seen: tuple[int, str] = (0, GENESIS)  # the newest version known, with its digest: none may lack it later
         with database.reading() as connection:
             claimed = connection.execute(sa.select(registry.c.id)).one_or_none() is not None
         if not claimed:
             self._claim()
         with database.reading() as connection:
             self._generation = str(self._head(connection, any_generation=True).generation)
+        database.prove_by(self._prove)
 
     @contextmanager
     def loading(self) -> Iterator[tuple[int, Iterator[tuple[int, Change]]]]:
         """The last version, and of every class that was ever changed its last change with the version that made it.
 
-        Ordered by when the change was made; changes that others have superseded are not read.
+        Ordered by when the change was made. Every version that made one of these changes or rows is held against its
+        digest; versions of which others have superseded all are not read.
 
         Raises:
-            RegistryError: the log is damaged, or belongs to another bundle.
+            RegistryDamagedError: the log is damaged.
+            RegistryError: it belongs to another bundle.
             StorageError: the database refuses.
         """
-        with self.database.reading() as connection:
+        with self.database.reading(whole=True) as connection:
             head = self._head(connection, any_generation=True)
-            self._check_gapless(connection, int(head.version))
-            yield int(head.version), self._last_changes(connection, int(head.base))
-            self._generation = str(head.generation)
+            last = int(head.version)
+            self._check_gapless(connection, last)
+            yield last, self._last_changes(connection, int(head.base))
+            self._generation, self._seen = str(head.generation), (last, self._digest(connection, last))
 
-    def since(self, version: int, *, within: NextVersion | None = None) -> list[LoggedVersion]:
+    def since(self, version: int, *, within: NextVersion | None = None, whole: bool = False) -> list[LoggedVersion]:
         """Every version after one, oldest first, up to the last one committed.
 
         Args:
             version: 0 or higher.
             within: a version in the making, before which nobody else can make one.
+            whole: as for :meth:`service.registry.database.Database.reading`.
 
         Raises:
             RegistryReplacedError: a backup has taken the registry's place.
-            RegistryError: the log is damaged, or belongs to another bundle.
+            RegistryDamagedError: the log is damaged, or lacks what was there before.
+            RegistryError: it belongs to another bundle.
             StorageError: the database refuses.
         """
         if within is not None:
             return self._since(within.connection, version) if within.version > version else []
-        with self.database.reading() as connection:
-            return self._since(connection, version)
+        seen = self._seen  # before the reading begins, as others may write while it goes on
+        with self.database.reading(whole=True) if whole else self.database.reading() as connection:
+            return self._since(connection, version, seen=seen)
 
     @contextmanager
     def appending(self) -> Iterator[NextVersion]:
@@ -167,12 +182,18 @@ class ChangeLog:
 
         Raises:
             RegistryReplacedError: a backup has taken the registry's place.
+            RegistryDamagedError: the log lacks what was there before.
             StorageError: the database refuses; nothing was written.
         """
+        seen = self._seen
         with self.database.writing() as connection:
             # The lock on this row is kept until the commit: versions are gapless and in the order of commits.
             head = self._head(connection, lock=True)
-            yield NextVersion(self.database, connection, version=int(head.version), position=int(head.position))
+            self._check_not_behind(connection, int(head.version), seen)
+            following = NextVersion(self.database, connection, version=int(head.version), position=int(head.position))
+            yield following
+        if following.digest is not None:
+            self._saw(following.version, following.digest)
 
     @property
     def base(self) -> int:
@@ -210,7 +231,7 @@ class ChangeLog:
         query = sa.select(registry)
         head = connection.execute(query.with_for_update() if lock else query).one_or_none()
         if head is None:
-            raise RegistryError(f"the registry {self.database.name} has lost the line that says whose it is")
+            raise self.database.damaged(": it has lost the line that says whose it is")
         if head.bundle_id != self._bundle_id:
             raise RegistryError(
                 f"the registry {self.database.name} belongs to the bundle {head.bundle_id}, not to "
@@ -232,35 +253,124 @@ class ChangeLog:
         ).one()
         stored = connection.scalar(sa.select(sa.func.count()).select_from(changes))
         if (count, first or 1, highest or 0) != (last, 1, last) or (listed or 0) != stored:
-            raise RegistryError(f"the registry {self.database.name} lacks versions or changes up to {last}")
+            raise self.database.damaged(f": it lacks versions or changes up to {last}")
 
     def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[tuple[int, Change]]:
-        last = sa.select(sa.func.max(changes.c.position)).where(changes.c.version > base).group_by(changes.c.class_id)
-        query = WITH_ROWS.where(changes.c.position.in_(last)).order_by(changes.c.position)
-        for record in connection.execution_options(yield_per=AT_ONCE).execute(query):
-            yield record[1], self.read(record)
+        latest = sa.select(sa.func.max(changes.c.position)).where(changes.c.version > base).group_by(changes.c.class_id)
+        return self._changes_at(connection, set(connection.scalars(latest)), latest)
 
-    def _since(self, connection: sa.Connection, version: int) -> list[LoggedVersion]:
+    def changes_at(self, connection: sa.Connection, positions: Sequence[int]) -> list[Change]:
+        """The changes at at most `AT_ONCE` positions, in order, once their versions fit their digests.
+
+        Raises:
+            RegistryDamagedError: the log is damaged.
+        """
+        chosen = sa.select(changes.c.position).where(changes.c.position.in_(positions))
+        return [change for _, change in self._changes_at(connection, set(positions), chosen)]
+
+    def _changes_at(
+        self, connection: sa.Connection, positions: Collection[int], chosen: sa.Select[tuple[int]]
+    ) -> Iterator[tuple[int, Change]]:
+        """Changes with their versions; `chosen` selects their positions."""
+        rows = sa.select(changes.c.row_position).where(changes.c.position.in_(chosen))
+        wanted = changes.c.position.in_(chosen) | changes.c.position.in_(rows)
+        for record in self._verified(connection, sa.select(changes.c.version).where(wanted)):
+            if record[0] in positions:
+                yield record[1], self._read(record)
+
+    def _verified(self, connection: sa.Connection, wanted: sa.Select[tuple[int]]) -> Iterator[Sequence[Any]]:
+        """Records of all changes of the selected versions in order; each version is held against its digest."""
+        before = versions.alias()
+        query = (
+            sa.select(versions, before.c.digest.label("before"))
+            .select_from(versions.outerjoin(before, before.c.version == versions.c.version - 1))
+            .where(versions.c.version.in_(wanted))
+            .order_by(versions.c.version)
+        )
+        written = {row.version: row for row in connection.execute(query)}
+        records = connection.execute(
+            WITH_ROWS.where(changes.c.version.in_(wanted)).order_by(changes.c.position),
+            execution_options={"yield_per": AT_ONCE},
+        )
+        for version, made in groupby(records, key=itemgetter(1)):
+            digests = []
+            for record in made:
+                digests.append(self._digest_of(record))
+                yield record
+            self._check_digest(version, written.pop(version, None), digests)
+        for version, empty in written.items():
+            self._check_digest(version, empty, [])
+
+    def _digest_of(self, record: Sequence[Any]) -> bytes:
+        position, version, operation, class_id, document, row_position, weight, bias = record
+        try:
+            return digest_change(
+                position=position,
+                operation=operation,
+                class_id=class_id,
+                document=document,
+                row_position=row_position,
+                stored=(weight, bias) if row_position == position and weight is not None else None,
+            )
+        except (TypeError, ValueError, struct.error):
+            raise self.database.damaged(f" at version {version}: a value has another type than was written") from None
+
+    def _check_digest(self, version: int, written: Any, digests: Sequence[bytes]) -> None:
+        if written is None or written.changes != len(digests):
+            raise self.database.damaged(f": it lacks versions or changes at {version}")
+        digest = digest_version(
+            written.before or GENESIS,
+            version=version,
+            operation=written.operation,
+            source=written.source,
+            changes=digests,
+        )
+        if digest != written.digest:
+            raise self.database.damaged(f" at version {version}: its digest does not fit what is stored")
+
+    def _since(
+        self, connection: sa.Connection, version: int, *, seen: tuple[int, str] | None = None
+    ) -> list[LoggedVersion]:
         last = int(self._head(connection).version)
+        if seen is not None:
+            self._check_not_behind(connection, last, seen)
         if last <= version:
             return []
-        counts = connection.execute(
-            sa.select(versions.c.version, versions.c.changes)
-            .where(versions.c.version > version)
-            .order_by(versions.c.version)
-        ).all()
-        found: dict[int, list[Change]] = {row.version: [] for row in counts}
-        for record in connection.execute(WITH_ROWS.where(changes.c.version > version).order_by(changes.c.position)):
-            found.setdefault(record[1], []).append(self.read(record))
-        expected = {row.version: row.changes for row in counts}
-        if list(found) != list(range(version + 1, last + 1)) or {v: len(c) for v, c in found.items()} != expected:
-            raise RegistryError(
-                f"the registry {self.database.name} lacks versions or changes between {version} and {last}"
-            )
+        numbers = sa.select(versions.c.version).where(versions.c.version > version)
+        found: dict[int, list[Change]] = {number: [] for number in connection.scalars(numbers.order_by("version"))}
+        if list(found) != list(range(version + 1, last + 1)):
+            raise self.database.damaged(f": it lacks versions or changes between {version} and {last}")
+        for record in self._verified(connection, numbers):
+            found[record[1]].append(self._read(record))
+        if seen is not None:
+            self._saw(last, self._digest(connection, last))
         return [LoggedVersion(version=number, changes=tuple(made)) for number, made in found.items()]
 
-    def read(self, record: Any) -> Change:
-        """A change from a record of the tables; RegistryError where it is damaged."""
+    def _saw(self, version: int, digest: str) -> None:
+        if version > self._seen[0]:
+            self._seen = (version, digest)
+
+    def _digest(self, connection: sa.Connection, version: int) -> str:
+        return str(connection.scalar(sa.select(versions.c.digest).where(versions.c.version == version)) or GENESIS)
+
+    def _check_not_behind(self, connection: sa.Connection, last: int, seen: tuple[int, str]) -> None:
+        """What was read or written before is still there."""
+        version, digest = seen
+        if last < version:
+            raise self.database.damaged(f": it ends at version {last}, and was at version {version} before")
+        if self._digest(connection, version) != digest:
+            raise self.database.damaged(f": version {version} is another one than before")
+
+    def _prove(self, connection: sa.Connection) -> None:
+        """Raise where the next start would not find what this process knows to be stored."""
+        head = self._head(connection, any_generation=True)
+        if head.generation == self._generation:
+            self._check_not_behind(connection, int(head.version), self._seen)
+        self._check_gapless(connection, int(head.version))
+        deque(self._last_changes(connection, int(head.base)), maxlen=0)
+
+    def _read(self, record: Any) -> Change:
+        """A change from a record of the tables; RegistryDamagedError where it is no change."""
         _, version, operation, class_id, document, row_at, weight, bias = record
         try:
             change = Change(
@@ -277,11 +387,13 @@ class ChangeLog:
             if (change.row is None) != (row_at is None):
                 raise ValueError("the row is missing")
         except (D3GZSLError, KeyError, TypeError, ValueError) as error:
-            raise RegistryError(f"the registry {self.database.name} is damaged at version {version}: {error}") from None
+            raise self.database.damaged(f" at version {version}: {' '.join(str(error).split())}") from None
         return change
 
     def _row(self, weight: bytes, bias: float) -> Row:
         array = np.frombuffer(weight, dtype="<f4")
         if len(array) != self.dimension:
             raise ValueError(f"expected {self.dimension} weights, got {len(array)}")
+        if not (np.isfinite(array).all() and math.isfinite(bias)):
+            raise ValueError("the row holds numbers that are not finite")
         return Row(array.astype(np.float32, copy=False), float(bias))

@@ -6,9 +6,35 @@ of a class says all about it, as it holds the whole description and names the ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+
+
+class Moment(sa.TypeDecorator[datetime]):
+    """A time; None where what is stored is none, so that it hides no other row."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:
+        """See SQLAlchemy."""
+        inner = self.impl_instance.result_processor(dialect, coltype)
+        if inner is None:
+            return None
+
+        def read(value: Any) -> datetime | None:
+            try:
+                return inner(value)
+            except (TypeError, ValueError):
+                return None
+
+        return read
+
 
 registry = sa.Table(
     "registry",
@@ -36,7 +62,7 @@ versions = sa.Table(
     sa.Column("source", sa.BigInteger),
     sa.Column("changes", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("made_at", Moment(timezone=True), nullable=False),
     sa.CheckConstraint(
         "operation IN ('put', 'describe', 'remove', 'batch', 'rollback', 'adopt')", name="known_version"
     ),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from pathlib import Path
 from typing import Any, Protocol
 
 from service.errors import StorageError
 from service.registry.database import CHANNEL, Database
+from service.registry.postgres import limited
+from service.registry.sqlite_file import connect
 
 
 class Watch(Protocol):
@@ -42,12 +45,12 @@ def watch(database: Database) -> Watch:
 class SqliteWatch:
     """`PRAGMA data_version` on a connection of its own: it reads a counter in shared memory, not the log."""
 
+    _LONGEST = 1.0
+
     def __init__(self, database: Database) -> None:
         self._woken = threading.Event()
         try:
-            self._connection = sqlite3.connect(
-                str(database.url.database), isolation_level=None, check_same_thread=False, timeout=0
-            )
+            self._connection = connect(Path(str(database.url.database)), timeout=0)
             self._seen = self._data_version()
         except sqlite3.Error as error:
             raise StorageError(f"the registry {database.name} cannot be watched: {error}") from None
@@ -62,8 +65,8 @@ class SqliteWatch:
         return changed
 
     def wait(self, seconds: float) -> None:
-        """See :class:`Watch`."""
-        self._woken.wait(seconds)
+        """See :class:`Watch`; never long, as nothing tells when somebody writes over the file."""
+        self._woken.wait(min(seconds, self._LONGEST))
         self._woken.clear()
 
     def wake(self) -> None:
@@ -102,7 +105,8 @@ class PostgresWatch:
                 self._connection = psycopg.connect(
                     self._url, autocommit=True, connect_timeout=self._timeout, client_encoding="utf8"
                 )
-                self._connection.execute(f"LISTEN {CHANNEL}")
+                with limited(self._connection, self._timeout):
+                    self._connection.execute(f"LISTEN {CHANNEL}")
                 return  # what was committed before is found by looking
             while seconds > 0 and not self._woken.is_set():
                 slice_ = min(seconds, self._LONGEST)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,21 @@ class Postgres:
 
     def stop(self, mode: str = "immediate") -> None:
         self.run(binary("pg_ctl"), "-D", str(self.folder / "data"), "-m", mode, "-w", "stop", check=False)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """The server with all its processes stopped: it is there and answers nothing."""
+        first = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        processes = [first, *map(int, children)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
 
     def database(self, *options: str) -> str:
         """The URL of a new, empty database, made with options of `createdb`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from model.bundle import Bundle
 from service.classes.edits import Create
 from service.classes.registrar import Registrar
 from service.errors import ClassExistsError, RegistryError, StorageError
-from service.registry.database import CURRENT_REVISION, Database, database_url
+from service.registry.database import _REST, CURRENT_REVISION, Database, database_url
 from service.registry.log import ChangeLog
 from service.registry.tables import metadata
 from service.registry.watch import watch
@@ -201,3 +203,42 @@ def test_changes_go_on_after_the_server_came_back(opening: Opening, bundle: Bund
     finally:
         server.start()
     assert registrar.create(unseen("lime")).registry_version == 2
+
+
+def test_a_server_that_hangs_is_given_up_in_seconds(
+    opening: Opening, bundle: Bundle, url: str, server: Postgres
+) -> None:
+    registrar = Registrar(bundle, FakeEngine(), opening())
+    registrar.create(unseen("violet"))
+    with server.hanging():
+        for name in ("lime", "grey"):
+            began = time.monotonic()
+            with pytest.raises(StorageError):
+                registrar.create(unseen(name))
+            assert time.monotonic() - began < 10
+    time.sleep(_REST)
+    assert registrar.catch_up().registry_version == 1
+    assert registrar.create(unseen("lime")).registry_version == 2
+
+
+def test_a_commit_that_was_given_up_is_not_made_later(
+    opening: Opening, bundle: Bundle, server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server stops when everything was written but the commit, which it finds when it goes on."""
+    registrar = Registrar(bundle, FakeEngine(), opening())
+    announce = Database.announce
+    with ExitStack() as stack:
+
+        def stop_then(*arguments: Any) -> None:
+            announce(*arguments)
+            time.sleep(0.2)  # so that the server waits for the commit
+            stack.enter_context(server.hanging())
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Database, "announce", stop_then)
+            with pytest.raises(StorageError):
+                registrar.create(unseen("violet"))
+    time.sleep(_REST)
+    assert registrar.catch_up().registry_version == 0
+    assert Registrar(bundle, FakeEngine(), opening()).snapshot.get("violet") is None
+    assert registrar.create(unseen("violet")).registry_version == 1

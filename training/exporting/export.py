@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.bundle import check_writable, sha256_bytes, sha256_of, write_bundle
+from model.bundle import SYNTHESIZER, TRUNK, check_writable, sha256_bytes, sha256_of, write_bundle
 from model.errors import DataError
+from model.guards.graphs import check_graph, read_graph
 from model.head import Float32, HeadSpec
 from model.manifest import Example, bundle_id
 from model.synthesis import class_embeddings
@@ -86,6 +87,8 @@ def export(
     trunk = trunk_graph(source.path, tail, feature_dim=source.description.feature_dim, side=source.spec.size)
     exact, trunk = trunk, trunk if int8 is None else int8.trunk(dataset, source, tail)
     synthesis = synthesizer_graph(synthesizer, noise_dim=generator.noise_dim, attribute_dim=len(dataset.vocabulary))
+    for name, graph in ((TRUNK, trunk), (SYNTHESIZER, synthesis)):
+        check_graph(read_graph(graph, name), name)  # as the service does before it loads them
     spec = _spec(rows, trained)
     identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesis), dataset.vocabulary, spec)
     session = open_session(synthesis)

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs, and needed only here
 from numpy.typing import NDArray
 
-from model.errors import DataError
+from model.errors import BundleError, DataError
+from model.guards.graphs import check_graph, read_graph
 from model.preprocess import PreprocessSpec
 from training.onnx_files import open_session
 
@@ -89,7 +88,7 @@ def load_backbone(path: Path) -> Backbone:
     """
     card = _read_card(path)
     data = _read(path)
-    _refuse_external_weights(data, path)
+    _check_graph(data, path)
     spec = _spec(card, path)
     session = _session(data, path)
     source = _end(session.get_inputs(), card, "input", path)
@@ -147,15 +146,12 @@ def _spec(card: Mapping[str, Any], path: Path) -> PreprocessSpec:
         raise DataError(f"{card_path(path)}: {error}") from None
 
 
-def _refuse_external_weights(data: bytes, path: Path) -> None:
-    """A fingerprint of the file must cover the weights, and a copy of the file must be the whole network."""
+def _check_graph(data: bytes, path: Path) -> None:
+    """A fingerprint of the file must cover the weights, and the service must take the network in a bundle."""
     try:
-        graph = onnx.load_model_from_string(data).graph
-    except DecodeError as error:
-        raise DataError(f"{path}: not readable as ONNX: {error}") from None
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise DataError(f"{path}: the weights lie in another file; save the network as one ONNX file")
+        check_graph(read_graph(data, str(path)), str(path))
+    except BundleError as error:
+        raise DataError(str(error)) from None
 
 
 def _session(data: bytes, path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from model.errors import D3GZSLError, Problem
 from model.head import Float32
-from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty
+from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty, no_scores
 from service.errors import InferenceError, InvalidRequestError, TooLargeError
 from service.http.access import client_of, may_classify
 from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
@@ -89,6 +89,8 @@ async def _infer(request: Request, service: Service, deadline: Deadline) -> Resp
                 work = embed_all(service, inputs, client=client)
             images = _all_answered(await while_connected(request, work))
         ranked = await rank_all(service, snapshot, rows, images, question)
+        if not all(ranked):
+            raise no_scores()
     return _response(
         service,
         asked,

@@ -1,0 +1,1 @@
+"""What is checked of files that others made before anything in them is used."""

@@ -1,0 +1,112 @@
+"""One graph of a bundle in ONNX Runtime, held against what the manifest promises of it.
+
+N: images or samples, S: input side, D: features, Z: embedding, K: noise, A: attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.bundle import Bundle
+from model.errors import BundleError
+from model.head import Float32
+from service.inference.sessions import SessionConfig, first_line, open_session
+
+Shapes = dict[str, tuple[int, ...]]
+"""Names of inputs or outputs with their shapes behind the batch axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFile:
+    """An ONNX file and what it must take and give.
+
+    Attributes:
+        file: the ONNX file.
+        sha256: its hash, as verified.
+        inputs: shapes behind the batch axis, which must be free.
+        outputs: likewise.
+    """
+
+    file: Path
+    sha256: str
+    inputs: Shapes
+    outputs: Shapes
+
+
+def graphs_of(bundle: Bundle) -> tuple[GraphFile, GraphFile]:
+    """Trunk and synthesizer of a verified bundle."""
+    manifest = bundle.manifest
+    size, dimension = manifest.preprocess.size, manifest.head.dimension
+    trunk = GraphFile(
+        file=bundle.trunk,
+        sha256=manifest.files[bundle.trunk.name],
+        inputs={"image": (3, size, size)},
+        outputs={"embedding": (dimension,), "teacher_score": (), "features": (manifest.backbone.feature_dim,)},
+    )
+    synthesizer = GraphFile(
+        file=bundle.synthesizer,
+        sha256=manifest.files[bundle.synthesizer.name],
+        inputs={"noise": (manifest.head.noise_dimension,), "attributes": (len(manifest.vocabulary),)},
+        outputs={"embedding": (dimension,)},
+    )
+    return trunk, synthesizer
+
+
+class Graph:
+    """One ONNX file in a session, with the shapes it must have; two rows through it prove that it runs.
+
+    Args:
+        promised: the file and its shapes.
+        runtime: where it runs.
+
+    Raises:
+        BundleError: names the file, what was expected and what is there.
+        SettingsError: the provider is not there.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, promised: GraphFile, runtime: SessionConfig) -> None:
+        file, inputs, outputs = promised.file, promised.inputs, promised.outputs
+        self._file = file
+        self._session = open_session(file, runtime, row=inputs)
+        for what, nodes, expected in (
+            ("inputs", self._session.get_inputs(), inputs),
+            ("outputs", self._session.get_outputs(), outputs),
+        ):
+            self._check_nodes(what, nodes, expected)
+        zeros = {name: np.zeros((2, *shape), dtype=np.float32) for name, shape in inputs.items()}
+        for (name, shape), result in zip(outputs.items(), self.run(zeros, tuple(outputs)), strict=True):
+            if result.shape != (2, *shape):
+                raise BundleError(f"{file}: output {name!r} gave {result.shape} for two rows, expected {(2, *shape)}")
+            if not np.isfinite(result).all():
+                raise BundleError(f"{file}: output {name!r} of zeros holds numbers that are not finite")
+
+    def run(self, inputs: dict[str, Float32], outputs: Sequence[str]) -> list[Float32]:
+        """Run the graph; BundleError where ONNX Runtime refuses."""
+        try:
+            results: list[Float32] = self._session.run(list(outputs), inputs)
+        except Exception as error:  # ONNX Runtime has one exception class per status and no common base but this
+            raise BundleError(f"{self._file}: does not run: {first_line(error)}") from error
+        return results
+
+    def _check_nodes(self, what: str, nodes: Sequence[Any], expected: Shapes) -> None:
+        if sorted(node.name for node in nodes) != sorted(expected):
+            raise BundleError(
+                f"{self._file}: {what} are {', '.join(n.name for n in nodes)}; expected {', '.join(expected)}"
+            )
+        for node in nodes:
+            shape = expected[node.name]
+            wanted = f"float32 [{', '.join(['N', *map(str, shape)])}]"
+            sizes = list(node.shape)
+            fits = (
+                len(sizes) == len(shape) + 1
+                and not isinstance(sizes[0], int)  # a fixed batch axis would refuse every other number of rows
+                and all(not isinstance(got, int) or got == want for got, want in zip(sizes[1:], shape, strict=True))
+            )
+            if node.type != "tensor(float)" or not fits:
+                raise BundleError(f"{self._file}: {node.name!r} is {node.type} {sizes}; expected {wanted}")

@@ -1,0 +1,125 @@
+"""Graphs of a stranger on trial: checked without being run, then run once in a process with little memory and time.
+
+What passes is loaded in the process that serves. So a graph that is hostile or broken ends the trial, not the service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from model.errors import BundleError, MissingDependencyError
+from service.inference.graph import Graph, GraphFile
+from service.inference.sessions import SessionConfig
+
+_MEMORY = 2**29
+"""Bytes for a graph beside six times its file: what reading it, its weights and their packing for the kernels take."""
+_CPU_SECONDS, _CPU_SECONDS_PER_BYTE = 6, 60 / 2**30
+_PATIENCE = 20  # times as long as the CPU time that is allowed, for machines that do other work too
+
+_TOO_MUCH = "{}: two rows take too much memory"
+
+_passed: set[tuple[str, str]] = set()
+"""Files with their hashes that this process has seen pass."""
+
+
+def try_graphs(*graphs: GraphFile) -> None:
+    """Have graphs checked and run on two rows of zeros in a process of their own.
+
+    Raises:
+        BundleError: one is not allowed, does not load or run, or takes too much memory or time.
+    """
+    new = [graph for graph in graphs if (str(graph.file), graph.sha256) not in _passed]
+    if not new:
+        return
+    question = [{**asdict(graph), "file": str(graph.file)} for graph in new]
+    seconds = _cpu_seconds(new)
+    path = os.pathsep.join(map(os.path.abspath, sys.path))  # finds the same packages as this process
+    try:
+        done = subprocess.run(  # noqa: S603  # our own module
+            [sys.executable, "-m", __name__],
+            input=json.dumps(question),
+            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE * seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BundleError(_too_long(new, seconds)) from None
+    if done.returncode == -signal.SIGXCPU:
+        raise BundleError(_too_long(new, seconds))
+    if done.returncode != 0:
+        raise BundleError(f"{_names(new)}: the trial ended with status {done.returncode}: {_last_line(done.stderr)}")
+    if (error := json.loads(done.stdout)["error"]) is not None:
+        raise BundleError(error)
+    _passed.update((str(graph.file), graph.sha256) for graph in new)
+
+
+def _too_long(graphs: list[GraphFile], seconds: int) -> str:
+    return f"{_names(graphs)}: two rows take more than {seconds} seconds of CPU time"
+
+
+def _names(graphs: list[GraphFile]) -> str:
+    return f"{graphs[0].file.parent}: {' and '.join(graph.file.name for graph in graphs)}"
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
+
+
+def _cpu_seconds(graphs: list[GraphFile]) -> int:
+    return _CPU_SECONDS + round(_CPU_SECONDS_PER_BYTE * sum(graph.file.stat().st_size for graph in graphs))
+
+
+def _limit(graphs: list[GraphFile]) -> None:
+    """Limit what this process may take beyond what it has taken already."""
+    pages = Path("/proc/self/statm")
+    if pages.exists():  # Linux; other systems do not enforce the limit either
+        taken = int(pages.read_text().split()[0]) * resource.getpagesize()
+        most = taken + _MEMORY + 6 * sum(graph.file.stat().st_size for graph in graphs)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    seconds = _cpu_seconds(graphs)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _fault_of(graph: GraphFile) -> str | None:
+    """What is wrong with a graph, or None."""
+    from model.guards.graphs import check_graph, read_graph  # and with it onnx, which only the trial needs
+
+    try:
+        name = str(graph.file)
+        inputs = {key: (2, *shape) for key, shape in graph.inputs.items()}
+        check_graph(read_graph(graph.file.read_bytes(), name), name, inputs=inputs)
+        Graph(graph, SessionConfig(threads=1))
+    except BundleError as error:
+        return _TOO_MUCH.format(graph.file) if "bad_alloc" in str(error) else str(error)
+    except MemoryError:
+        return _TOO_MUCH.format(graph.file)
+    except MissingDependencyError:
+        return None  # the process that asked cannot load a graph either, and says so
+    return None
+
+
+def _main() -> None:
+    graphs = [_graph_file(fields) for fields in json.load(sys.stdin)]
+    _limit(graphs)
+    faults = (_fault_of(graph) for graph in graphs)
+    sys.stdout.write(json.dumps({"error": next((fault for fault in faults if fault is not None), None)}))
+
+
+def _graph_file(fields: dict[str, Any]) -> GraphFile:
+    shapes = {ends: {name: tuple(shape) for name, shape in fields[ends].items()} for ends in ("inputs", "outputs")}
+    return GraphFile(file=Path(fields["file"]), sha256=fields["sha256"], **shapes)
+
+
+if __name__ == "__main__":
+    _main()
