@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from model.errors import AttributeCountError, AttributesError, BundleError, Problem, UnknownAttributeError, pointer_part
+from model.outside.names import clean_name
 
 _EPSILON = 1e-12
 LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
@@ -52,7 +53,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.attributes:
             raise BundleError("the attribute vocabulary is empty")
-        if len({a.name for a in self.attributes}) != len(self.attributes):
+        if len(self._position) != len(self.attributes):
             raise BundleError("the attribute vocabulary holds a name twice")
         if len(self.offset) != len(self) or len(self.scale) != len(self):
             raise BundleError(f"the vocabulary has {len(self)} attributes but other lengths of offset or scale")
@@ -72,7 +73,7 @@ class Vocabulary:
 
     @cached_property
     def _position(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.names)}
+        return {clean_name(name): i for i, name in enumerate(self.names)}
 
     @classmethod
     def from_classes(
@@ -140,24 +141,28 @@ class Vocabulary:
     def _resolve_named(self, given: Mapping[str, float], pointer: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         problems: list[Problem] = []
         unknown = 0
+        given_as: dict[int, str] = {}
         values = np.array([a.mean for a in self.attributes], dtype=np.float64)
         for name, value in given.items():
             where = f"{pointer}/{pointer_part(name)}"
-            if name not in self._position:
+            place = self._position.get(clean_name(str(name)))
+            if place is None:
                 unknown += 1
                 close = difflib.get_close_matches(str(name), self.names, n=3)
                 hint = f"; did you mean {', '.join(close)}?" if close else ""
                 problems.append(Problem(pointer=where, detail=f"no such attribute in the vocabulary{hint}"))
             elif (problem := _not_finite(where, value)) is not None:
                 problems.append(problem)
+            elif given_as.setdefault(place, name) != name:
+                problems.append(Problem(pointer=where, detail="expected an attribute once, got it in two spellings"))
             else:
-                values[self._position[name]] = value
+                values[place] = value
         if not given:
             problems.append(Problem(pointer=pointer, detail="expected at least one named attribute, got none"))
         if problems:
             kind = UnknownAttributeError if unknown == len(problems) else AttributesError
             raise kind("the attributes do not fit the vocabulary", problems)
-        return values, tuple(name for name in self.names if name not in given)
+        return values, tuple(name for i, name in enumerate(self.names) if i not in given_as)
 
     def out_of_range(self, values_A: NDArray[np.float64]) -> tuple[str, ...]:
         """Names of the attributes whose value lies outside the range of the training classes."""

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import typer
 
-from model.classes import slug
 from model.errors import DataError
 from service.commands.class_files import read_attributes, read_documents
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
@@ -185,11 +184,14 @@ def _image(file: Path) -> dict[str, str]:
 
 def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any]:
     given = {k: v for k, v in document.items() if v is not None}
-    if replace:
-        class_id = given.get("id") or slug(given["name"])
-        stored: dict[str, Any] = client.request("PUT", _path(class_id), json=given)
-    else:
+    stored: dict[str, Any]
+    if not replace:
         stored = client.request("POST", "/classes", json=given)
+    elif "id" in given:
+        stored = client.request("PUT", _path(given["id"]), json=given)
+    else:  # the service finds the class of this name, whatever its id
+        (item,) = client.request("POST", "/classes:batch", json={"mode": "upsert", "classes": [given]})["classes"]
+        stored = {**client.request("GET", _path(item["id"])), **item}
     return stored
 
 

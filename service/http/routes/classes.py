@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from model.outside.names import fold_name
 from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
 from service.classes.neighbours import Neighbour
@@ -22,6 +23,7 @@ from service.http.class_documents import (
     read_class,
     read_classes,
     read_words,
+    with_ids,
 )
 from service.http.class_schemas import (
     BatchAnswer,
@@ -76,11 +78,11 @@ async def list_classes(
     """Classes in the order of their ids, a page at a time; changes between pages neither repeat nor hide others."""
     snapshot = await snapshot_for(service, query.min_registry_version)
     after = "" if query.cursor is None else from_cursor(query.cursor)
-    wanted = "" if query.name is None else query.name.casefold()
+    wanted = "" if query.name is None else fold_name(query.name)
     matching = (
         known
         for known in snapshot.after(after)
-        if query.kind in (None, known.entry.kind) and wanted in known.entry.name.casefold()
+        if query.kind in (None, known.entry.kind) and wanted in known.folded_name
     )
     page = list(islice(matching, query.limit + 1))
     more = len(page) > query.limit
@@ -133,7 +135,8 @@ async def create_class(request: Request, response: Response, service: TheService
     described = read_class(await json_of(request), service.bundle.manifest.vocabulary)
 
     def create() -> tuple[KnownClass, list[Neighbour]]:
-        known = service.registrar.create(described.entry)
+        (one,) = with_ids([described], service.registrar.catch_up().get)
+        known = service.registrar.create(one.entry)
         return known, service.near_duplicates(known.entry)
 
     known, duplicates = await service.changes.run(create)
@@ -219,15 +222,16 @@ def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[
 )
 async def store_batch(request: Request, response: Response, service: TheService) -> BatchAnswer:
     """Create or replace many classes as one version of the table; where one of them is refused, none is stored."""
-    mode, described = await asyncio.to_thread(_read_batch, await request.body(), service)
+    mode, read = await asyncio.to_thread(_read_batch, await request.body(), service)
 
-    def store() -> tuple[Snapshot, Snapshot, list[list[Neighbour]]]:
+    def store() -> tuple[list[DescribedClass], Snapshot, Snapshot, list[list[Neighbour]]]:
         edit = Create if mode == "create" else Put
+        described = with_ids(read, service.registrar.catch_up().get)
         before, after = service.registrar.apply_batch([edit(entry=one.entry) for one in described])
         rows = [(one.entry, after.row(one.entry.id)) for one in described]
-        return before, after, service.neighbours.near_duplicates(after, rows)
+        return described, before, after, service.neighbours.near_duplicates(after, rows)
 
-    before, after, duplicates = await service.changes.run(store)
+    described, before, after, duplicates = await service.changes.run(store)
     response.headers[VERSION_HEADER] = str(after.registry_version)
     return BatchAnswer(
         registry_version=after.registry_version,

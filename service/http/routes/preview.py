@@ -11,7 +11,7 @@ from model.errors import D3GZSLError
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
 from service.http.access import may_preview
-from service.http.class_documents import near_duplicates, read_class
+from service.http.class_documents import near_duplicates, read_class, with_ids
 from service.http.class_schemas import (
     Confusion,
     LossAnswer,
@@ -66,7 +66,7 @@ async def preview_class(
     snapshot = await snapshot_for(service, query.min_registry_version, seconds=deadline.seconds)
     async with deadline.kept():
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
-        described = read_class(document, service.bundle.manifest.vocabulary)
+        (described,) = with_ids([read_class(document, service.bundle.manifest.vocabulary)], snapshot.get)
         outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
             with service.batcher.admit(len(images), seconds=deadline.left):
