@@ -173,8 +173,20 @@ def test_a_class_is_tried_out(fresh: Server, images: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "class,red,green,blue\nx,1,2,many\n", "a.csv:2: expected a number for blue, got 'many'"),
-        ("a.csv", "class,red,green,blue\nx,1,2\n", "a.csv:2: expected as many cells as the header has"),
+        (
+            "a.csv",
+            "class,red,green,blue\nx,1,2,many\n",
+            "a.csv line 2, column 'blue': expected a finite number of class 'x', found 'many'",
+        ),
+        ("a.csv", "class,red,green,blue\nx,1,2\n", "a.csv line 2: expected 4 cells as in line 1, found 3"),
+        (
+            "a.csv",
+            "class,red,,blue\nx,1,,2\n",
+            "a.csv line 1: expected a name for every column, found none for column 3",
+        ),
+        ("a.csv", "class;red\nx;1\n", "a.csv line 1: expected columns separated by commas"),
+        ("a.csv", "class,red,red\nx,1,1\n", "a.csv line 1: expected every column once, found 'red' 2 times"),
+        ("a.csv", "class,red\nx,inf\n", "found 'inf'"),
         ("a.csv", "red,green,blue\n1,2,3\n", "expected a header with the column class or name"),
         ("a.json", '{"name": "x"}', "expected a JSON list of objects with a name"),
         ("a.json", "{", "is not JSON"),
@@ -183,6 +195,33 @@ def test_a_class_is_tried_out(fresh: Server, images: list[Path]) -> None:
 def test_files_that_cannot_be_imported_are_named(tmp_path: Path, name: str, text: str, words: str) -> None:
     (tmp_path / name).write_text(text)
     assert words in failed("classes", "import", tmp_path / name, "--url", "http://127.0.0.1:9")
+
+
+def test_a_table_as_spreadsheets_write_it_is_imported(fresh: Server, tmp_path: Path) -> None:
+    table = tmp_path / "classes.csv"
+    table.write_bytes(b"\xef\xbb\xbfclass,red,green,blue,,\r\ntrail,0.1,0.2,0.3,,\r\n,,,,,\r\n\r\n")
+    assert ran("classes", "import", table, "--url", fresh.url).startswith("trail is in version")
+    assert json.loads(ran("classes", "show", "trail", "--json", "--url", fresh.url))["attributes"] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": "socks5://127.0.0.1:9"},
+        {"all_proxy": "socks://127.0.0.1:1080/", "NO_PROXY": "localhost,[::1]"},
+        {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "fd07:b51a:cc66:f0::/64"},
+    ],
+)
+def test_a_service_on_this_machine_is_reached_whatever_the_proxies(server: Server, variables: dict[str, str]) -> None:
+    assert "Reddish" in ran("classes", "list", "--url", server.url, **variables)
+
+
+def test_a_proxy_that_does_not_work_is_named_by_its_variable() -> None:
+    wanted = ("classes", "list", "--url", "http://service.invalid")
+    assert "ALL_PROXY (socks5://127.0.0.1:9): SOCKS proxies need" in failed(*wanted, ALL_PROXY="socks5://127.0.0.1:9")
+    said = failed(*wanted, HTTP_PROXY="http://me:secret@127.0.0.1:9", NO_PROXY="[::1]")
+    assert "through the proxy of HTTP_PROXY (http://127.0.0.1:9); NO_PROXY=service.invalid asks" in said
+    assert "secret" not in said
 
 
 def test_a_service_that_is_not_there_is_named() -> None:
