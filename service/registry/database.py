@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from model.errors import MissingDependencyError
 from service.errors import RegistryError, StorageError
+from service.settings import Settings, default_data_dir
 
 FILE = "registry.sqlite3"
 CURRENT_REVISION = "0001"
@@ -30,6 +31,35 @@ _MIGRATION_LOCK = 0x6433677A736C  # any number that others are unlikely to use
 _POSTGRESQL = "postgresql+psycopg"
 _BROKEN_LINE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 """A server that does not answer is noticed within seconds, not after the system's hours."""
+
+
+def registry_dir(settings: Settings, bundle_id: str) -> Path:
+    """The data directory of a bundle: the chosen one, or one of its own among those of all bundles.
+
+    A registry that lies directly in the directory of all bundles, where every bundle once had it, stays that of its
+    bundle.
+
+    Raises:
+        RegistryError: there is a registry directly in the directory of all bundles, and it cannot be read.
+    """
+    if settings.data_dir is not None:
+        return settings.data_dir
+    folder = default_data_dir()
+    return folder if _owner(folder / FILE) == bundle_id else folder / bundle_id
+
+
+def _owner(file: Path) -> str | None:
+    """Id of the bundle that a SQLite registry belongs to; None where there is none."""
+    if not file.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT bundle_id FROM registry").fetchone()
+    except sqlite3.Error as error:
+        raise RegistryError(
+            f"the registry {file} cannot be read: {error}; name another place with --data-dir"
+        ) from None
+    return None if found is None else str(found[0])
 
 
 def database_url(data_dir: Path, given: str | None) -> URL:
