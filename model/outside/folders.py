@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 _LEFT_BEHIND = {
     "thumbs.db",
     "ehthumbs.db",
@@ -18,6 +20,11 @@ _LEFT_BEHIND = {
     "system volume information",
     "lost+found",
 }
+
+
+def printable(path: str) -> str:
+    """A path as text that every program can hold: bytes that are no UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def is_left_behind(name: str) -> bool:

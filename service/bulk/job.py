@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
 from model.head import Row
-from model.outside.folders import is_left_behind
+from model.outside.folders import is_left_behind, printable
 from service.classes.class_table import KnownClass
 from service.classes.ranking import Scope
 from service.classes.snapshot import Snapshot
@@ -243,8 +243,3 @@ def read_part(file: Path, offset: int, part_size: int) -> list[str]:
     with file.open("rb") as stream:
         stream.seek(offset)
         return [json.loads(line) for _, line in zip(range(part_size), stream, strict=False)]
-
-
-def printable(path: str) -> str:
-    """A path as text that every program can hold: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -90,13 +90,22 @@ def add_class(
 
 @app.command("remove")
 def remove_classes(class_ids: list[str], url: Url = DEFAULT_URL, key: Key = None) -> None:
-    """Remove classes."""
-    from service.client import Client
+    """Remove classes; those that cannot be removed are listed at the end."""
+    from service.client import Client, ClientError
 
+    kept = []
     with Client(url, key=key) as client:
         for class_id in class_ids:
-            client.request("DELETE", _path(class_id))
-            print_line(f"removed {class_id}")
+            try:
+                client.request("DELETE", _path(class_id))
+            except ClientError as error:
+                if error.status is None:  # nobody answers, so the others cannot be removed either
+                    raise
+                kept.append(f"{class_id}: {error}")
+            else:
+                print_line(f"removed {class_id}")
+    if kept:
+        raise ClientError("\n".join([f"{len(kept)} of {len(class_ids)} classes were not removed", *kept]))
 
 
 @app.command("import")

@@ -20,6 +20,7 @@ import pytest
 
 from model.bundle import Bundle
 from model.errors import BundleError, DataError
+from model.outside.folders import printable
 from service.bulk import results, run
 from service.bulk.classifier import Classifier
 from service.bulk.job import (
@@ -28,7 +29,6 @@ from service.bulk.job import (
     Job,
     files_under,
     locked,
-    printable,
     read_class_table,
     read_part,
     write_class_table,

@@ -90,8 +90,29 @@ def test_images_that_cannot_be_read_are_named_beside_the_others(
         good, bad = json.loads(result.stdout)["results"]
         assert good["predictions"][0]["class_id"] == "reddish"
         assert "error" in bad
-    assert "none.png" in failed("classify", tmp_path / "none.png", "--bundle", bundle_dir)
+        for wrong in (tmp_path / "bad.png", tmp_path / "none.png", tmp_path):
+            assert f"1 of 1 images could not be read\n{wrong}: " in failed("classify", wrong, *where)
+        asked = (images[0], tmp_path / "none.png", tmp_path, images[1], "--json", *where)
+        result = command("classify", *asked)
+        assert result.returncode == 2
+        assert f"2 of 4 images could not be read\n{tmp_path / 'none.png'}: No such file" in result.stderr
+        found = json.loads(result.stdout)
+        assert [list(r)[-1] for r in found["results"]] == ["predictions", "error", "error", "predictions"]
+        assert found["registry_version"] >= 0
     assert "exclude each other" in failed("classify", images[0], "--bundle", bundle_dir, "--url", server.url)
+
+
+def test_images_that_are_too_much_for_one_request_are_sent_in_several(
+    bundle_dir: Path, images: list[Path], tmp_path: Path
+) -> None:
+    with serving(bundle_dir, tmp_path / "data", "--max-batch-images", "2", "--max-image-bytes", "2000") as server:
+        (tmp_path / "big.png").write_bytes(images[0].read_bytes() + bytes(3000))
+        asked = (*images, *images, tmp_path / "big.png")
+        result = command("classify", *asked, "--json", "--url", server.url)
+    assert result.returncode == 2
+    results = json.loads(result.stdout)["results"]
+    assert [r["predictions"][0]["class_id"] for r in results[:4]] == ["reddish", "bluish"] * 2
+    assert "1 of 5 images could not be read" in result.stderr
 
 
 def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
@@ -101,6 +122,10 @@ def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
     assert "1 attributes took their mean" in said
     assert "already" in failed("classes", "add", "Violet", "--attributes", "[0.9, 0, 0.9]", *url)
     ran("classes", "add", "Violet", "--attributes", "[0.9, 0, 0.9]", "--replace", *url)
+    ran("classes", "add", "Violet#", "--attributes", "[0.9, 0, 0.8]", *url)
+    again = json.loads(ran("classes", "add", "Violet#", "--attributes", "[0.9, 0, 0.7]", "--replace", "--json", *url))
+    assert (again["id"], again["status"], again["attributes"]) == ("violet-2", "replaced", [0.9, 0, 0.7])
+    ran("classes", "remove", "violet-2", *url)
 
     listed = json.loads(ran("classes", "list", "--json", "--kind", "unseen", *url))
     assert [c["id"] for c in listed] == ["bluish", "violet"]
@@ -109,7 +134,9 @@ def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
     assert shown["attributes"] == [0.9, 0, 0.9]
     assert "green" in ran("classes", "show", "violet", *url)
 
-    assert ran("classes", "remove", "violet", *url) == "removed violet\n"
+    result = command("classes", "remove", "nobody", "violet", *url)
+    assert (result.returncode, result.stdout) == (2, "removed violet\n")
+    assert "1 of 2 classes were not removed\nnobody: The class does not exist" in result.stderr
     assert "The class does not exist" in failed("classes", "show", "violet", *url)
     assert "Seen classes cannot be changed" in failed("classes", "remove", "reddish", *url)
     wrong = failed("classes", "add", "Violet", "--attributes", "rde=1", *url)
@@ -233,11 +260,23 @@ def test_a_bundle_is_inspected_and_verified(bundle_dir: Path, tmp_path: Path) ->
     said = ran("bundle", "inspect", bundle_dir)
     for words in ("tiny.onnx, 6 features", "2 seen, 1 unseen", "lda, 4 dimensions", "test.H"):
         assert words in said
+    assert "--full" not in said
     assert json.loads(ran("bundle", "inspect", bundle_dir, "--json"))["schema_version"] == 1
     assert "is whole" in ran("bundle", "verify", bundle_dir)
     assert json.loads(ran("bundle", "verify", bundle_dir, "--json"))["ok"] is True
     for name in ("inspect", "verify"):
         assert "no bundle at" in failed("bundle", name, tmp_path / "none")
+
+
+def test_a_bundle_is_inspected_on_one_screen() -> None:
+    said = ran("bundle", "inspect", service.service.EMBEDDED_BUNDLE, COLUMNS="80")
+    assert len(said.splitlines()) <= 24
+    for words in ("lda.H", "novelty.auroc", "validation.H", "evaluate", "more results with --full"):
+        assert words in said
+    assert "per_class" not in said
+    full = ran("bundle", "inspect", service.service.EMBEDDED_BUNDLE, "--full")
+    assert "lda.per_class.red-checked-circle" in full
+    assert "--full" not in full
 
 
 def test_verify_finds_what_inspect_does_not_read(bundle_dir: Path, tmp_path: Path) -> None:
