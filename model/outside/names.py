@@ -45,6 +45,11 @@ def name_fault(name: str) -> str | None:
     return None
 
 
+def escaped(text: str) -> str:
+    """A text as it can be printed: what no name may hold is written as escapes."""
+    return "".join(ascii(c)[1:-1] if _refused(c) is not None else c for c in text)
+
+
 def fold_name(name: str) -> str:
     """A name as it is searched: without regard to case, normal form, kinds of spaces, and invisible characters."""
     if name.isascii():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from model.errors import D3GZSLError, DataError
-from model.outside.folders import printable
+from model.outside.folders import is_left_behind, printable
 from service.commands.classify_folder import Registry, classes_of, folder_to_file
 from service.commands.output import AsJson, Key, print_json, print_table
 
@@ -69,7 +69,8 @@ def classify(
         raise DataError(
             "--engine, --workers, --batch, --resume and --overwrite are for folders: give --out FILE.parquet"
         )
-    read = [(printable(str(path)), _read_file(path)) for path in images]
+    meant = [path for path in images if path.name.startswith(".") or not is_left_behind(path.name)]
+    read = [(printable(str(path)), _read_file(path)) for path in meant or images]
     files = [(name, found) for name, found in read if isinstance(found, bytes)]
     if not files:
         _refuse([_unread(name, str(found)) for name, found in read])

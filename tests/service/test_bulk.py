@@ -153,6 +153,9 @@ def test_what_counts_as_a_file(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/1.png", "a.png", "z.png", "b/c/3.png", ".hidden/x.png", "b/.x.png", "out/part.parquet"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
+    for name in ("Thumbs.db", "b/desktop.ini", "b/@eaDir/1.png", "__MACOSX/a.png"):  # left behind by desktops
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
     (root / "link.png").symlink_to("a.png")
     (root / "broken.png").symlink_to("nothing")
     (root / "loop").symlink_to(root)

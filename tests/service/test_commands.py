@@ -92,7 +92,8 @@ def test_images_that_cannot_be_read_are_named_beside_the_others(
         assert "error" in bad
         for wrong in (tmp_path / "bad.png", tmp_path / "none.png", tmp_path):
             assert f"1 of 1 images could not be read\n{wrong}: " in failed("classify", wrong, *where)
-        asked = (images[0], tmp_path / "none.png", tmp_path, images[1], "--json", *where)
+        (tmp_path / "Thumbs.db").write_text("x")  # as `photos/*` names it
+        asked = (images[0], tmp_path / "none.png", tmp_path, tmp_path / "Thumbs.db", images[1], "--json", *where)
         result = command("classify", *asked)
         assert result.returncode == 2
         assert f"2 of 4 images could not be read\n{tmp_path / 'none.png'}: No such file" in result.stderr

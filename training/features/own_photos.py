@@ -13,7 +13,7 @@ from typing import cast
 from model.classes import CLASS_ID_PATTERN, ClassEntry, Kind, is_class_id
 from model.errors import DataError, Problem
 from model.outside.folders import is_left_behind
-from model.outside.names import clean_name, id_candidates, name_fault, slug
+from model.outside.names import clean_name, escaped, id_candidates, name_fault, slug
 from model.outside.spreadsheets import SheetRow, read_number, read_sheet
 from model.vocabulary import LARGEST_VALUE
 
@@ -111,8 +111,7 @@ def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
 
 def shown(path: Path | str) -> str:
     """A path as it can be printed: control characters and undecodable bytes are written as escapes."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return escaped(str(path))
 
 
 def _read_table(path: Path, problems: list[Problem]) -> tuple[tuple[str, ...], list[_Row]]:
