@@ -116,11 +116,20 @@ def _remote(
 
     with Client(url, key=key) as client:
         for some in _batches(files):
-            yield from _ask(client, [(name[-256:], data) for name, data in some], query)
+            yield from ask(client, [(name[-256:], data) for name, data in some], query)
 
 
-def _ask(client: Client, files: Sequence[tuple[str, bytes]], query: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The answers to some images: in halves where they are too much for one request, an error for one that fails."""
+def ask(client: Client, files: Sequence[tuple[str, bytes]], query: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The answers of a service to some images: in halves where they are too much for one request.
+
+    Args:
+        client: of the service.
+        files: names and bytes.
+        query: parameters of POST /classify.
+
+    Raises:
+        ClientError: the service cannot be reached, or refuses for another reason than a single image.
+    """
     from service.client import ClientError
 
     try:
@@ -130,8 +139,8 @@ def _ask(client: Client, files: Sequence[tuple[str, bytes]], query: dict[str, An
             yield {"results": [_unread(files[0][0], error.detail)]}
         elif len(files) > 1 and error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             half = len(files) // 2
-            yield from _ask(client, files[:half], query)
-            yield from _ask(client, files[half:], query)
+            yield from ask(client, files[:half], query)
+            yield from ask(client, files[half:], query)
         else:
             raise
 

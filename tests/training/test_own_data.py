@@ -96,6 +96,7 @@ def test_names_every_problem_at_once(root: Path) -> None:
         ("name,split,furry", "classes.csv line 1", "expected a column 'class', found none"),
         ("class,kind,furry", "classes.csv line 1", "expected a column 'split', found none"),
         ("class,split", "classes.csv line 1", "expected at least one attribute column, found none"),
+        ("class", "classes.csv line 1", "expected a column 'split', found none"),
         ("class,split,wet,wet", "classes.csv line 1", "expected every column once, found 'wet' 2 times"),
         ("class,split,,wet", "classes.csv line 1", "expected a name for every column, found none for column 3"),
         ("class;split;wet", "classes.csv line 1", "expected columns separated by commas"),

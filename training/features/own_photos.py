@@ -121,7 +121,7 @@ def _read_table(path: Path, problems: list[Problem]) -> tuple[tuple[str, ...], l
         return (), []
     names = tuple(column for column in sheet.columns if column not in (*_FIXED_COLUMNS, *_OPTIONAL_COLUMNS))
     missing = [column for column in _FIXED_COLUMNS if column not in sheet.columns]
-    if len(sheet.columns) > 1:  # else the columns are not told apart, which has been said
+    if len(sheet.columns) > 1 or not problems:  # else the columns are not told apart, which has been said
         where = f"{TABLE} line 1"
         problems += [Problem(pointer=where, detail=f"expected a column {c!r}, found none") for c in missing]
         if not names:
