@@ -6,10 +6,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import count
 
 MAX_NAME_LENGTH = 200
 MAX_ID_LENGTH = 64
 _DIGEST_LENGTH = 8
+_MOST_NUMBERED = 99  # ids of one slug that are told apart by numbers
 _SPACES = "".join(chr(code) for code in (0x20, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000))
 _REFUSED = {"Cc": "a control character", "Cs": "half a character", "Co": "a private character"}
 _REFUSED |= {"Zl": "a line break", "Zp": "a line break"}
@@ -82,20 +84,30 @@ def slug(name: str) -> str:
     made = _trim(re.sub(r"[^a-z0-9._]+", "-", "".join(written)))
     if made and not lost:
         return _trim(made[:MAX_ID_LENGTH])
-    folded = unicodedata.normalize("NFC", clean.casefold())
-    digest = sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
-    return f"{_trim(made[: MAX_ID_LENGTH - _DIGEST_LENGTH - 1]) or 'class'}-{digest}"
+    return _with_suffix(made or "class", _digest(clean))
 
 
 def id_candidates(name: str) -> Iterator[str]:
-    """The slug of a name, then `<slug>-2`, `<slug>-3` and so on, for where other classes have the ones before."""
+    """The slug of a name, and then others, for where other classes have the ones before.
+
+    `<slug>-2` to `<slug>-99`, then one with a digest of the name, so that few have to be tried however many classes
+    have names alike; then further numbers.
+    """
     wanted = slug(name)
     yield wanted
-    number = 2
-    while True:
-        suffix = f"-{number}"
-        yield _trim(wanted[: MAX_ID_LENGTH - len(suffix)]) + suffix
-        number += 1
+    for number in count(2):
+        if number == _MOST_NUMBERED + 1:
+            yield _with_suffix(wanted, _digest(clean_name(name)))
+        yield _with_suffix(wanted, str(number))
+
+
+def _digest(clean: str) -> str:
+    folded = unicodedata.normalize("NFC", clean.casefold())
+    return sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _with_suffix(made: str, suffix: str) -> str:
+    return f"{_trim(made[: MAX_ID_LENGTH - len(suffix) - 1])}-{suffix}"
 
 
 def _refused(character: str) -> str | None:

@@ -125,4 +125,8 @@ def test_further_ids_of_one_name(name: str) -> None:
     assert made[0] == slug(name)
     assert made[1].endswith("-2")
     assert len(set(made)) == 12
+    more = [identity for identity, _ in zip(id_candidates(f"{name}#"), range(102), strict=False)]
+    assert more[98].endswith("-99")
+    assert re.search(r"-[0-9a-f]{8}$", more[99])
+    assert len(set(more)) == 102
     assert all(re.fullmatch(CLASS_ID_PATTERN[1:-1], identity) for identity in made)
