@@ -32,7 +32,8 @@ USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
+# A port that is no number is what an orchestrator set for a service of this name; d3gzsl then takes its default.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python3", "-c", "import os, httpx; httpx.get(f\"http://127.0.0.1:{os.environ['D3GZSL_PORT']}/readyz\", timeout=4, trust_env=False).raise_for_status()"]
+    CMD ["python3", "-c", "import os, httpx; port = os.environ['D3GZSL_PORT']; httpx.get(f\"http://127.0.0.1:{port if port.isdecimal() else 8000}/readyz\", timeout=4, trust_env=False).raise_for_status()"]
 ENTRYPOINT ["d3gzsl"]
 CMD ["serve"]

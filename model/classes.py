@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from model.errors import InvalidInputError, Problem
+from model.outside.names import MAX_ID_LENGTH, clean_name, name_fault
+from model.outside.names import MAX_NAME_LENGTH as MAX_NAME_LENGTH  # belong to classes, for whoever reads about these
+from model.outside.names import slug as slug
 
 Kind = Literal["seen", "unseen"]
 
-CLASS_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+CLASS_ID_PATTERN = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_ID_LENGTH - 1}}}$"
 _CLASS_ID = re.compile(CLASS_ID_PATTERN)
-MAX_NAME_LENGTH = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class ClassEntry:
 
     Attributes:
         id: slug, unique in a class table (see `CLASS_ID_PATTERN`).
-        name: what people call it, 1 to 200 characters.
+        name: what people call it, as :func:`model.outside.names.name_fault` allows it; kept in normal form C.
         kind: `seen` (trained on images) or `unseen` (described by attributes only).
         attributes: A numbers on the scale of the vocabulary's ranges.
         description: free text.
@@ -38,13 +39,12 @@ class ClassEntry:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", clean_name(self.name))
         problems = []
         if not is_class_id(self.id):
             problems.append(Problem(pointer="/id", detail=f"expected a slug like 'blue-whale', got {self.id!r}"))
-        if not 1 <= len(self.name) <= MAX_NAME_LENGTH:
-            problems.append(
-                Problem(pointer="/name", detail=f"expected 1 to {MAX_NAME_LENGTH} characters, got {len(self.name)}")
-            )
+        if (fault := name_fault(self.name)) is not None:
+            problems.append(Problem(pointer="/name", detail=fault))
         if problems:
             raise InvalidInputError("the class is not valid", problems)
 
@@ -77,9 +77,3 @@ class ClassEntry:
 def is_class_id(text: str) -> bool:
     """Whether a text can be the id of a class."""
     return _CLASS_ID.fullmatch(text) is not None
-
-
-def slug(name: str) -> str:
-    """A class id made from a name: `Blue Whale` becomes `blue-whale`; empty where no letter or digit is left."""
-    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9._]+", "-", ascii_name).strip("-._")[:64].rstrip("-._")

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.calibration import Calibration
 from model.classes import ClassEntry
-from model.errors import BundleError, D3GZSLError
+from model.errors import BundleError, D3GZSLError, InvalidInputError
 from model.head import HeadSpec
 from model.preprocess import PreprocessSpec
 from model.vocabulary import Vocabulary
@@ -151,7 +151,7 @@ class Manifest:
                     feature_dim=int(backbone["feature_dim"]),
                 ),
                 vocabulary=Vocabulary.from_json(fields["vocabulary"]),
-                classes=tuple(ClassEntry.from_json(c) for c in fields["classes"]),
+                classes=tuple(_read_class(place, c) for place, c in enumerate(fields["classes"])),
                 head=HeadSpec.from_json(fields["head"]),
                 calibration=Calibration.from_json(fields["calibration"]),
                 metrics=dict(fields["metrics"]),
@@ -172,6 +172,14 @@ class Manifest:
             raise
         except (D3GZSLError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(f"{MANIFEST}: {error}") from None
+
+
+def _read_class(place: int, fields: Mapping[str, Any]) -> ClassEntry:
+    try:
+        return ClassEntry.from_json(fields)
+    except InvalidInputError as error:
+        faults = "; ".join(f"/classes/{place}{problem}" for problem in error.problems)
+        raise BundleError(f"{MANIFEST}: {faults}") from None
 
 
 def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary, head: HeadSpec) -> str:

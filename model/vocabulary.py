@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from model.errors import AttributeCountError, AttributesError, BundleError, Problem, UnknownAttributeError, pointer_part
+from model.outside.names import clean_name
 
 _EPSILON = 1e-12
 MAX_GUESSED_NAME = 100
@@ -58,7 +59,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.attributes:
             raise BundleError("the attribute vocabulary is empty")
-        if len({a.name for a in self.attributes}) != len(self.attributes):
+        if len(self._position) != len(self.attributes):
             raise BundleError("the attribute vocabulary holds a name twice")
         if len(self.offset) != len(self) or len(self.scale) != len(self):
             raise BundleError(f"the vocabulary has {len(self)} attributes but other lengths of offset or scale")
@@ -78,7 +79,7 @@ class Vocabulary:
 
     @cached_property
     def _position(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.names)}
+        return {clean_name(name): i for i, name in enumerate(self.names)}
 
     @classmethod
     def from_classes(
@@ -152,7 +153,8 @@ class Vocabulary:
         self, given: Mapping[str, float], pointer: str, guesses: int
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         values = np.array([a.mean for a in self.attributes], dtype=np.float64)
-        unknown = [name for name in given if name not in self._position]
+        places = {name: self._position.get(clean_name(str(name))) for name in given}
+        unknown = [name for name, place in places.items() if place is None]
         problems = [
             Problem(
                 pointer=f"{pointer}/{pointer_part(name)}",
@@ -163,20 +165,24 @@ class Vocabulary:
         if len(unknown) > MOST_UNKNOWN:
             more = len(unknown) - MOST_UNKNOWN
             problems.append(Problem(pointer=pointer, detail=f"{more} more names are not in the vocabulary"))
-        only_unknown = bool(problems)
-        for name in given.keys() & self._position.keys():
-            problem = _not_finite(f"{pointer}/{pointer_part(name)}", given[name])
-            if problem is None:
-                values[self._position[name]] = given[name]
-            else:
+        of_unknown = len(problems)
+        given_as: dict[int, str] = {}
+        for name, place in places.items():
+            if place is None:
+                continue
+            where = f"{pointer}/{pointer_part(name)}"
+            if (problem := _not_finite(where, given[name])) is not None:
                 problems.append(problem)
-                only_unknown = False
+            elif given_as.setdefault(place, name) != name:
+                problems.append(Problem(pointer=where, detail="expected an attribute once, got it in two spellings"))
+            else:
+                values[place] = given[name]
         if not given:
             problems.append(Problem(pointer=pointer, detail="expected at least one named attribute, got none"))
         if problems:
-            kind = UnknownAttributeError if only_unknown else AttributesError
+            kind = UnknownAttributeError if 0 < of_unknown == len(problems) else AttributesError
             raise kind("the attributes do not fit the vocabulary", problems)
-        return values, tuple(name for name in self.names if name not in given)
+        return values, tuple(name for i, name in enumerate(self.names) if i not in given_as)
 
     def _similar(self, name: str) -> str:
         """Words about names that may be meant by one that is unknown; none where no name is like it."""

@@ -10,10 +10,20 @@ from typing import Any
 import httpx
 
 from model.errors import D3GZSLError
+from model.outside.proxies import ProxiedTransport, ProxyError
 
 
 class ClientError(D3GZSLError):
-    """The service could not be reached, or answered with a problem."""
+    """The service could not be reached, or answered with a problem.
+
+    Attributes:
+        status: of the answer; None where there was none.
+        detail: what the problem says, or the message.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.detail = status, detail or message
 
 
 class Client:
@@ -30,7 +40,8 @@ class Client:
     Args:
         url: its address.
         key: access key, where it needs one.
-        transport: carries the requests; over the network where it is None.
+        transport: carries the requests; over the network where it is None, by the proxy that the environment names
+            for the address (see :func:`model.outside.proxies.proxy_for`).
 
     Raises:
         ClientError: the address cannot be read.
@@ -39,7 +50,9 @@ class Client:
     def __init__(self, url: str, *, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=120, transport=transport)
+            self._http = httpx.Client(
+                base_url=url, headers=headers, timeout=120, transport=transport or ProxiedTransport()
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise ClientError(f"{url} is not an address: {error}") from None
 
@@ -59,10 +72,12 @@ class Client:
         """
         try:
             response = self._http.request(method, path, **arguments)
+        except ProxyError as error:
+            raise ClientError(str(error)) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ClientError(f"{self._http.base_url} cannot be reached: {error}") from None
         if response.is_error:
-            raise ClientError(_problem(response))
+            raise _problem(response)
         try:
             return response.json() if response.content else None
         except ValueError:
@@ -97,11 +112,13 @@ class Client:
             query["cursor"] = page["next_cursor"]
 
 
-def _problem(response: httpx.Response) -> str:
+def _problem(response: httpx.Response) -> ClientError:
+    detail = None
     try:
         problem = response.json()
-        lines = [f"{problem['title']}: {problem['detail']}"]
+        detail = str(problem["detail"])
+        lines = [f"{problem['title']}: {detail}"]
         lines += [f"  {e['pointer']}: {e['detail']}" for e in problem["errors"]]
     except (ValueError, KeyError, TypeError):
-        return f"{response.url} answered {response.status_code} {response.reason_phrase}"
-    return "\n".join(lines)
+        lines = [f"{response.url} answered {response.status_code} {response.reason_phrase}"]
+    return ClientError("\n".join(lines), status=response.status_code, detail=detail)

@@ -29,7 +29,7 @@ from service.inference.decoder import Decoder
 from service.inference.engine import Engine, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
 from service.keys import Keys
-from service.registry.database import Database, database_url
+from service.registry.database import Database, database_url, registry_dir
 from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
@@ -80,16 +80,20 @@ class SerialExecutor:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
+def bundle_path(path: Path | None) -> Path:
+    """The directory of a bundle, or of the embedded demo bundle; BundleError where there is no such one."""
+    if path is None and not EMBEDDED_BUNDLE.is_dir():
+        raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
+    return path or EMBEDDED_BUNDLE
+
+
 def load_bundle(path: Path | None) -> Bundle:
     """The bundle at a path, or the embedded demo bundle.
 
     Raises:
         BundleError: it is missing or does not fit.
     """
-    if path is None and not EMBEDDED_BUNDLE.is_dir():
-        raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
-    path = path or EMBEDDED_BUNDLE
-    return Bundle.load(path)
+    return Bundle.load(bundle_path(path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +146,7 @@ class Service:
         """
         keys = Keys.from_settings(settings)
         bundle = load_bundle(settings.bundle)
+        data_dir = registry_dir(settings, bundle.manifest.bundle_id)
         threads = settings.threads or available_cpus()
         if engine is None:
             engine = OnnxEngine(
@@ -149,11 +154,11 @@ class Service:
                 threads=threads,
                 provider=settings.provider,
                 batch_size=settings.batch_size,
-                cache_dir=settings.data_dir / "tensorrt",
+                cache_dir=data_dir / "tensorrt",
             )
             engine.warm_up()
             release_freed_memory()
-        database = Database(database_url(settings.data_dir, settings.database_url))
+        database = Database(database_url(data_dir, settings.database_url))
         try:
             log = ChangeLog(
                 database,

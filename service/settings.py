@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,10 +21,12 @@ PREFIX = "D3GZSL_"
 _BYTES_IN_FLIGHT = 100_000_000
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 """Several values; written with commas in an environment variable or a flag."""
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+"""What Kubernetes puts into the variable NAME_PORT of every container beside a Service called NAME."""
 
 
 def default_data_dir() -> Path:
-    """`d3gzsl` in the user's data directory; in the temporary directory for users without a home."""
+    """Where each bundle has a folder by default: `d3gzsl` in the user's data directory, or in the temporary one."""
     base = os.environ.get("XDG_DATA_HOME", "")
     if base and Path(base).is_absolute():
         return Path(base) / "d3gzsl"
@@ -43,7 +46,9 @@ class Settings(BaseSettings):
     bundle: Path | None = Field(None, description="Bundle directory; the embedded demo bundle where it is not given.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    data_dir: Path = Field(default_factory=default_data_dir, description="Where the registry is kept.")
+    data_dir: Path | None = Field(
+        None, description="Where the registry is kept; a directory of the bundle's own where it is not given."
+    )
     database_url: str | None = Field(
         None, description="Database of the registry; a SQLite file in the data directory where it is not given."
     )
@@ -106,6 +111,11 @@ class Settings(BaseSettings):
     )
     trace_share: float = Field(1.0, ge=0, le=1, description="Share of the requests that are traced.")
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _pass_over_service_link(cls, value: Any) -> Any:
+        return cls.model_fields["port"].default if is_service_link(value) else value
+
     @field_validator("keys", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -158,6 +168,21 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def is_service_link(value: object) -> bool:
+    """Whether a value is what Kubernetes says of a Service, and not what anybody chose."""
+    return isinstance(value, str) and _SERVICE_LINK.fullmatch(value) is not None
+
+
+def ignored_variables() -> list[str]:
+    """A sentence for each variable of the environment that is passed over, for the log."""
+    return [
+        f"{name}={value} is ignored: Kubernetes sets it for a Service of this name; to choose a port, give --port, or "
+        "set enableServiceLinks: false in the pod and the variable to a number"
+        for name, value in os.environ.items()
+        if name.upper() == f"{PREFIX}PORT" and is_service_link(value)
+    ]
 
 
 def load_settings(**flags: Any) -> Settings:

@@ -16,6 +16,7 @@ import httpx
 
 from model.bundle import sha256_of
 from model.errors import DataError
+from model.outside.proxies import ProxiedTransport
 from training.console import OnProgress
 
 _TIMEOUT = httpx.Timeout(30.0)  # seconds without a byte, not for the whole file
@@ -141,7 +142,10 @@ def _fetch(url: str, partial: Path, file: IO[bytes], progress: OnProgress | None
     headers = {"Accept-Encoding": "identity"}  # parts are of the file itself, not of a compressed form
     if version is not None:
         headers |= {"Range": f"bytes={there}-", "If-Range": version.mark}
-    with httpx.stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
+    with (
+        httpx.Client(transport=ProxiedTransport(), timeout=_TIMEOUT, follow_redirects=True) as client,
+        client.stream("GET", url, headers=headers) as response,
+    ):
         answer = _answer(response, there, version)
         if answer == "whole":
             there = 0

@@ -15,7 +15,8 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.errors import BundleError, ImageError
-from service.bulk.job import BulkRequest, printable
+from model.outside.folders import printable
+from service.bulk.job import BulkRequest
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty, rank
 from service.classes.snapshot import Snapshot
 from service.inference.decoding import Decoded, decode

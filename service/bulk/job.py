@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
 from model.head import Row
+from model.outside.folders import is_left_behind, printable
 from service.classes.class_table import KnownClass
 from service.classes.ranking import Scope
 from service.classes.snapshot import Snapshot
@@ -196,8 +197,9 @@ def read_class_table(folder: Path) -> Snapshot:
 def files_under(root: Path, *, leave_out: Collection[Path] = ()) -> Iterator[str]:
     """Paths of all files below a folder, relative to it, with forward slashes, folder by folder in the order of names.
 
-    Names that begin with a dot are passed over, as are pipes and devices. Links to files are followed, those to folders
-    are not; a link to nothing counts as a file, which cannot be read.
+    Names that begin with a dot are passed over, and so are files and folders that desktops leave behind, pipes and
+    devices. Links to files are followed, those to folders are not; a link to nothing counts as a file, which cannot be
+    read.
 
     Args:
         root: the folder, absolute.
@@ -212,7 +214,7 @@ def files_under(root: Path, *, leave_out: Collection[Path] = ()) -> Iterator[str
         folder = waiting.pop()
         try:
             with os.scandir(root / folder) as found:
-                entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+                entries = sorted((entry for entry in found if not is_left_behind(entry.name)), key=lambda e: e.name)
         except OSError as error:
             raise DataError(f"{printable(str(root / folder))}: cannot be read: {error.strerror}") from None
         entries = [entry for entry in entries if entry.path not in skipped]
@@ -241,8 +243,3 @@ def read_part(file: Path, offset: int, part_size: int) -> list[str]:
     with file.open("rb") as stream:
         stream.seek(offset)
         return [json.loads(line) for _, line in zip(range(part_size), stream, strict=False)]
-
-
-def printable(path: str) -> str:
-    """A path as text that every program can hold: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from model.classes import ClassEntry
 from model.head import Float32, Row
+from model.outside.names import fold_name
 
 BLOCK = 2048
 """Rows of a block; at 2048-d it is large enough that the system backs it with huge pages, which halves a reading."""
@@ -43,6 +44,11 @@ class KnownClass:
         document = {**self.entry.to_json(), "registry_version": self.registry_version}
         digest = sha256(dumps(document, sort_keys=True).encode()).hexdigest()
         return f'"{self.registry_version}-{digest[:16]}"'
+
+    @cached_property
+    def folded_name(self) -> str:
+        """The name as it is searched."""
+        return fold_name(self.entry.name)
 
 
 class RowBlock:

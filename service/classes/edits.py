@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.classes import ClassEntry
+from model.outside.names import fold_name, id_candidates
 from service.classes.class_table import KnownClass
 from service.errors import ClassExistsError, PreconditionError, SeenClassError, UnknownClassError
 from service.registry.change import Change
@@ -115,6 +116,32 @@ class Remove:
 
 
 Edit = Create | Put | Describe | Remove
+
+
+def with_free_ids(entries: Sequence[tuple[ClassEntry, bool]], find: Find) -> list[ClassEntry]:
+    """Classes with their ids; one that was made from a name is passed over where a class of another name has it.
+
+    A class of the same name keeps its id, so that it is found there, or refused, and not stored a second time.
+
+    Args:
+        entries: classes, each with whether its id was made from its name; those before have precedence.
+        find: the class with an id.
+    """
+    names: dict[str, str] = {}
+    chosen = []
+    for entry, made in entries:
+        own = fold_name(entry.name)
+        if not made:
+            names[entry.id] = own
+            chosen.append(entry)
+            continue
+        for candidate in id_candidates(entry.name):
+            known = find(candidate)
+            if names.get(candidate, own) == own and (known is None or known.folded_name == own):
+                names[candidate] = own
+                chosen.append(replace(entry, id=candidate))
+                break
+    return chosen
 
 
 def _matches(tags: tuple[str, ...], known: KnownClass | None) -> bool:

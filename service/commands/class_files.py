@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 from model.errors import DataError, Problem
+from model.outside.spreadsheets import SheetRow, read_number, read_sheet
 
-_WORDS = ("id", "name", "class", "description")
+_WORDS = frozenset({"id", "name", "class", "description", "split"})
 
 
 def read_attributes(text: str) -> Any:
@@ -22,16 +22,17 @@ def read_attributes(text: str) -> Any:
         return _read_json(Path(text[1:]))
     if text.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(text)
+            return json.loads(text, parse_constant=_refuse_constant)
         except ValueError as error:
             raise DataError(f"--attributes is not JSON: {error}") from None
     values, problems = {}, []
     for pair in filter(None, (part.strip() for part in text.split(","))):
         name, equals, number = pair.rpartition("=")
-        try:
-            values[name.strip()] = float(number) if equals else float("")
-        except ValueError:
+        value = read_number(number) if equals else None
+        if value is None:
             problems.append(Problem(pointer="--attributes", detail=f"expected name=number, got {pair!r}"))
+        else:
+            values[name.strip()] = value
     if problems:
         raise DataError("the attributes cannot be read", problems)
     return values
@@ -39,11 +40,15 @@ def read_attributes(text: str) -> Any:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(file.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise DataError(f"{file} is not JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"expected finite numbers, got {name}")
 
 
 def read_documents(file: Path) -> list[dict[str, Any]]:
@@ -57,38 +62,36 @@ def read_documents(file: Path) -> list[dict[str, Any]]:
         if not isinstance(found, list) or not all(isinstance(item, dict) and "name" in item for item in found):
             raise DataError(f"{file}: expected a JSON list of objects with a name")
         return found
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows = list(reader)
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not CSV: {error}") from None
-    if not rows or not {"name", "class"} & set(rows[0]):
-        raise DataError(f"{file}: expected a header with the column class or name, and a row per class")
     problems: list[Problem] = []
-    documents = [_from_row(row, f"{file}:{line}", problems) for line, row in enumerate(rows, 2)]
+    sheet = read_sheet(file, problems, name=str(file), optional=_WORDS - {"class", "name"})
+    if sheet.columns and not {"name", "class"} & set(sheet.columns):
+        raise DataError(f"{file}: expected a header with the column class or name, and a row per class", problems)
+    if not sheet.rows and not problems:
+        raise DataError(f"{file}: expected a header with the column class or name, and a row per class")
+    documents = [_from_row(row, f"{file} line {row.line}", problems) for row in sheet.rows]
     if problems:
         raise DataError("the classes cannot be read", problems)
     return documents
 
 
-def _from_row(row: dict[Any, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
-    if None in row or None in row.values():
-        problems.append(Problem(pointer=where, detail="expected as many cells as the header has"))
-        return {}
+def _from_row(row: SheetRow, where: str, problems: list[Problem]) -> dict[str, Any]:
+    name = row.cells.get("name") or row.cells.get("class", "")
+    if not name:
+        problems.append(Problem(pointer=where, detail="expected a class name, found an empty cell"))
     attributes = {}
-    for column, cell in row.items():
-        if column in (*_WORDS, "split"):
+    for column, cell in row.cells.items():
+        if column in _WORDS:
             continue
-        try:
-            attributes[column] = float(cell)
-        except ValueError:
-            problems.append(Problem(pointer=where, detail=f"expected a number for {column}, got {cell!r}"))
+        value = read_number(cell)
+        if value is None:
+            found = repr(cell) if cell else "an empty cell"
+            detail = f"expected a finite number of class {name!r}, found {found}"
+            problems.append(Problem(pointer=f"{where}, column {column!r}", detail=detail))
+        else:
+            attributes[column] = value
     return {
-        "id": row.get("id") or None,
-        "name": row.get("name") or row["class"],
-        "description": row.get("description"),
+        "id": row.cells.get("id") or None,
+        "name": name,
+        "description": row.cells.get("description") or None,
         "attributes": attributes,
     }

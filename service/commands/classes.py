@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import typer
 
-from model.classes import slug
 from model.errors import DataError
 from service.commands.class_files import read_attributes, read_documents
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
@@ -91,13 +90,22 @@ def add_class(
 
 @app.command("remove")
 def remove_classes(class_ids: list[str], url: Url = DEFAULT_URL, key: Key = None) -> None:
-    """Remove classes."""
-    from service.client import Client
+    """Remove classes; those that cannot be removed are listed at the end."""
+    from service.client import Client, ClientError
 
+    kept = []
     with Client(url, key=key) as client:
         for class_id in class_ids:
-            client.request("DELETE", _path(class_id))
-            print_line(f"removed {class_id}")
+            try:
+                client.request("DELETE", _path(class_id))
+            except ClientError as error:
+                if error.status is None:  # nobody answers, so the others cannot be removed either
+                    raise
+                kept.append(f"{class_id}: {error}")
+            else:
+                print_line(f"removed {class_id}")
+    if kept:
+        raise ClientError("\n".join([f"{len(kept)} of {len(class_ids)} classes were not removed", *kept]))
 
 
 @app.command("import")
@@ -185,11 +193,14 @@ def _image(file: Path) -> dict[str, str]:
 
 def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any]:
     given = {k: v for k, v in document.items() if v is not None}
-    if replace:
-        class_id = given.get("id") or slug(given["name"])
-        stored: dict[str, Any] = client.request("PUT", _path(class_id), json=given)
-    else:
+    stored: dict[str, Any]
+    if not replace:
         stored = client.request("POST", "/classes", json=given)
+    elif "id" in given:
+        stored = client.request("PUT", _path(given["id"]), json=given)
+    else:  # the service finds the class of this name, whatever its id
+        (item,) = client.request("POST", "/classes:batch", json={"mode": "upsert", "classes": [given]})["classes"]
+        stored = {**client.request("GET", _path(item["id"])), **item}
     return stored
 
 

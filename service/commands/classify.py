@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from model.errors import D3GZSLError, DataError
+from model.outside.folders import is_left_behind, printable
 from service.commands.classify_folder import Registry, classes_of, folder_to_file
 from service.commands.output import AsJson, Key, print_json, print_table
 
+if TYPE_CHECKING:
+    from service.client import Client
+
 _BATCH = 16
+_ABOUT_THE_IMAGE = (
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+"""Statuses of a request with one image that cannot be answered."""
 
 
 def classify(
@@ -58,32 +69,47 @@ def classify(
         raise DataError(
             "--engine, --workers, --batch, --resume and --overwrite are for folders: give --out FILE.parquet"
         )
-    files = [(str(path), _read_file(path)) for path in images]
+    meant = [path for path in images if path.name.startswith(".") or not is_left_behind(path.name)]
+    read = [(printable(str(path)), _read_file(path)) for path in meant or images]
+    files = [(name, found) for name, found in read if isinstance(found, bytes)]
+    if not files:
+        _refuse([_unread(name, str(found)) for name, found in read])
     if url is not None:
         answers = list(_remote(files, url, key, {"top_k": top_k, "scope": scope}))
     else:
         answers = list(_local(files, bundle, registry, top_k, scope))
-    results = [result for answer in answers for result in answer["results"]]
+    answered = (result for answer in answers for result in answer["results"])
+    results = [next(answered) if isinstance(found, bytes) else _unread(name, found) for name, found in read]
     if as_json:
-        print_json({**answers[0], "results": results})
+        print_json({**next((answer for answer in answers if "bundle" in answer), {}), "results": results})
     else:
         print_table(("image", "class", "kind", "probability", "novelty"), _rows(results))
     for result in results:
         for warning in result.get("warnings", ()):
             typer.echo(f"{result['id']}: {warning}", err=True)
+    _refuse(results)
+
+
+def _refuse(results: Sequence[dict[str, Any]]) -> None:
+    """Raise a DataError that lists the images without an answer, if there are any."""
     failed = [result for result in results if "error" in result]
     if failed:
         lines = (f"{result['id']}: {result['error']['detail']}" for result in failed)
         raise DataError(f"{len(failed)} of {len(results)} images could not be read\n" + "\n".join(lines))
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes | str:
+    """The bytes of a file, or why it cannot be read."""
     if path.is_dir():
-        raise DataError(f"{path}: a folder; its files are classified into a file with --out FILE.parquet")
+        return "a folder; its files are classified into a file with --out FILE.parquet"
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+        return str(error.strerror)
+
+
+def _unread(name: str, reason: str) -> dict[str, Any]:
+    return {"id": name, "error": {"detail": reason}}
 
 
 def _remote(
@@ -93,7 +119,33 @@ def _remote(
 
     with Client(url, key=key) as client:
         for some in _batches(files):
-            yield client.classify([(name[-256:], data) for name, data in some], **query)
+            yield from ask(client, [(name[-256:], data) for name, data in some], query)
+
+
+def ask(client: Client, files: Sequence[tuple[str, bytes]], query: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The answers of a service to some images: in halves where they are too much for one request.
+
+    Args:
+        client: of the service.
+        files: names and bytes.
+        query: parameters of POST /classify.
+
+    Raises:
+        ClientError: the service cannot be reached, or refuses for another reason than a single image.
+    """
+    from service.client import ClientError
+
+    try:
+        yield client.classify(files, **query)
+    except ClientError as error:
+        if len(files) == 1 and error.status in _ABOUT_THE_IMAGE:
+            yield {"results": [_unread(files[0][0], error.detail)]}
+        elif len(files) > 1 and error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            half = len(files) // 2
+            yield from ask(client, files[:half], query)
+            yield from ask(client, files[half:], query)
+        else:
+            raise
 
 
 def _local(
@@ -124,7 +176,7 @@ def _local(
             try:
                 decoded = decode(data, bundle.manifest.preprocess, max_bytes=len(data), max_pixels=DEFAULT_MAX_PIXELS)
             except D3GZSLError as error:
-                results.append({"id": name, "error": {"detail": str(error)}})
+                results.append(_unread(name, str(error)))
             else:
                 inputs.append(decoded.image)
                 warnings = {"warnings": list(decoded.warnings)} if decoded.warnings else {}

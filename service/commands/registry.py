@@ -41,7 +41,7 @@ def adopt(
     """
     from service.registry.adoption import adopt_registry
 
-    with _database(data_dir, database_url) as database:
+    with _database(bundle, data_dir, database_url) as database:
         loaded = _bundle(bundle)
         adopted = adopt_registry(database, loaded, _computing(loaded), track=_progress("classes"))
     if as_json:
@@ -58,6 +58,7 @@ def adopt(
 @app.command()
 def backup(
     file: _Backup,
+    bundle: _BundleDir = None,
     data_dir: _DataDir = None,
     database_url: _DatabaseUrl = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
@@ -66,7 +67,7 @@ def backup(
     """Write the whole registry with its history into one file; the service may go on running."""
     from service.registry.backup import write_backup
 
-    with _database(data_dir, database_url) as database:
+    with _database(bundle, data_dir, database_url) as database:
         head = write_backup(database, file, overwrite=overwrite)
     _print_head(f"{file} has", head, as_json)
 
@@ -74,6 +75,7 @@ def backup(
 @app.command()
 def restore(
     file: _Backup,
+    bundle: _BundleDir = None,
     data_dir: _DataDir = None,
     database_url: _DatabaseUrl = None,
     replace: Annotated[bool, typer.Option("--replace", help="Forget what the registry holds.")] = False,
@@ -82,7 +84,7 @@ def restore(
     """Make an empty registry what a backup says, in SQLite or PostgreSQL, whichever it came from."""
     from service.registry.backup import read_backup
 
-    with _database(data_dir, database_url, new=True) as database:
+    with _database(bundle, data_dir, database_url, new=True) as database:
         head = read_backup(database, file, replace=replace)
         name = database.name
     _print_head(f"{name} has", head, as_json)
@@ -102,7 +104,7 @@ def check(
     from service.classes.integrity import check_integrity
     from service.registry.log import ChangeLog
 
-    with _database(data_dir, database_url) as database:
+    with _database(bundle, data_dir, database_url) as database:
         loaded = _bundle(bundle)
         manifest = loaded.manifest
         log = ChangeLog(
@@ -127,17 +129,25 @@ def check(
 
 
 @contextmanager
-def _database(data_dir: Path | None, database_url: str | None, *, new: bool = False) -> Iterator[Database]:
+def _database(
+    bundle: Path | None, data_dir: Path | None, database_url: str | None, *, new: bool = False
+) -> Iterator[Database]:
     """The database that a service with these settings would use; one that is not there is only made where it may be."""
+    from model.bundle import read_manifest
     from service.errors import RegistryError
-    from service.registry.database import Database
+    from service.registry.database import Database, registry_dir
     from service.registry.database import database_url as url_of
+    from service.service import bundle_path
     from service.settings import load_settings
 
-    settings = load_settings(data_dir=data_dir, database_url=database_url)
-    url = url_of(settings.data_dir, settings.database_url)
+    settings = load_settings(bundle=bundle, data_dir=data_dir, database_url=database_url)
+    chosen = settings.data_dir
+    if chosen is None and settings.database_url is None:
+        chosen = registry_dir(settings, read_manifest(bundle_path(settings.bundle)).bundle_id)
+    url = url_of(chosen or Path(), settings.database_url)
     if not new and url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        raise RegistryError(f"there is no registry at {url.database}")
+        hint = "" if settings.data_dir or settings.database_url else "; name another one with --data-dir"
+        raise RegistryError(f"there is no registry at {url.database}{hint}")
     database = Database(url)
     try:
         yield database

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from service.settings import PREFIX, CommaSeparated, Settings, load_settings
+from service.settings import PREFIX, CommaSeparated, Settings, ignored_variables, load_settings
 from service.telemetry import logs
+
+log = logging.getLogger(__name__)
 
 
 def serve(**flags: Any) -> None:
     """Serve a bundle over HTTP; every flag is also an environment variable."""
     settings = load_settings(**flags)
     logs.configure(form=settings.log_format, level=settings.log_level)
+    for sentence in ignored_variables():
+        log.warning(sentence)
 
     from service.server import supervisor
     from service.server.supervisor import bind

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id, slug
+from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id
 from model.errors import AttributesError, InvalidInputError, Problem
+from model.outside.names import slug
 from model.vocabulary import MOST_GUESSED, Vocabulary
 from service.classes.class_table import KnownClass
+from service.classes.edits import Find, with_free_ids
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
     InvalidBatchError,
@@ -36,11 +38,13 @@ class DescribedClass:
         entry: the class.
         filled: attributes that were not given and took the vocabulary's mean.
         out_of_range: attributes beyond the range of the training classes.
+        id_made: whether its id was made from its name.
     """
 
     entry: ClassEntry
     filled: tuple[str, ...]
     out_of_range: tuple[str, ...]
+    id_made: bool = False
 
 
 def read_class(
@@ -74,7 +78,19 @@ def read_class(
         description=document.description,
         metadata=document.metadata,
     )
-    return DescribedClass(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values))
+    made = class_id is None and document.id is None
+    return DescribedClass(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values), id_made=made)
+
+
+def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedClass]:
+    """The classes as they will be stored: an id made from a name that a class of another name has gets a suffix.
+
+    Args:
+        described: the classes of one request.
+        find: the class with an id, in the newest class table.
+    """
+    entries = with_free_ids([(one.entry, one.id_made) for one in described], find)
+    return [replace(one, entry=entry) for one, entry in zip(described, entries, strict=True)]
 
 
 def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[DescribedClass]:
@@ -83,26 +99,23 @@ def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Descri
     Raises:
         InvalidBatchError: names everything that is wrong with each.
     """
-    described: list[DescribedClass] = []
-    problems: list[Problem] = []
+    described: dict[int, DescribedClass] = {}
+    problems: dict[int, list[Problem]] = {}
     places: dict[str, int] = {}
-    refused = 0
     for i, item in enumerate(given):
         try:
-            one = read_class(item, vocabulary, guesses=max(0, MOST_GUESSED - len(problems)))
+            described[i] = read_class(item, vocabulary, guesses=max(0, MOST_GUESSED - len(problems)))
         except InvalidInputError as error:
-            refused += 1
-            problems += [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
-            continue
+            problems[i] = [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
+    for i, one in zip(described, with_ids([*described.values()], lambda _id: None), strict=True):
         first = places.setdefault(one.entry.id, i)
         if first != i:
-            refused += 1
             detail = f"expected an id of its own, got {one.entry.id!r}, which /classes/{first} has too"
-            problems.append(Problem(pointer=f"/classes/{i}/id", detail=detail))
-        described.append(one)
+            problems[i] = [Problem(pointer=f"/classes/{i}/id", detail=detail)]
     if problems:
-        raise InvalidBatchError(f"{refused} of {len(given)} classes are not valid", problems)
-    return described
+        named = [problem for i in sorted(problems) for problem in problems[i]]
+        raise InvalidBatchError(f"{len(problems)} of {len(given)} classes are not valid", named)
+    return [*described.values()]
 
 
 def read_words(given: object) -> dict[str, Any]:
@@ -163,11 +176,7 @@ def _attributes(
 
 def _chosen_id(document: ClassDocument, class_id: str | None, wrong: Wrong) -> str | None:
     if class_id is None:
-        made = document.id or slug(document.name)
-        if not made:
-            detail = f"expected an id, as none can be made from {document.name!r}"
-            wrong.append((InvalidClassIdError, Problem(pointer="/id", detail=detail)))
-        return made or None
+        return document.id or slug(document.name)
     if not is_class_id(class_id):
         detail = f"expected a slug that fits {CLASS_ID_PATTERN}, got {class_id[:100]!r}"
         wrong.append((InvalidClassIdError, Problem(pointer="/path/class_id", detail=detail)))

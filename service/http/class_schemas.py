@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from model.classes import CLASS_ID_PATTERN, MAX_NAME_LENGTH, Kind
+from model.classes import CLASS_ID_PATTERN, Kind
+from model.outside.names import MAX_NAME_LENGTH, clean_name, name_fault
 from service.http.images import JsonImage
 from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, ReadQuery
 
@@ -28,20 +29,33 @@ Attributes = Annotated[
         }
     ),
 ]
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH, description="What people call the class.")]
+
+
+def _clean(text: str) -> str:
+    name = clean_name(text)
+    if (fault := name_fault(name)) is not None:
+        raise ValueError(fault)
+    return name
+
+
+Name = Annotated[
+    str,
+    AfterValidator(_clean),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_NAME_LENGTH,
+            "description": "What people call the class; kept in Unicode's normal form C, without spaces around it.",
+        }
+    ),
+]
 Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH, description="Free text.")]
 Metadata = Annotated[dict[str, JsonValue], Field(description="Free JSON object of at most 16 KiB.")]
 
 
 class _ClassText(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-
-    @field_validator("name", check_fields=False)
-    @classmethod
-    def _readable(cls, name: str) -> str:
-        if not name.isprintable() or not name.strip():
-            raise ValueError("expected a name of printable characters")
-        return name
 
     @field_validator("metadata", check_fields=False)
     @classmethod

@@ -11,6 +11,7 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.head import Row
+from model.outside.names import clean_name
 from service.errors import RegistryError
 from service.registry.change import Change
 from service.registry.database import Database
@@ -100,7 +101,7 @@ def _last_documents(connection: sa.Connection, base: int) -> dict[str, tuple[Cla
 
 
 def _check_vocabulary(database: Database, bundle: Bundle, names: list[str]) -> None:
-    own = list(bundle.manifest.vocabulary.names)
+    own, names = (list(map(clean_name, them)) for them in (bundle.manifest.vocabulary.names, names))
     if names != own:
         different = [f"{a!r} for {b!r}" for a, b in zip(names, own, strict=False) if a != b]
         raise RegistryError(

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +16,11 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
+from model.errors import MissingDependencyError
 from service.errors import RegistryDamagedError, RegistryError, StorageError
 from service.registry.postgres import HasSocket, limited, open_engine
 from service.registry.sqlite_file import SqliteFile, connect, damaged, is_corruption, prepare
+from service.settings import Settings, default_data_dir
 
 FILE = "registry.sqlite3"
 CURRENT_REVISION = "0001"
@@ -34,6 +36,35 @@ _LONG = 600.0
 """Seconds that reading or writing a whole registry may take."""
 _SLOW, _REST = 1.0, 2.0
 """Seconds after which a failure counts as a server that hangs, and for which nobody asks it again."""
+
+
+def registry_dir(settings: Settings, bundle_id: str) -> Path:
+    """The data directory of a bundle: the chosen one, or one of its own among those of all bundles.
+
+    A registry that lies directly in the directory of all bundles, where every bundle once had it, stays that of its
+    bundle.
+
+    Raises:
+        RegistryError: there is a registry directly in the directory of all bundles, and it cannot be read.
+    """
+    if settings.data_dir is not None:
+        return settings.data_dir
+    folder = default_data_dir()
+    return folder if _owner(folder / FILE) == bundle_id else folder / bundle_id
+
+
+def _owner(file: Path) -> str | None:
+    """Id of the bundle that a SQLite registry belongs to; None where there is none."""
+    if not file.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT bundle_id FROM registry").fetchone()
+    except sqlite3.Error as error:
+        raise RegistryError(
+            f"the registry {file} cannot be read: {error}; name another place with --data-dir"
+        ) from None
+    return None if found is None else str(found[0])
 
 
 def database_url(data_dir: Path, given: str | None) -> URL:

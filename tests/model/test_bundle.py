@@ -244,6 +244,7 @@ def test_what_decides_rows_cannot_be_changed_unnoticed(path: Path, edit: Callabl
         (lambda f: f["classes"][0]["attributes"].pop(), "class 'ruby' has 2 attributes, the vocabulary has 3"),
         (lambda f: f["classes"][0].update(kind="known"), "kind must be seen or unseen"),
         (lambda f: f["classes"][0].update(id="../x"), "slug"),
+        (lambda f: f["classes"][1].update(name="two\nlines"), r"/classes/1/name: expected .* got U\+000A"),
         (lambda f: f["classes"][0].pop("name"), "'name' is missing"),
         (lambda f: f["classes"].pop(), "weight must be float32 3x4"),
         (lambda f: f["head"].update(kind="mystery"), "head kind must be lda, got 'mystery'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -178,3 +179,12 @@ def test_a_vocabulary_that_makes_no_sense_is_refused(change: dict[str, object], 
     }
     with pytest.raises(BundleError, match=complaint):
         Vocabulary.from_json({**fields, **change})
+
+
+def test_attributes_are_found_in_either_normal_form() -> None:
+    vocabulary = Vocabulary.from_classes(["größe", "red"], np.eye(2), offset=0, scale=1, unit_length=False)
+    decomposed = unicodedata.normalize("NFD", "größe")
+    values, filled = vocabulary.resolve({decomposed: 1.0})
+    assert (values.tolist(), filled) == ([1.0, 0.5], ("red",))
+    with pytest.raises(AttributesError, match="in two spellings"):
+        vocabulary.resolve({decomposed: 1.0, "größe": 1.0})

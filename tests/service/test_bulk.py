@@ -20,6 +20,7 @@ import pytest
 
 from model.bundle import Bundle
 from model.errors import BundleError, DataError
+from model.outside.folders import printable
 from service.bulk import results, run
 from service.bulk.classifier import Classifier
 from service.bulk.job import (
@@ -28,7 +29,6 @@ from service.bulk.job import (
     Job,
     files_under,
     locked,
-    printable,
     read_class_table,
     read_part,
     write_class_table,
@@ -152,6 +152,9 @@ def test_what_counts_as_a_file(tmp_path: Path) -> None:
     root = tmp_path / "in"
     for name in ("b/2.png", "b/1.png", "a.png", "z.png", "b/c/3.png", ".hidden/x.png", "b/.x.png", "out/part.parquet"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for name in ("Thumbs.db", "b/desktop.ini", "b/@eaDir/1.png", "__MACOSX/a.png"):  # left behind by desktops
+        (root / name).parent.mkdir(exist_ok=True)
         (root / name).touch()
     (root / "link.png").symlink_to("a.png")
     (root / "broken.png").symlink_to("nothing")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import service.service
+from service.client import Client, ClientError
+from service.commands.classify import ask
 from service.keys import digest
 from tests.service.processes import Server, command, serving
 from tests.service.tiny import NAMES, VIOLET, png
@@ -90,8 +94,46 @@ def test_images_that_cannot_be_read_are_named_beside_the_others(
         good, bad = json.loads(result.stdout)["results"]
         assert good["predictions"][0]["class_id"] == "reddish"
         assert "error" in bad
-    assert "none.png" in failed("classify", tmp_path / "none.png", "--bundle", bundle_dir)
+        for wrong in (tmp_path / "bad.png", tmp_path / "none.png", tmp_path):
+            assert f"1 of 1 images could not be read\n{wrong}: " in failed("classify", wrong, *where)
+        (tmp_path / "Thumbs.db").write_text("x")  # as `photos/*` names it
+        asked = (images[0], tmp_path / "none.png", tmp_path, tmp_path / "Thumbs.db", images[1], "--json", *where)
+        result = command("classify", *asked)
+        assert result.returncode == 2
+        assert f"2 of 4 images could not be read\n{tmp_path / 'none.png'}: No such file" in result.stderr
+        found = json.loads(result.stdout)
+        assert [list(r)[-1] for r in found["results"]] == ["predictions", "error", "error", "predictions"]
+        assert found["registry_version"] >= 0
     assert "exclude each other" in failed("classify", images[0], "--bundle", bundle_dir, "--url", server.url)
+
+
+def test_images_that_are_too_much_for_one_request_are_sent_in_several() -> None:
+    sent: list[list[str]] = []
+
+    def small(request: httpx.Request) -> httpx.Response:
+        """A service that takes two images at once, none of them larger than three bytes."""
+        images = {image["id"]: b64decode(image["data"]) for image in json.loads(request.content)["images"]}
+        sent.append(list(images))
+        if len(images) > 2 or max(map(len, images.values())) > 3:
+            problem = {"title": "Too large", "detail": "expected less", "errors": []}
+            return httpx.Response(413, json=problem)
+        return httpx.Response(200, json={"bundle": "b", "results": [{"id": name} for name in images]})
+
+    files = [(f"{i}.png", b"x" * (9 if i == 4 else 1)) for i in range(5)]
+    with Client("http://127.0.0.1:1", transport=httpx.MockTransport(small)) as client:
+        results = [result for answer in ask(client, files, {}) for result in answer["results"]]
+    assert [result["id"] for result in results] == [name for name, _ in files]
+    assert [result.get("error") for result in results] == [None, None, None, None, {"detail": "expected less"}]
+    assert sent[-1] == ["4.png"]
+
+    def refusing(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"title": "A key", "detail": "is needed", "errors": []})
+
+    with (
+        Client("http://127.0.0.1:1", transport=httpx.MockTransport(refusing)) as client,
+        pytest.raises(ClientError, match="A key: is needed"),
+    ):
+        list(ask(client, files, {}))
 
 
 def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
@@ -101,6 +143,10 @@ def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
     assert "1 attributes took their mean" in said
     assert "already" in failed("classes", "add", "Violet", "--attributes", "[0.9, 0, 0.9]", *url)
     ran("classes", "add", "Violet", "--attributes", "[0.9, 0, 0.9]", "--replace", *url)
+    ran("classes", "add", "Violet#", "--attributes", "[0.9, 0, 0.8]", *url)
+    again = json.loads(ran("classes", "add", "Violet#", "--attributes", "[0.9, 0, 0.7]", "--replace", "--json", *url))
+    assert (again["id"], again["status"], again["attributes"]) == ("violet-2", "replaced", [0.9, 0, 0.7])
+    ran("classes", "remove", "violet-2", *url)
 
     listed = json.loads(ran("classes", "list", "--json", "--kind", "unseen", *url))
     assert [c["id"] for c in listed] == ["bluish", "violet"]
@@ -109,7 +155,9 @@ def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
     assert shown["attributes"] == [0.9, 0, 0.9]
     assert "green" in ran("classes", "show", "violet", *url)
 
-    assert ran("classes", "remove", "violet", *url) == "removed violet\n"
+    result = command("classes", "remove", "nobody", "violet", *url)
+    assert (result.returncode, result.stdout) == (2, "removed violet\n")
+    assert "1 of 2 classes were not removed\nnobody: The class does not exist" in result.stderr
     assert "The class does not exist" in failed("classes", "show", "violet", *url)
     assert "Seen classes cannot be changed" in failed("classes", "remove", "reddish", *url)
     wrong = failed("classes", "add", "Violet", "--attributes", "rde=1", *url)
@@ -173,8 +221,20 @@ def test_a_class_is_tried_out(fresh: Server, images: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "class,red,green,blue\nx,1,2,many\n", "a.csv:2: expected a number for blue, got 'many'"),
-        ("a.csv", "class,red,green,blue\nx,1,2\n", "a.csv:2: expected as many cells as the header has"),
+        (
+            "a.csv",
+            "class,red,green,blue\nx,1,2,many\n",
+            "a.csv line 2, column 'blue': expected a finite number of class 'x', found 'many'",
+        ),
+        ("a.csv", "class,red,green,blue\nx,1,2\n", "a.csv line 2: expected 4 cells as in line 1, found 3"),
+        (
+            "a.csv",
+            "class,red,,blue\nx,1,,2\n",
+            "a.csv line 1: expected a name for every column, found none for column 3",
+        ),
+        ("a.csv", "class;red\nx;1\n", "a.csv line 1: expected columns separated by commas"),
+        ("a.csv", "class,red,red\nx,1,1\n", "a.csv line 1: expected every column once, found 'red' 2 times"),
+        ("a.csv", "class,red\nx,inf\n", "found 'inf'"),
         ("a.csv", "red,green,blue\n1,2,3\n", "expected a header with the column class or name"),
         ("a.json", '{"name": "x"}', "expected a JSON list of objects with a name"),
         ("a.json", "{", "is not JSON"),
@@ -183,6 +243,33 @@ def test_a_class_is_tried_out(fresh: Server, images: list[Path]) -> None:
 def test_files_that_cannot_be_imported_are_named(tmp_path: Path, name: str, text: str, words: str) -> None:
     (tmp_path / name).write_text(text)
     assert words in failed("classes", "import", tmp_path / name, "--url", "http://127.0.0.1:9")
+
+
+def test_a_table_as_spreadsheets_write_it_is_imported(fresh: Server, tmp_path: Path) -> None:
+    table = tmp_path / "classes.csv"
+    table.write_bytes(b"\xef\xbb\xbfclass,red,green,blue,,\r\ntrail,0.1,0.2,0.3,,\r\n,,,,,\r\n\r\n")
+    assert ran("classes", "import", table, "--url", fresh.url).startswith("trail is in version")
+    assert json.loads(ran("classes", "show", "trail", "--json", "--url", fresh.url))["attributes"] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": "socks5://127.0.0.1:9"},
+        {"all_proxy": "socks://127.0.0.1:1080/", "NO_PROXY": "localhost,[::1]"},
+        {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "fd07:b51a:cc66:f0::/64"},
+    ],
+)
+def test_a_service_on_this_machine_is_reached_whatever_the_proxies(server: Server, variables: dict[str, str]) -> None:
+    assert "Reddish" in ran("classes", "list", "--url", server.url, **variables)
+
+
+def test_a_proxy_that_does_not_work_is_named_by_its_variable() -> None:
+    wanted = ("classes", "list", "--url", "http://service.invalid")
+    assert "ALL_PROXY (socks5://127.0.0.1:9): SOCKS proxies need" in failed(*wanted, ALL_PROXY="socks5://127.0.0.1:9")
+    said = failed(*wanted, HTTP_PROXY="http://me:secret@127.0.0.1:9", NO_PROXY="[::1]")
+    assert "through the proxy of HTTP_PROXY (http://127.0.0.1:9); NO_PROXY=service.invalid asks" in said
+    assert "secret" not in said
 
 
 def test_a_service_that_is_not_there_is_named() -> None:
@@ -194,11 +281,23 @@ def test_a_bundle_is_inspected_and_verified(bundle_dir: Path, tmp_path: Path) ->
     said = ran("bundle", "inspect", bundle_dir)
     for words in ("tiny.onnx, 6 features", "2 seen, 1 unseen", "lda, 4 dimensions", "test.H"):
         assert words in said
+    assert "--full" not in said
     assert json.loads(ran("bundle", "inspect", bundle_dir, "--json"))["schema_version"] == 1
     assert "is whole" in ran("bundle", "verify", bundle_dir)
     assert json.loads(ran("bundle", "verify", bundle_dir, "--json"))["ok"] is True
     for name in ("inspect", "verify"):
         assert "no bundle at" in failed("bundle", name, tmp_path / "none")
+
+
+def test_a_bundle_is_inspected_on_one_screen() -> None:
+    said = ran("bundle", "inspect", service.service.EMBEDDED_BUNDLE, COLUMNS="80")
+    assert len(said.splitlines()) <= 24
+    for words in ("lda.H", "novelty.auroc", "validation.H", "evaluate", "more results with --full"):
+        assert words in said
+    assert "per_class" not in said
+    full = ran("bundle", "inspect", service.service.EMBEDDED_BUNDLE, "--full")
+    assert "lda.per_class.red-checked-circle" in full
+    assert "--full" not in full
 
 
 def test_verify_finds_what_inspect_does_not_read(bundle_dir: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from model.bundle import Bundle
 from service.classes.registrar import Registrar
 from service.errors import RegistryError, UnknownVersionError
 from service.registry.change import Change
-from service.registry.database import Database, database_url
+from service.registry.database import FILE, Database, database_url, registry_dir
 from service.registry.log import ChangeLog
 from service.service import Service
 from service.settings import Settings
@@ -302,3 +302,26 @@ def test_a_row_that_the_bundle_would_not_make_is_found(bundle_dir: Path, tmp_pat
     result = command("registry", "check", "--bundle", bundle_dir, "--data-dir", tmp_path)
     assert (result.returncode, result.stdout.count("\n")) == (1, 1)
     assert "the row of 'lime' is" in result.stdout
+
+
+def test_every_bundle_has_a_data_directory_of_its_own(
+    bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    all_bundles, own, other = tmp_path / "d3gzsl", Bundle.load(bundle_dir).manifest.bundle_id, "0" * 32
+    settings = Settings(bundle=bundle_dir, threads=1)
+    assert registry_dir(settings, own) == all_bundles / own
+    Service.open(settings).close()
+    assert (all_bundles / own / FILE).exists()
+    assert succeeds("check", "--bundle", bundle_dir)["ok"]
+    succeeds("backup", tmp_path / "backup.jsonl", "--bundle", bundle_dir)
+    assert registry_dir(settings, other) == all_bundles / other
+    assert registry_dir(Settings(data_dir=tmp_path / "chosen"), own) == tmp_path / "chosen"
+
+    # A registry from before lies directly there, and stays that of its bundle.
+    (all_bundles / own / FILE).rename(all_bundles / FILE)
+    assert registry_dir(settings, own) == all_bundles
+    assert registry_dir(settings, other) == all_bundles / other
+    (all_bundles / FILE).write_bytes(b"no database" * 100)
+    with pytest.raises(RegistryError, match=r"cannot be read: .*--data-dir"):
+        registry_dir(settings, own)

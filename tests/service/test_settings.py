@@ -8,7 +8,7 @@ import pytest
 from service.commands.serve import serve
 from service.errors import SettingsError
 from service.keys import Keys, digest, new_key
-from service.settings import Settings, default_data_dir, load_settings
+from service.settings import Settings, default_data_dir, ignored_variables, load_settings
 
 
 def test_flags_lie_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +30,23 @@ def test_wrong_settings_are_named_all_at_once(monkeypatch: pytest.MonkeyPatch) -
         load_settings(batch_size="0", log_level="loud")
 
     assert [p.pointer for p in caught.value.problems] == ["D3GZSL_PORT", "--batch-size", "--log-level"]
+
+
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("D3GZSL_SERVICE_PORT", "8000")
+    monkeypatch.setenv("D3GZSL_PORT_8000_TCP_ADDR", "10.96.0.17")
+    monkeypatch.setenv("D3GZSL_PORT", "tcp://10.96.0.17:8000")
+    assert load_settings().port == 8000
+    assert load_settings(port=9001).port == 9001
+    (said,) = ignored_variables()
+    assert said.startswith("D3GZSL_PORT=tcp://10.96.0.17:8000 is ignored: Kubernetes sets it")
+    monkeypatch.setenv("D3GZSL_PORT", "udp://[fd00::1]:53")
+    assert load_settings().port == 8000
+    for wrong in ("tcp://", "http://10.96.0.17:8000", "8000/tcp"):
+        monkeypatch.setenv("D3GZSL_PORT", wrong)
+        assert ignored_variables() == []
+        with pytest.raises(SettingsError, match="D3GZSL_PORT"):
+            load_settings()
 
 
 def test_a_queue_that_cannot_hold_one_request_is_refused() -> None:

@@ -72,8 +72,16 @@ def test_from_features_to_a_bundle(run: Command, store_dir: Path, tmp_path: Path
     status, printed, _ = run("export", out, "--out", bundle)
     assert status == 0
     identity = Bundle.load(bundle).manifest.bundle_id
-    assert printed == f"{bundle}: bundle {identity}; next: d3gzsl serve --bundle {bundle}\n"
+    assert printed.startswith(f"{bundle}: bundle {identity}; next: d3gzsl serve --bundle {bundle}\n")
     assert names(tmp_path) == ["bundle", "run"]
+
+    metrics = {**first, "lda": {**first["lda"], "H": 0.1234}}
+    (out / METRICS).write_text(json.dumps(metrics))
+    spaced = tmp_path / "a bundle"
+    status, printed, _ = run("export", out, "--out", spaced)
+    own = Bundle.load(spaced).manifest.metrics["lda"]["H"]
+    assert f"next: d3gzsl serve --bundle '{spaced}'\nH {own:.3f} with the rows of this bundle" in printed
+    assert "where `evaluate` has 0.123: each makes the rows of unseen classes with noise of its own" in printed
 
 
 def test_json(run: Command, store_dir: Path, tmp_path: Path) -> None:

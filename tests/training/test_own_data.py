@@ -56,7 +56,7 @@ def test_byte_order_mark_spaces_blank_lines_and_column_order(root: Path) -> None
 def test_what_a_bundle_would_not_take_is_named_where_it_stands(root: Path) -> None:
     write_lines(root, "class,split,furry,wet", f"{201 * 'a'},unseen,1,2", "wolf,seen,1e13,nan")
     found = problems_of(root)
-    assert found["classes.csv line 2"] == ["expected a class name of 1 to 200 characters, found 201"]
+    assert found["classes.csv line 2, column 'class'"] == ["expected 1 to 200 characters, got 201"]
     assert found["classes.csv line 3, column 'furry'"] == ["expected a number of at most 1e+12 in size, found 1e13"]
     assert "classes.csv line 3, column 'wet'" in found
 
@@ -96,6 +96,7 @@ def test_names_every_problem_at_once(root: Path) -> None:
         ("name,split,furry", "classes.csv line 1", "expected a column 'class', found none"),
         ("class,kind,furry", "classes.csv line 1", "expected a column 'split', found none"),
         ("class,split", "classes.csv line 1", "expected at least one attribute column, found none"),
+        ("class", "classes.csv line 1", "expected a column 'split', found none"),
         ("class,split,wet,wet", "classes.csv line 1", "expected every column once, found 'wet' 2 times"),
         ("class,split,,wet", "classes.csv line 1", "expected a name for every column, found none for column 3"),
         ("class;split;wet", "classes.csv line 1", "expected columns separated by commas"),
@@ -125,22 +126,93 @@ def test_unclosed_quote(root: Path) -> None:
     assert pointer.startswith("classes.csv line ")
 
 
-def test_names_that_give_the_same_id(root: Path) -> None:
-    write_table(root, {**CLASSES, "blue whale": ("seen", (1, 1))})
-    details = problems_of(root)["classes.csv line 5"]
-    assert details == ["'blue whale' and 'Blue Whale' of line 3 both give the id 'blue-whale'"]
+def test_names_that_give_the_same_id_get_a_suffix(root: Path) -> None:
+    write_table(root, {**CLASSES, "blue-whale": ("seen", (1, 1))})
+    write_photo(root / "images" / "blue-whale" / "a.png", 1)
+    data = read_own_photos(root)
+    assert [(c.id, c.name) for c in data.classes if "whale" in c.id] == [
+        ("blue-whale", "Blue Whale"),
+        ("blue-whale-2", "blue-whale"),
+    ]
+    assert {path.split("/")[1] for path, index in data.images if data.classes[index].id == "blue-whale-2"} == {
+        "blue-whale"
+    }
+    assert "the class 'blue-whale' gets the id 'blue-whale-2', as another one has 'blue-whale'" in data.warnings
 
 
-def test_folders_that_give_the_same_id(root: Path) -> None:
+def test_two_folders_of_one_class(root: Path) -> None:
     write_photo(root / "images" / "blue-whale" / "a.png", 1)
     assert problems_of(root) == {
-        "images/blue-whale": ["this folder and images/Blue Whale both belong to the class with the id 'blue-whale'"]
+        "images/blue-whale": ["this folder and images/Blue Whale both belong to the class 'Blue Whale'"]
     }
 
 
-def test_class_names_without_an_id(root: Path) -> None:
-    write_table(root, {**CLASSES, "狐": ("unseen", (1, 1))})
-    assert problems_of(root)["classes.csv line 5"] == ["expected a class name with Latin letters or digits, found '狐'"]
+def test_names_of_every_script_train(root: Path) -> None:
+    names = ("猫 1", "犬 1", "گربه\u200cسان", "Cafe\u0301")
+    write_table(root, {**CLASSES, **dict.fromkeys(names, ("unseen", (1, 1)))})
+    write_photo(root / "images" / "Caf\u00e9" / "a.png", 1)
+    data = read_own_photos(root)
+    made = {c.name: c.id for c in data.classes[3:]}
+    assert list(made) == ["猫 1", "犬 1", "گربه\u200cسان", "Café"]
+    assert len(set(made.values())) == 4
+    assert made["Café"] == "cafe"
+    assert any(data.classes[index].name == "Café" for _, index in data.images)
+
+
+def test_ids_and_descriptions_of_the_table(root: Path) -> None:
+    write_lines(
+        root,
+        "class,split,furry,wet,id,description",
+        "ape,seen,1,0,the-ape,Hairy.",
+        "Blue Whale,seen,0,1",
+        "fox,unseen,1,1,blue-whale,",
+    )
+    assert [(c.id, c.description) for c in read_own_photos(root).classes] == [
+        ("the-ape", "Hairy."),
+        ("blue-whale-2", ""),
+        ("blue-whale", ""),
+    ]
+    write_lines(root, "class,split,furry,wet,id", "ape,seen,1,0,x", "Blue Whale,seen,0,1,x", "fox,unseen,1,1,A b")
+    found = problems_of(root)
+    assert found["classes.csv line 3"] == ["expected an id of its own, 'x' is also in line 2"]
+    assert "found 'A b'" in found["classes.csv line 4, column 'id'"][0]
+
+
+def test_a_table_as_spreadsheets_write_it(root: Path) -> None:
+    plain = read_own_photos(root)
+    text = (root / "classes.csv").read_text()
+    (root / "classes.csv").write_text("".join(f"{line},,\n" for line in text.splitlines()) + ",,,,,\n\n,\n")
+    assert read_own_photos(root) == plain
+    write_lines(
+        root, "class,split,furry,wet,,", *(f"{line},," for line in text.splitlines()[1:-1]), "fox,unseen,1,1,,x"
+    )
+    assert problems_of(root)["classes.csv line 1"] == ["expected a name for every column, found none for column 5, 6"]
+
+
+def test_a_line_break_in_a_name_is_named(root: Path) -> None:
+    write_lines(root, "class,split,furry,wet", "ape,seen,1,0", "Blue Whale,seen,0,1", '"fox\nhound",unseen,1,1')
+    assert "U+000A" in problems_of(root)["classes.csv line 5, column 'class'"][0]
+
+
+def test_what_desktops_leave_behind_is_no_image(root: Path) -> None:
+    plain = read_own_photos(root)
+    for folder in (root / "images", root / "images" / "ape"):
+        for name in ("desktop.ini", "Thumbs.db", "ehthumbs.db", ".DS_Store"):
+            (folder / name).write_text("x")
+        for name in ("@eaDir", "__MACOSX"):
+            (folder / name).mkdir()
+            (folder / name / "a.png").write_text("x")
+    assert read_own_photos(root) == plain
+
+
+def test_the_same_photo_in_two_classes_is_a_warning(root: Path) -> None:
+    photo = root / "images" / "ape" / "00.png"
+    (root / "images" / "fox" / "copy.png").write_bytes(photo.read_bytes())
+    (root / "images" / "ape" / "again.png").write_bytes(photo.read_bytes())
+    (root / "images" / "ape" / "broken.png").symlink_to(root / "nowhere")
+    assert read_own_photos(root).warnings == (
+        "the same photo is in the classes 'ape', 'fox': images/ape/00.png, images/ape/again.png, images/fox/copy.png",
+    )
 
 
 def test_folder_is_found_by_the_id_of_its_name(root: Path) -> None:

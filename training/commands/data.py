@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -201,6 +202,6 @@ def fetch(
     sentence = (
         f"{fetched.path}: {known}, {rows['trainval']} training rows, {rows['test_seen']} test rows of "
         f"{classes['seen']} seen and {rows['test_unseen']} of {classes['unseen']} unseen classes ({state}); "
-        f"next: d3gzsl-train fit {fetched.path}{option} --out RUN_DIR"
+        f"next: d3gzsl-train fit {shlex.quote(str(fetched.path))}{option} --out RUN_DIR"
     )
     console.result(fields, sentence, as_json=as_json)

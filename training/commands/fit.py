@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,7 +134,7 @@ def _sentence(fields: dict[str, Any]) -> str:
         lines.append(f"best: trial {best['number']}, validation H {best['H']:.3f} at epoch {best['epochs']}")
         lines += [f"  {name} = {value}" for name, value in best["settings"].items()]
         if fields["out"] is not None:
-            lines.append(f"next: d3gzsl-train fit DATA --recipe {fields['out']} --out RUN_DIR")
+            lines.append(f"next: d3gzsl-train fit DATA --recipe {shlex.quote(str(fields['out']))} --out RUN_DIR")
     return "\n".join(lines)
 
 
@@ -244,8 +245,10 @@ def fit(
     choice = {"epochs": selected.epochs, "head": selected.head.name, "validation_H": selected.validation["H"]}
     fields = {"out": str(out), "selected": choice, "metrics": finished.metrics}
     where = "validation" if config.selection.protocol == "validation" else "THE TEST IMAGES"
+    run_dir = shlex.quote(str(out))
+    after = f"evaluate {run_dir}" if dataset.testable else f"export {run_dir} --out BUNDLE"
     sentence = (
         f"{out}: trained for {console.plural(selected.epochs, 'epoch')}, chosen on {where} "
-        f"(H {selected.validation['H']:.3f}); next: d3gzsl-train evaluate {out}"
+        f"(H {selected.validation['H']:.3f}); next: d3gzsl-train {after}"
     )
     console.result(fields, sentence, as_json=as_json)

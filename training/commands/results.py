@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,8 @@ def table(metrics: dict[str, Any]) -> str:
         f"  {rows['trainval']} training rows, {rows['test_seen']} test rows of {protocol['classes']['seen']} seen and "
         f"{rows['test_unseen']} of {protocol['classes']['unseen']} unseen classes; seed {protocol['seed']}",
         f"  split: {split.get('rule', split)}",
+        "  the rows of unseen classes are made with noise of this run; a bundle makes its own, so its U, S and H may "
+        "differ a little",
     ]
     return "\n".join(lines)
 
@@ -103,14 +106,33 @@ def export(
             written = run(dataset, trained, out, int8=plan, overwrite=overwrite)
     else:
         written = run(dataset, trained, out, overwrite=overwrite)
-    sentence = f"{out}: bundle {written['bundle_id']}; next: d3gzsl serve --bundle {out}"
+    sentence = f"{out}: bundle {written['bundle_id']}; next: {_serve(out)}"
     if int8:
         found = written["metrics"]["int8"]
         sentence += (
             f"\nH on {found['images']} {found['measured_on']}: {100 * found['int8']['H']:.2f} in int8, "
             f"{100 * found['fp32']['H']:.2f} in float32"
         )
-    console.result({"out": str(out), **written}, sentence, as_json=as_json)
+    console.result({"out": str(out), **written}, sentence + _why_other(written, run_dir), as_json=as_json)
+
+
+def _serve(bundle: Path) -> str:
+    return f"d3gzsl serve --bundle {shlex.quote(str(bundle))}"
+
+
+def _why_other(written: dict[str, Any], run_dir: Path) -> str:
+    """A line that says why H of the bundle is not that of `evaluate`, where it is another."""
+    from training.runs.contents import METRICS, read_json
+
+    if "lda" not in written["metrics"] or not (run_dir / METRICS).exists():
+        return ""
+    own, evaluated = (f"{metrics['lda']['H']:.3f}" for metrics in (written["metrics"], read_json(run_dir / METRICS)))
+    if own == evaluated:
+        return ""
+    return (
+        f"\nH {own} with the rows of this bundle, where `evaluate` has {evaluated}: each makes the rows of unseen "
+        "classes with noise of its own"
+    )
 
 
 def demo(

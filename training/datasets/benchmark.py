@@ -15,8 +15,9 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.classes import ClassEntry, slug
+from model.classes import ClassEntry
 from model.errors import DataError
+from model.outside.names import id_candidates
 from model.vocabulary import Vocabulary
 from training.datasets.benchmark_rules import (
     OLD,
@@ -35,7 +36,6 @@ from training.datasets.matfile import MatFile, first
 FEATURES = "res101.mat"
 SPLITS = {"att": "att_splits.mat", "sent": "sent_splits.mat"}
 _UNIT = 1e-3  # how far a length may be from 1 to count as 1
-_ID_LENGTH = 64
 
 
 def is_benchmark(folder: Path) -> bool:
@@ -124,15 +124,10 @@ def load_benchmark(folder: Path, *, splits: str | None = None) -> Dataset:
 
 
 def unique_ids(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Slugs of the names; a second class of the same slug gets `-2`, one without a slug `class-` and its number."""
+    """Slugs of the names; a second class of the same slug gets `-2`."""
     taken: dict[str, None] = {}
-    for number, name in enumerate(names, start=1):
-        wanted = identity = slug(name) or f"class-{number}"
-        copy = 1
-        while identity in taken:
-            copy += 1
-            identity = f"{wanted[: _ID_LENGTH - len(str(copy)) - 1]}-{copy}"
-        taken[identity] = None
+    for name in names:
+        taken[next(i for i in id_candidates(name) if i not in taken)] = None
     return tuple(taken)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from model.classes import MAX_NAME_LENGTH
 from model.errors import DataError, Problem
+from model.outside.names import MAX_NAME_LENGTH, clean_name, name_fault
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCK = 512  # MATLAB 7.3 writes its own header before the HDF5 file
@@ -136,6 +136,10 @@ class MatFile:
             rule = f"expected texts of 1 to {MAX_NAME_LENGTH} characters"
             self.problem(key, f"{rule}, found something else at entry {first(wrong)}")
             return None
+        faults = [f"entry {i + 1}: {fault}" for i, text in enumerate(found) if text and (fault := name_fault(text))]
+        if faults:
+            self.problem(key, first(faults))
+            return None
         return tuple(text for text in found if text is not None)
 
 
@@ -157,4 +161,4 @@ def _kind(value: object) -> str:
 
 def _text(cell: object) -> str | None:
     texts = np.asarray(cell).reshape(-1)
-    return str(texts[0]).strip() if texts.size == 1 and texts.dtype.kind == "U" else None
+    return clean_name(str(texts[0]).strip()) if texts.size == 1 and texts.dtype.kind == "U" else None

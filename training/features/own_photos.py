@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import contextlib
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from model.classes import MAX_NAME_LENGTH, ClassEntry, Kind, slug
+from model.classes import CLASS_ID_PATTERN, ClassEntry, Kind, is_class_id
 from model.errors import DataError, Problem
+from model.outside.folders import is_left_behind
+from model.outside.names import clean_name, escaped, id_candidates, name_fault, slug
+from model.outside.spreadsheets import SheetRow, read_number, read_sheet
 from model.vocabulary import LARGEST_VALUE
 
 TABLE = "classes.csv"
 IMAGES = "images"
 _FIXED_COLUMNS = ("class", "split")
+_OPTIONAL_COLUMNS = ("id", "description")
 _SPLITS = ("seen", "unseen")
-_DESKTOP_FILES = {"thumbs.db", "desktop.ini"}
+_MOST_SHARED = 5  # photos in two classes that are named one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class OwnPhotos:
 
     Attributes:
         root: the folder that holds `images` and `classes.csv`.
-        classes: the C classes in the order of the table; an id is the slug of the name.
+        classes: the C classes in the order of the table, with the ids of the table or ones made from the names.
         attribute_names: the A attribute columns in order.
         images: path relative to `root` with forward slashes, and index into `classes`; sorted by class, then path.
         warnings: sentences about what is allowed but probably not meant.
@@ -41,12 +44,16 @@ class OwnPhotos:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Row:
+    """A row of the table; without `attributes` it has a problem."""
+
     line: int
     name: str
     split: str
-    entry: ClassEntry | None  # None where the row has a problem
+    id: str  # as it stands in the table; empty where it is made from the name
+    description: str
+    attributes: tuple[float, ...] | None
 
 
 def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
@@ -78,103 +85,74 @@ def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
         raise DataError(f"{shown(root)} is not a data folder", missing)
     problems: list[Problem] = []
     names, rows = _read_table(root / TABLE, problems)
+    ids = _choose_ids(rows)
     folders = _read_folders(root, problems)
-    warnings = _match(rows, folders, problems, ignore_unlisted=ignore_unlisted)
+    owners = _owners(folders, rows, ids)
+    warnings = _match(rows, folders, owners, problems, ignore_unlisted=ignore_unlisted)
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError(f"{shown(root)} cannot be used: {count}", problems)
-    classes = tuple(row.entry for row in rows if row.entry is not None)
-    position = {entry.id: index for index, entry in enumerate(classes)}
-    images = sorted(
-        (position[slug(folder)], path)
-        for folder, paths in folders.items()
-        if slug(folder) in position
-        for path in paths
-    )
+    classes = tuple(_entry(row, identity) for row, identity in zip(rows, ids, strict=True))
+    images = sorted((owners[folder], path) for folder, paths in folders.items() if folder in owners for path in paths)
+    listed = tuple((path, index) for index, path in images)
     return OwnPhotos(
         root=root,
         classes=classes,
         attribute_names=names,
-        images=tuple((path, index) for index, path in images),
-        warnings=(*warnings, *_doubtful_attributes(classes, names)),
+        images=listed,
+        warnings=(
+            *warnings,
+            *_suffixed(classes, rows),
+            *_shared_photos(root, listed, classes),
+            *_doubtful_attributes(classes, names),
+        ),
     )
 
 
 def shown(path: Path | str) -> str:
     """A path as it can be printed: control characters and undecodable bytes are written as escapes."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return escaped(str(path))
 
 
 def _read_table(path: Path, problems: list[Problem]) -> tuple[tuple[str, ...], list[_Row]]:
     """The attribute names and the rows of the table; what is wrong is appended to `problems`."""
-    try:
-        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
-    except UnicodeDecodeError as error:
-        problems.append(Problem(pointer=TABLE, detail=f"expected UTF-8 text, byte {error.start} is something else"))
+    sheet = read_sheet(path, problems, name=TABLE, optional=frozenset(_OPTIONAL_COLUMNS))
+    if not sheet.columns:
         return (), []
-    except csv.Error as error:
-        problems.append(Problem(pointer=f"{TABLE} line {reader.line_num}", detail=f"not readable as CSV: {error}"))
-        return (), []
-    if not lines:
-        problems.append(Problem(pointer=TABLE, detail="expected a header and one row per class, the file is empty"))
-        return (), []
-    header = lines[0][1]
-    names = tuple(column for column in header if column not in _FIXED_COLUMNS)
-    faults = list(_header_faults(header))
-    problems += faults
-    if any(column not in header for column in _FIXED_COLUMNS):
+    names = tuple(column for column in sheet.columns if column not in (*_FIXED_COLUMNS, *_OPTIONAL_COLUMNS))
+    missing = [column for column in _FIXED_COLUMNS if column not in sheet.columns]
+    if len(sheet.columns) > 1 or not problems:  # else the columns are not told apart, which has been said
+        where = f"{TABLE} line 1"
+        problems += [Problem(pointer=where, detail=f"expected a column {c!r}, found none") for c in missing]
+        if not names:
+            problems.append(Problem(pointer=where, detail="expected at least one attribute column, found none"))
+    if missing:
         return names, []
-    rows = [_read_row(line, header, cells, problems) for line, cells in lines[1:]]
+    rows = [_read_row(row, names, problems) for row in sheet.rows]
     _check_classes(rows, problems)
     return names, rows
 
 
-def _header_faults(header: list[str]) -> Iterator[Problem]:
-    where = f"{TABLE} line 1"
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        yield Problem(pointer=where, detail="expected columns separated by commas")
-        return
-    for column in _FIXED_COLUMNS:
-        if column not in header:
-            yield Problem(pointer=where, detail=f"expected a column {column!r}, found none")
-    for column, count in Counter(header).items():
-        if not column:
-            places = ", ".join(str(i + 1) for i, name in enumerate(header) if not name)
-            yield Problem(pointer=where, detail=f"expected a name for every column, found none for column {places}")
-        elif count > 1:
-            yield Problem(pointer=where, detail=f"expected every column once, found {column!r} {count} times")
-    if not set(header) - {*_FIXED_COLUMNS, ""}:
-        yield Problem(pointer=where, detail="expected at least one attribute column, found none")
-
-
-def _read_row(line: int, header: list[str], cells: list[str], problems: list[Problem]) -> _Row:
-    where = f"{TABLE} line {line}"
+def _read_row(row: SheetRow, names: Sequence[str], problems: list[Problem]) -> _Row:
+    where = f"{TABLE} line {row.line}"
     faults: list[Problem] = []
-    if len(cells) != len(header):
-        faults.append(Problem(pointer=where, detail=f"expected {len(header)} cells as in line 1, found {len(cells)}"))
-    row = dict(zip(header, cells, strict=False))
-    name, split = row.get("class", ""), row.get("split", "")
+    name, split = clean_name(row.cells.get("class", "")), row.cells.get("split", "")
     if not name:
         faults.append(Problem(pointer=where, detail="expected a class name, found an empty cell"))
-    elif not slug(name):
-        faults.append(
-            Problem(pointer=where, detail=f"expected a class name with Latin letters or digits, found {name!r}")
-        )
-    elif len(name) > MAX_NAME_LENGTH:
-        faults.append(
-            Problem(
-                pointer=where, detail=f"expected a class name of 1 to {MAX_NAME_LENGTH} characters, found {len(name)}"
-            )
-        )
+    elif (fault := name_fault(name)) is not None:
+        faults.append(Problem(pointer=f"{where}, column 'class'", detail=fault))
     if split not in _SPLITS:
         faults.append(Problem(pointer=where, detail=f"expected split 'seen' or 'unseen', found {split!r}"))
+    identity = row.cells.get("id", "")
+    if identity and not is_class_id(identity):
+        detail = f"expected an id that fits {CLASS_ID_PATTERN}, found {identity!r}"
+        faults.append(Problem(pointer=f"{where}, column 'id'", detail=detail))
     values = []
-    for column, cell in zip(header, cells, strict=False):
-        if column in _FIXED_COLUMNS:
+    for column in names:
+        if column not in row.cells:
             continue
-        value = _number(cell)
+        cell = row.cells[column]
+        value = read_number(cell)
         if value is None:
             found = f"{cell!r}" if cell else "an empty cell"
             what = f" of class {name!r}" if name else ""
@@ -187,36 +165,53 @@ def _read_row(line: int, header: list[str], cells: list[str], problems: list[Pro
         else:
             values.append(value)
     problems += faults
-    if faults:
-        return _Row(line, name, split, None)
-    entry = ClassEntry(id=slug(name), name=name, kind=cast("Kind", split), attributes=tuple(values))
-    return _Row(line, name, split, entry)
+    return _Row(
+        line=row.line,
+        name=name,
+        split=split,
+        id=identity,
+        description=row.cells.get("description", ""),
+        attributes=None if faults or len(values) < len(names) else tuple(values),
+    )
 
 
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and "_" not in cell else None
+def _entry(row: _Row, identity: str) -> ClassEntry:
+    assert row.attributes is not None
+    return ClassEntry(
+        id=identity,
+        name=row.name,
+        kind=cast("Kind", row.split),
+        attributes=row.attributes,
+        description=row.description,
+    )
 
 
 def _check_classes(rows: list[_Row], problems: list[Problem]) -> None:
     """Faults that need the whole table: names and ids used twice, too few seen classes."""
-    first: dict[str, _Row] = {}
+    names: dict[str, _Row] = {}
+    ids: dict[str, _Row] = {}
     for row in rows:
-        identity = slug(row.name)
-        before = first.setdefault(identity, row) if identity else row
-        if before is row:
-            continue
-        if before.name == row.name:
+        where = f"{TABLE} line {row.line}"
+        if row.name and (before := names.setdefault(row.name, row)) is not row:
             detail = f"expected every class once, {row.name!r} is also in line {before.line}"
-        else:
-            detail = f"{row.name!r} and {before.name!r} of line {before.line} both give the id {identity!r}"
-        problems.append(Problem(pointer=f"{TABLE} line {row.line}", detail=detail))
+            problems.append(Problem(pointer=where, detail=detail))
+        elif row.id and (before := ids.setdefault(row.id, row)) is not row:
+            detail = f"expected an id of its own, {row.id!r} is also in line {before.line}"
+            problems.append(Problem(pointer=where, detail=detail))
     seen = sum(row.split == "seen" for row in rows)
     if seen < 2 and all(row.split in _SPLITS for row in rows):  # otherwise mending the rows may mend this too
         problems.append(Problem(pointer=TABLE, detail=f"expected at least 2 classes with split 'seen', found {seen}"))
+
+
+def _choose_ids(rows: list[_Row]) -> list[str]:
+    """Id of each row: that of the table, or the first one made from the name that no other row has."""
+    taken = {row.id for row in rows if row.id}
+    ids = []
+    for row in rows:
+        identity = row.id or next(i for i in id_candidates(row.name) if i not in taken)
+        taken.add(identity)
+        ids.append(identity)
+    return ids
 
 
 def _read_folders(root: Path, problems: list[Problem]) -> dict[str, list[str]]:
@@ -238,31 +233,57 @@ def _read_folders(root: Path, problems: list[Problem]) -> dict[str, list[str]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without hidden files and what file managers leave behind."""
-    return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name.lower() not in _DESKTOP_FILES)
+    """What is in a folder, sorted, without hidden files and what desktops leave behind."""
+    return sorted(path for path in folder.iterdir() if not is_left_behind(path.name))
+
+
+def _owners(folders: Iterable[str], rows: list[_Row], ids: list[str]) -> dict[str, int]:
+    """Index of the row that each folder belongs to: by its name, its id, or the id that is made from the folder's name.
+
+    Folders of other names have none.
+    """
+    by_name = {row.name: index for index, row in reversed([*enumerate(rows)])}
+    by_id = {identity: index for index, identity in enumerate(ids)}
+    by_slug = {slug(row.name): index for index, row in reversed([*enumerate(rows)])}
+    owners = {}
+    for folder in folders:
+        name = clean_name(folder)
+        for known, key in ((by_name, name), (by_id, name), (by_id, slug(name)), (by_slug, slug(name))):
+            if key and key in known:
+                owners[folder] = known[key]
+                break
+    return owners
 
 
 def _match(
-    rows: list[_Row], folders: dict[str, list[str]], problems: list[Problem], *, ignore_unlisted: bool
+    rows: list[_Row],
+    folders: Mapping[str, list[str]],
+    owners: Mapping[str, int],
+    problems: list[Problem],
+    *,
+    ignore_unlisted: bool,
 ) -> list[str]:
     """Check that seen classes have images and that images have a class; returns warnings."""
     warnings: list[str] = []
-    by_id: dict[str, str] = {}
-    listed = {slug(row.name) for row in rows}
+    folder_of: dict[int, str] = {}
     for folder, paths in folders.items():
-        where, identity = f"{IMAGES}/{shown(folder)}", slug(folder)
-        before = by_id.setdefault(identity, folder)
-        if before != folder and identity in listed:
-            detail = f"this folder and {IMAGES}/{shown(before)} both belong to the class with the id {identity!r}"
-            problems.append(Problem(pointer=where, detail=detail))
-        if rows and identity not in listed:
-            if ignore_unlisted:
-                warnings.append(f"{where} is left out: {TABLE} has no such class ({len(paths)} images)")
-            else:
-                detail = f"expected a row for this class in {TABLE}, found none ({len(paths)} images)"
+        where = f"{IMAGES}/{shown(folder)}"
+        if folder in owners:
+            before = folder_of.setdefault(owners[folder], folder)
+            if before != folder:
+                name = rows[owners[folder]].name
+                detail = f"this folder and {IMAGES}/{shown(before)} both belong to the class {name!r}"
                 problems.append(Problem(pointer=where, detail=detail))
-    for row in rows:
-        if not slug(row.name) or folders.get(by_id.get(slug(row.name), "")):
+        elif rows and ignore_unlisted:
+            warnings.append(f"{where} is left out: {TABLE} has no such class ({len(paths)} images)")
+        elif rows:
+            detail = f"expected a row for this class in {TABLE}, found none ({len(paths)} images)"
+            problems.append(Problem(pointer=where, detail=detail))
+    named: set[str] = {""}
+    for index, row in enumerate(rows):
+        again = row.name in named  # which has been said
+        named.add(row.name)
+        if again or folders.get(folder_of.get(index, "")):
             continue
         if row.split == "seen":
             detail = f"expected images of the seen class {row.name!r} in {IMAGES}/{row.name}, found none"
@@ -270,6 +291,42 @@ def _match(
         elif row.split == "unseen":
             warnings.append(f"the unseen class {row.name!r} has no images, so it cannot be tested")
     return warnings
+
+
+def _suffixed(classes: Iterable[ClassEntry], rows: Iterable[_Row]) -> Iterator[str]:
+    """Warnings about ids that are not the plain ones of their names, because other classes have those."""
+    for entry, row in zip(classes, rows, strict=True):
+        if not row.id and entry.id != slug(entry.name):
+            yield f"the class {entry.name!r} gets the id {entry.id!r}, as another one has {slug(entry.name)!r}"
+
+
+def _shared_photos(root: Path, images: Sequence[tuple[str, int]], classes: Sequence[ClassEntry]) -> Iterator[str]:
+    """Warnings about photos that several classes have; only files of one size are read."""
+    by_size: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for path, index in images:
+        with contextlib.suppress(OSError):  # a broken link, which the extraction will name
+            by_size[(root / path).stat().st_size].append((path, index))
+    shared = []
+    for size, alike in by_size.items():
+        if size and len({index for _, index in alike}) > 1:
+            by_content: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+            for path, index in alike:
+                by_content[_digest(root / path)].append((path, index))
+            shared += [same for same in by_content.values() if len({index for _, index in same}) > 1]
+    for same in sorted(shared)[:_MOST_SHARED]:
+        names = [repr(classes[i].name) for i in dict.fromkeys(index for _, index in same)]
+        yield f"the same photo is in the classes {', '.join(names)}: {', '.join(shown(path) for path, _ in same)}"
+    if len(shared) > _MOST_SHARED:
+        yield f"and {len(shared) - _MOST_SHARED} more photos are in several classes"
+
+
+def _digest(file: Path) -> bytes:
+    """SHA-256 of a file; of its path where it cannot be read, which the extraction will say."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError:
+        return str(file).encode("utf-8", "surrogateescape")
 
 
 def _doubtful_attributes(classes: Iterable[ClassEntry], names: tuple[str, ...]) -> Iterator[str]:

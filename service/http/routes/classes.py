@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from model.classes import CLASS_ID_PATTERN
+from model.outside.names import fold_name
 from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
 from service.classes.neighbours import Neighbour
@@ -23,6 +24,7 @@ from service.http.class_documents import (
     read_class,
     read_classes,
     read_words,
+    with_ids,
 )
 from service.http.class_schemas import (
     BatchAnswer,
@@ -82,13 +84,13 @@ async def list_classes(request: Request, query: Annotated[ListQuery, Query()], s
     """Classes in the order of their ids, a page at a time; changes between pages neither repeat nor hide others."""
     snapshot = await snapshot_for(service, query.min_registry_version)
     after = "" if query.cursor is None else from_cursor(query.cursor)
-    wanted = "" if query.name is None else query.name.casefold()
+    wanted = "" if query.name is None else fold_name(query.name)
 
     def find() -> tuple[list[KnownClass], bool, str]:
         matching = (
             known
             for known in snapshot.after(after)
-            if query.kind in (None, known.entry.kind) and wanted in known.entry.name.casefold()
+            if query.kind in (None, known.entry.kind) and wanted in known.folded_name
         )
         page = list(islice(matching, query.limit + 1))
         more = len(page) > query.limit
@@ -150,7 +152,8 @@ async def create_class(request: Request, response: Response, service: TheService
     described = await json_of(request, lambda given: read_class(given, vocabulary))
 
     def create() -> tuple[KnownClass, list[Neighbour]]:
-        known = service.registrar.create(described.entry)
+        (one,) = with_ids([described], service.registrar.catch_up().get)
+        known = service.registrar.create(one.entry)
         return known, service.near_duplicates(known.entry)
 
     known, duplicates = await service.changes.run(create)
@@ -244,18 +247,19 @@ async def store_batch(request: Request, service: TheService) -> Response:
     Nothing is stored for a client that has gone before its batch was ready to be.
     """
     service.changes.check()
-    mode, described = await off_the_loop(_read_batch, await request.body(), service)
+    mode, read = await off_the_loop(_read_batch, await request.body(), service)
     client = Client()
 
-    def store() -> tuple[Snapshot, Snapshot, list[list[Neighbour]]]:
+    def store() -> tuple[list[DescribedClass], Snapshot, Snapshot, list[list[Neighbour]]]:
         client.check()
         edit = Create if mode == "create" else Put
+        described = with_ids(read, service.registrar.catch_up().get)
         before, after = service.registrar.apply_batch([edit(entry=one.entry) for one in described], go_on=client.check)
         rows = [(one.entry, after.row(one.entry.id)) for one in described]
-        return before, after, service.neighbours.near_duplicates(after, rows)
+        return described, before, after, service.neighbours.near_duplicates(after, rows)
 
     with client.there():
-        before, after, duplicates = await while_connected(request, service.changes.run(store))
+        described, before, after, duplicates = await while_connected(request, service.changes.run(store))
 
     def make() -> BatchAnswer:
         return BatchAnswer(

@@ -12,7 +12,7 @@ from model.errors import D3GZSLError
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
 from service.http.access import client_of, may_preview
-from service.http.class_documents import near_duplicates, read_class
+from service.http.class_documents import near_duplicates, read_class, with_ids
 from service.http.class_schemas import (
     Confusion,
     LossAnswer,
@@ -68,7 +68,8 @@ async def preview_class(
     async with deadline.kept():
         service.analyses.check()
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
-        described = await asyncio.to_thread(read_class, document, service.bundle.manifest.vocabulary)
+        read = await asyncio.to_thread(read_class, document, service.bundle.manifest.vocabulary)
+        (described,) = with_ids([read], snapshot.get)
         outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
             client = client_of(request)

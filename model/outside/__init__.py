@@ -1,0 +1,1 @@
+"""What comes from outside as people, spreadsheets, desktops and shells write it: names, tables, folders, proxies."""
