@@ -16,7 +16,6 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from model.errors import MissingDependencyError
 from service.errors import RegistryDamagedError, RegistryError, StorageError
 from service.registry.postgres import HasSocket, limited, open_engine
 from service.registry.sqlite_file import SqliteFile, connect, damaged, is_corruption, prepare
