@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SeenShare = NDArray[np.bool_] | NDArray[np.floating]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) after temperature scaling (Guo et al., ICML 2017).
 
-    p = softmax(logits / temperature - seen_penalty [class is seen]); both numbers are chosen on pseudo-unseen
-    validation classes and may be overridden per request.
+    p = softmax(logits / temperature - seen_penalty * seen_share), with a share of 1 for seen classes, 0 for described
+    ones, and :meth:`model.photos.PhotoPrior.seen_share` for those with example photos. Both numbers are chosen on
+    pseudo-unseen validation classes; the penalty may be overridden per request.
 
     Attributes:
         seen_penalty: subtracted from seen classes, in log-odds; positive favours unseen classes.
@@ -33,23 +36,23 @@ class Calibration:
             raise ValueError(f"calibration needs finite numbers and a temperature above 0, got {self}")
 
     def scores(
-        self, logits_NC: NDArray[np.float32], seen_C: NDArray[np.bool_], *, seen_penalty: float | None = None
+        self, logits_NC: NDArray[np.float32], seen_share_C: SeenShare, *, seen_penalty: float | None = None
     ) -> NDArray[np.float64]:
         """Calibrated log-probabilities up to a constant per row, float64 [N, C]."""
         penalty = self.seen_penalty if seen_penalty is None else seen_penalty
-        return logits_NC.astype(np.float64) / self.temperature - penalty * seen_C
+        return logits_NC.astype(np.float64) / self.temperature - penalty * seen_share_C.astype(np.float64)
 
     def probabilities(
-        self, logits_NC: NDArray[np.float32], seen_C: NDArray[np.bool_], *, seen_penalty: float | None = None
+        self, logits_NC: NDArray[np.float32], seen_share_C: SeenShare, *, seen_penalty: float | None = None
     ) -> NDArray[np.float64]:
         """Probabilities over the C classes, float64 [N, C], rows sum to 1.
 
         Args:
             logits_NC: scores of the head.
-            seen_C: which classes are seen.
+            seen_share_C: how much of the penalty applies to each class, 0..1; or which classes are seen.
             seen_penalty: replaces the calibrated one.
         """
-        return softmax(self.scores(logits_NC, seen_C, seen_penalty=seen_penalty))
+        return softmax(self.scores(logits_NC, seen_share_C, seen_penalty=seen_penalty))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from model.errors import InvalidInputError, Problem
@@ -19,6 +19,48 @@ _CLASS_ID = re.compile(CLASS_ID_PATTERN)
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExamplePhoto:
+    """A photo that a class was given as evidence; what is kept of it is its embedding, not its pixels.
+
+    Two are equal where their pixels are.
+
+    Attributes:
+        id: hash of the pixels that the networks see, so that the same photo counts once.
+        width: of the photo as it was sent.
+        height: likewise.
+        added_at: when, in UTC, as ISO 8601.
+        trunk: SHA-256 of the trunk that made the embedding; no other trunk's embeddings compare with it.
+        digest: SHA-256 of the embedding, little-endian float32.
+        position: of the logged change that stored the embedding; None before it is stored.
+    """
+
+    id: str
+    width: int = field(compare=False)
+    height: int = field(compare=False)
+    added_at: str = field(compare=False)
+    trunk: str = field(compare=False)
+    digest: str = field(compare=False)
+    position: int | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ExamplePhoto:
+        """Read the JSON of :meth:`to_json`; KeyError, TypeError or ValueError where it has another form."""
+        return cls(
+            id=str(fields["id"]),
+            width=int(fields["width"]),
+            height=int(fields["height"]),
+            added_at=str(fields["added_at"]),
+            trunk=str(fields["trunk"]),
+            digest=str(fields["digest"]),
+            position=int(fields["position"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassEntry:
     """A class, seen in training or only described.
 
@@ -29,6 +71,7 @@ class ClassEntry:
         attributes: A numbers on the scale of the vocabulary's ranges.
         description: free text.
         metadata: free JSON object.
+        examples: photos that it was given, no two with one id, in the order of ids.
     """
 
     id: str
@@ -37,6 +80,7 @@ class ClassEntry:
     attributes: tuple[float, ...]
     description: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    examples: tuple[ExamplePhoto, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -57,6 +101,7 @@ class ClassEntry:
             "attributes": list(self.attributes),
             "description": self.description,
             "metadata": dict(self.metadata),
+            **({"examples": [photo.to_json() for photo in self.examples]} if self.examples else {}),
         }
 
     @classmethod
@@ -71,6 +116,7 @@ class ClassEntry:
             attributes=tuple(map(float, fields["attributes"])),
             description=str(fields.get("description", "")),
             metadata=dict(fields.get("metadata", {})),
+            examples=tuple(map(ExamplePhoto.from_json, fields.get("examples", ()))),
         )
 
 

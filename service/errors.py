@@ -9,6 +9,7 @@ D3GZSLError                         (model.errors)
 │       ├── InvalidClassIdError
 │       ├── InvalidClassNameError
 │       ├── MetadataTooLargeError
+│       ├── InvalidExamplesError    photos that no class can have
 │       ├── InvalidBatchError       some classes of a batch are not valid by themselves
 │       └── BatchConflictError      some classes of a batch do not fit the class table as it is
 ├── MediaTypeError                  the body has a type that is not taken here
@@ -29,6 +30,7 @@ D3GZSLError                         (model.errors)
 ├── UnknownVersionError             there was no such version of the registry
 ├── ClassError
 │   ├── UnknownClassError
+│   ├── UnknownExampleError
 │   ├── ClassExistsError
 │   ├── SeenClassError              seen classes cannot be changed
 │   └── PreconditionError           If-Match or If-None-Match does not hold
@@ -73,6 +75,10 @@ class InvalidClassNameError(InvalidRequestError):
 
 class MetadataTooLargeError(InvalidRequestError):
     """Metadata beyond its size, and nothing else wrong."""
+
+
+class InvalidExamplesError(InvalidRequestError):
+    """Example photos that cannot be read, are too many, or that the bundle does not take."""
 
 
 class InvalidBatchError(InvalidRequestError):
@@ -153,6 +159,10 @@ class ClassError(D3GZSLError):
 
 class UnknownClassError(ClassError):
     """No class has this id."""
+
+
+class UnknownExampleError(ClassError):
+    """The class has no example photo with this id."""
 
 
 class ClassExistsError(ClassError):

@@ -174,7 +174,12 @@ CLASSES, ROWS = "classes.json", "rows.npz"
 def write_class_table(folder: Path, snapshot: Snapshot) -> None:
     """Write the classes as JSON and their rows, weight float32 [C, Z] and bias float32 [C]."""
     entries = [
-        {"entry": known.entry.to_json(), "registry_version": known.registry_version} for known in snapshot.classes
+        {
+            "entry": known.entry.to_json(),
+            "registry_version": known.registry_version,
+            "photo_share": known.photo_share,
+        }
+        for known in snapshot.classes
     ]
     np.savez(folder / ROWS, weight=snapshot.weight, bias=snapshot.bias)
     fields = {"registry_version": snapshot.registry_version, "classes": entries}
@@ -187,7 +192,11 @@ def read_class_table(folder: Path) -> Snapshot:
     with np.load(folder / ROWS, allow_pickle=False) as arrays:
         weight, bias = arrays["weight"], arrays["bias"]
     known = [
-        KnownClass(entry=ClassEntry.from_json(one["entry"]), registry_version=one["registry_version"])
+        KnownClass(
+            entry=ClassEntry.from_json(one["entry"]),
+            registry_version=one["registry_version"],
+            photo_share=one["photo_share"],
+        )
         for one in fields["classes"]
     ]
     rows = [Row(w, float(b)) for w, b in zip(weight, bias, strict=True)]

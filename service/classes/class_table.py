@@ -32,11 +32,18 @@ class KnownClass:
         entry: the class.
         registry_version: version at which it last changed; 0 for what the bundle brought.
         row_at: position of the logged change that stored its row; None for the bundle's own row.
+        photo_share: how much of the seen penalty applies to an unseen class, for its example photos, 0..1.
     """
 
     entry: ClassEntry
     registry_version: int
     row_at: int | None = None
+    photo_share: float = 0.0
+
+    @property
+    def seen_share(self) -> float:
+        """How much of the seen penalty applies: all of it to a class that was seen in training."""
+        return 1.0 if self.entry.kind == "seen" else self.photo_share
 
     @cached_property
     def etag(self) -> str:
@@ -58,6 +65,7 @@ class RowBlock:
         weight: float32 [B, Z].
         bias: float32 [B].
         seen: which classes were seen in training, bool [B].
+        seen_share: how much of the seen penalty applies to each, float32 [B].
         gone: version at which each row was removed or replaced, int64 [B]; a number beyond all versions until then.
     """
 
@@ -65,6 +73,7 @@ class RowBlock:
         self.weight: Float32 = np.empty((BLOCK, dimension), dtype=np.float32)
         self.bias: Float32 = np.empty(BLOCK, dtype=np.float32)
         self.seen = np.empty(BLOCK, dtype=np.bool_)
+        self.seen_share = np.empty(BLOCK, dtype=np.float32)
         self.gone = np.full(BLOCK, _NEVER, dtype=np.int64)
 
 
@@ -145,6 +154,11 @@ class ClassTable:
         seen = [block.seen for block in self._blocks(length)]
         return np.concatenate([*seen, np.empty(0, dtype=np.bool_)])[:length]
 
+    def seen_share(self, length: int) -> Float32:
+        """How much of the seen penalty applies to each of the first `length` slots, float32."""
+        shares = [block.seen_share for block in self._blocks(length)]
+        return np.concatenate([*shares, np.empty(0, dtype=np.float32)])[:length]
+
     def _blocks(self, length: int) -> list[RowBlock]:
         return self.blocks[: -(-length // BLOCK)]
 
@@ -155,6 +169,7 @@ class ClassTable:
         block, place = self.blocks[slot // BLOCK], slot % BLOCK
         block.weight[place], block.bias[place] = row.weight, row.bias
         block.seen[place] = known.entry.kind == "seen"
+        block.seen_share[place] = known.seen_share
         self._before.append(self._slot.get(known.entry.id, -1))
         self.known.append(known)
         self._slot[known.entry.id] = slot  # last: from here on readers find the row

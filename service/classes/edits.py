@@ -6,14 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from model.classes import ClassEntry
+from model.classes import ClassEntry, ExamplePhoto
+from model.errors import Problem
+from model.head import Float32
 from model.outside.names import fold_name, id_candidates
 from service.classes.class_table import KnownClass
-from service.errors import ClassExistsError, PreconditionError, SeenClassError, UnknownClassError
+from service.errors import (
+    ClassExistsError,
+    InvalidExamplesError,
+    PreconditionError,
+    SeenClassError,
+    UnknownClassError,
+    UnknownExampleError,
+)
 from service.registry.change import Change
 
 Find = Callable[[str], KnownClass | None]
 """The class with an id, or None."""
+
+Embeddings = Mapping[str, Float32]
+"""Embeddings of example photos by their ids, float32 [Z]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +54,10 @@ ANY = Precondition()
 
 @dataclass(frozen=True, kw_only=True)
 class Create:
-    """Register a class whose id is free."""
+    """Register a class whose id is free, with the embeddings of its example photos by id."""
 
     entry: ClassEntry
+    embeddings: Embeddings = field(default_factory=dict)
 
     @property
     def class_id(self) -> str:
@@ -66,10 +79,11 @@ class Create:
 
 @dataclass(frozen=True, kw_only=True)
 class Put:
-    """Create or replace a class."""
+    """Create or replace a class, with the embeddings of its example photos by id."""
 
     entry: ClassEntry
     condition: Precondition = ANY
+    embeddings: Embeddings = field(default_factory=dict)
 
     @property
     def class_id(self) -> str:
@@ -103,6 +117,59 @@ class Describe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddExamples:
+    """Give a class example photos beside those that it has; a photo that it has already counts once."""
+
+    class_id: str
+    examples: tuple[ExamplePhoto, ...]
+    embeddings: Embeddings
+    most: int
+    condition: Precondition = ANY
+
+    def decide(self, find: Find) -> ClassEntry | None:
+        """The class whose row is needed, None where it has them all.
+
+        Raises:
+            UnknownClassError, PreconditionError, SeenClassError: as for other changes.
+            InvalidExamplesError: it would have more than `most`.
+        """
+        entry = _changeable(find, self.class_id, self.condition).entry
+        there = {example.id: example for example in entry.examples}
+        together = {example.id: example for example in self.examples} | there
+        if len(together) == len(there):
+            return None
+        check_number(len(together), self.most)
+        return replace(entry, examples=tuple(together[i] for i in sorted(together)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveExample:
+    """Take an example photo back."""
+
+    class_id: str
+    example_id: str
+    condition: Precondition = ANY
+    embeddings: Embeddings = field(default_factory=dict)
+
+    def decide(self, find: Find) -> ClassEntry:
+        """The class whose row is needed; UnknownExampleError, and the errors of other changes."""
+        entry = _changeable(find, self.class_id, self.condition).entry
+        kept = tuple(example for example in entry.examples if example.id != self.example_id)
+        if len(kept) == len(entry.examples):
+            raise UnknownExampleError(f"class {self.class_id!r} has no example with the id {self.example_id!r}")
+        return replace(entry, examples=kept)
+
+
+def check_number(examples: int, most: int) -> None:
+    """Raise InvalidExamplesError where a class would have too many example photos."""
+    if examples > most:
+        raise InvalidExamplesError(
+            "the class has too many example photos",
+            [Problem(pointer="/examples", detail=f"expected at most {most} of a class, got {examples}")],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Remove:
     """Remove a class."""
 
@@ -115,7 +182,7 @@ class Remove:
         return Change(operation="remove", class_id=self.class_id)
 
 
-Edit = Create | Put | Describe | Remove
+Edit = Create | Put | Describe | AddExamples | RemoveExample | Remove
 
 
 def with_free_ids(entries: Sequence[tuple[ClassEntry, bool]], find: Find) -> list[ClassEntry]:

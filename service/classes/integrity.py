@@ -9,7 +9,7 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.head import Row
+from model.head import Float32, Row
 from service.classes.class_table import KnownClass
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
@@ -47,7 +47,7 @@ class IntegrityReport:
 def check_integrity(
     log: ChangeLog,
     bundle: Bundle,
-    compute: Callable[[ClassEntry], Row],
+    compute: Callable[[ClassEntry, Float32], Row],
     *,
     tolerance: float = TOLERANCE,
     track: Callable[[list[KnownClass]], Iterable[KnownClass]] = iter,
@@ -57,7 +57,8 @@ def check_integrity(
     Args:
         log: of the bundle.
         bundle: version 0.
-        compute: makes its row of a class; gives the rows to compare with.
+        compute: makes its row of a class and of the embeddings of its example photos, float32 [n, Z]; gives the rows
+            to compare with.
         tolerance: see `TOLERANCE`.
         track: passes classes on as they are computed, to show progress.
 
@@ -86,7 +87,12 @@ def check_integrity(
     registered = [known for known in loaded.classes if known.row_at is not None]
     largest = 0.0
     for known in track(registered):
-        stored, fresh = loaded.row(known.entry.id), compute(known.entry)
+        try:
+            photos = log.embeddings(known.entry.examples)
+        except RegistryDamagedError as error:
+            findings.append(str(error))
+            continue
+        stored, fresh = loaded.row(known.entry.id), compute(known.entry, photos)
         scale = float(np.linalg.norm(fresh.weight)) + abs(fresh.bias)
         difference = float(np.linalg.norm(stored.weight - fresh.weight)) + abs(stored.bias - fresh.bias)
         relative = difference / scale if scale > 0 else difference

@@ -90,11 +90,11 @@ def rank(
         z_NZ: embeddings of the images.
         question: how many classes are wanted, and the penalty.
     """
-    seen = snapshot.seen_at(rows)
+    seen_share = snapshot.seen_share_at(rows)
     ranked = []
     for logits_C in snapshot.logits(z_NZ, rows):
         probabilities = bundle.manifest.calibration.probabilities(
-            logits_C[None], seen, seen_penalty=question.seen_penalty
+            logits_C[None], seen_share, seen_penalty=question.seen_penalty
         )[0]
         best = _best(probabilities, question.top_k) if np.isfinite(probabilities).all() else []
         ranked.append(tuple(RankedClass(snapshot.at(rows[i]).entry, float(probabilities[i])) for i in best))

@@ -8,12 +8,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
-from model.head import Row
+from model.head import Float32, Row
 from service.classes.class_table import KnownClass
-from service.classes.edits import ANY, Create, Describe, Edit, Precondition, Put, Remove
+from service.classes.edits import (
+    ANY,
+    AddExamples,
+    Create,
+    Describe,
+    Edit,
+    Embeddings,
+    Precondition,
+    Put,
+    Remove,
+    RemoveExample,
+)
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
 from service.errors import (
@@ -29,6 +42,11 @@ from service.inference.engine import Engine
 from service.registry.change import Change, HistoryEntry, LoggedVersion, Operation
 from service.registry.history import changes_back_to, read_versions
 from service.registry.log import ChangeLog, NextVersion
+
+NO_PHOTOS: Embeddings = {}
+
+Computed = dict[str, tuple[ClassEntry, Row]]
+"""Rows that were computed, by the id of the class, with what they are for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +85,21 @@ class Registrar:
         """Have a function called after every new snapshot, in whatever thread made it."""
         self._observers.append(observer)
 
-    def create(self, entry: ClassEntry) -> KnownClass:
-        """Register a class.
+    def create(self, entry: ClassEntry, *, embeddings: Embeddings = NO_PHOTOS) -> KnownClass:
+        """Register a class, with the embeddings of its example photos by id.
 
         Raises:
             ClassExistsError: its id is taken.
             AttributesError: no finite row can be made from its attributes.
             StorageError: the database refuses.
         """
-        _, after = self._edit(Create(entry=entry))
+        _, after = self._edit(Create(entry=entry, embeddings=embeddings))
         return _there(after, entry.id)
 
-    def put(self, entry: ClassEntry, condition: Precondition = ANY) -> StoredClass:
-        """Create or replace a class; what is already so makes no new version.
+    def put(
+        self, entry: ClassEntry, condition: Precondition = ANY, *, embeddings: Embeddings = NO_PHOTOS
+    ) -> StoredClass:
+        """Create or replace a class, with the embeddings of its example photos by id; what is so makes no new version.
 
         Raises:
             PreconditionError: the class is not in the expected state.
@@ -87,7 +107,7 @@ class Registrar:
             AttributesError: no finite row can be made from its attributes.
             StorageError: the database refuses.
         """
-        before, after = self._edit(Put(entry=entry, condition=condition))
+        before, after = self._edit(Put(entry=entry, condition=condition, embeddings=embeddings))
         return StoredClass(known=_there(after, entry.id), created=before.get(entry.id) is None)
 
     def describe(self, class_id: str, words: Mapping[str, Any], condition: Precondition = ANY) -> KnownClass:
@@ -101,6 +121,19 @@ class Registrar:
         """
         _, after = self._edit(Describe(class_id=class_id, words=words, condition=condition))
         return _there(after, class_id)
+
+    def change(self, edit: AddExamples | RemoveExample) -> KnownClass:
+        """Add example photos to a class, or take one back; returns the class.
+
+        Raises:
+            UnknownClassError, UnknownExampleError: there is no such class, or no such example.
+            PreconditionError: the class is not in the expected state.
+            SeenClassError: the class was seen in training.
+            InvalidExamplesError: it would have too many, or the bundle takes none.
+            StorageError: the database refuses.
+        """
+        _, after = self._edit(edit)
+        return _there(after, edit.class_id)
 
     def remove(self, class_id: str, condition: Precondition = ANY) -> int:
         """Remove a class; returns the version without it.
@@ -182,11 +215,11 @@ class Registrar:
         self, edits: Sequence[Edit], operation: Operation | None, go_on: Callable[[], object] = lambda: None
     ) -> tuple[Snapshot, Snapshot]:
         """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
-        computed: dict[str, Row] = {}
+        computed: Computed = {}
         self._decide(self.catch_up(), edits, computed, single=operation is None, go_on=go_on)
         go_on()
         with self._appending() as (log, before):
-            changes = self._decide(before, edits, computed, single=operation is None)
+            changes = self._decide(before, edits, computed, single=operation is None, within=log)
             if not changes:
                 return before, before
             step = log.append(operation or changes[0].operation, changes)
@@ -196,9 +229,10 @@ class Registrar:
         self,
         snapshot: Snapshot,
         edits: Sequence[Edit],
-        computed: dict[str, Row],
+        computed: Computed,
         *,
         single: bool,
+        within: NextVersion | None = None,
         go_on: Callable[[], object] = lambda: None,
     ) -> list[Change]:
         """The changes that the edits amount to; rows that are missing are computed once every edit is known to fit."""
@@ -217,15 +251,26 @@ class Registrar:
                 if decision is not None:
                     decided.append((i, decision))
         _raise(failures, len(edits), single=single)
-        missing = [(i, d) for i, d in decided if isinstance(d, ClassEntry) and d.id not in computed]
-        rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing], go_on=go_on)
+        missing = [(i, d) for i, d in decided if isinstance(d, ClassEntry) and computed.get(d.id, (None, None))[0] != d]
+        given = {edits[i].class_id: _embeddings(edits[i]) for i, _ in missing}
+
+        def photos(entry: ClassEntry) -> Float32:
+            return self._photos(entry, given[entry.id], within)
+
+        rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing], photos=photos, go_on=go_on)
         for (i, entry), made in zip(missing, rows, strict=True):
             if isinstance(made, AttributesError):
                 failures[i] = made
             else:
-                computed[entry.id] = made
+                computed[entry.id] = (entry, made)
         _raise(failures, len(edits), single=single)
-        return [_change(snapshot, decision, computed) for _, decision in decided]
+        return [_change(snapshot, decision, computed, _embeddings(edits[i])) for i, decision in decided]
+
+    def _photos(self, entry: ClassEntry, given: Embeddings, within: NextVersion | None) -> Float32:
+        """Embeddings of a class's example photos in their order: those that come with the change, and stored ones."""
+        stored = [example for example in entry.examples if example.position is not None]
+        of_stored = dict(zip([e.id for e in stored], self._log.embeddings(stored, within=within), strict=True))
+        return np.stack([(of_stored if e.position is not None else given)[e.id] for e in entry.examples])
 
     def _changes_back(self, log: NextVersion, snapshot: Snapshot, version: int) -> list[Change]:
         """What makes the table that of a former version; nothing for classes that are as they were."""
@@ -282,10 +327,16 @@ class Registrar:
             observer()
 
 
-def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Mapping[str, Row]) -> Change:
+def _embeddings(edit: Edit) -> Embeddings:
+    return NO_PHOTOS if isinstance(edit, Describe | Remove) else edit.embeddings
+
+
+def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Computed, given: Embeddings) -> Change:
     if isinstance(decision, Change):
         return decision if decision.row_at is None else replace(decision, row=snapshot.row(decision.class_id))
-    return Change(operation="put", class_id=decision.id, entry=decision, row=computed[decision.id])
+    new = {example.id: given[example.id] for example in decision.examples if example.position is None}
+    row = computed[decision.id][1]
+    return Change(operation="put", class_id=decision.id, entry=decision, row=row, embeddings=new)
 
 
 def _there(snapshot: Snapshot, class_id: str) -> KnownClass:

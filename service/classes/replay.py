@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from model.bundle import Bundle
+from model.classes import ClassEntry
 from model.head import Row
+from model.photos import PhotoPrior
 from service.classes.class_table import ClassTable, KnownClass
 from service.classes.snapshot import Snapshot
 from service.errors import RegistryError
@@ -22,7 +24,7 @@ class Replay:
 
     def __init__(self, bundle: Bundle) -> None:
         self._entries = bundle.manifest.classes
-        self._dimension = bundle.manifest.head.dimension
+        self._dimension, self._photos = bundle.manifest.head.dimension, bundle.manifest.head.photos
         rows = zip(self._entries, bundle.weight, bundle.bias, strict=True)
         self._rows = {entry.id: Row(weight, float(bias)) for entry, weight, bias in rows}
 
@@ -66,8 +68,18 @@ class Replay:
     def _known(self, change: Change, version: int) -> tuple[KnownClass, Row] | None:
         if change.entry is None:
             return None
-        known = KnownClass(entry=change.entry, registry_version=version, row_at=change.row_at)
+        known = KnownClass(
+            entry=change.entry,
+            registry_version=version,
+            row_at=change.row_at,
+            photo_share=photo_share(self._photos, change.entry),
+        )
         return known, change.row or self._rows[change.class_id]
+
+
+def photo_share(prior: PhotoPrior | None, entry: ClassEntry) -> float:
+    """How much of the seen penalty applies to an unseen class, 0..1."""
+    return prior.seen_share(len(entry.examples)) if prior and entry.examples else 0.0
 
 
 def _does_not_apply(version: int, class_id: str) -> RegistryError:

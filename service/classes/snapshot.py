@@ -75,6 +75,14 @@ class Snapshot:
         """Which of some classes, by the numbers of their rows, were seen in training, bool [R]."""
         return self._seen[rows]
 
+    def seen_share_at(self, rows: NDArray[np.intp]) -> Float32:
+        """How much of the seen penalty applies to some classes, by the numbers of their rows, float32 [R]."""
+        return self._seen_share[rows]
+
+    @cached_property
+    def _seen_share(self) -> Float32:
+        return self.table.seen_share(self.length)
+
     @cached_property
     def _seen(self) -> NDArray[np.bool_]:
         return self.table.seen(self.length)

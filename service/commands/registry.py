@@ -15,7 +15,7 @@ from service.commands.output import AsJson, print_json, print_line
 if TYPE_CHECKING:
     from model.bundle import Bundle
     from model.classes import ClassEntry
-    from model.head import Row
+    from model.head import Float32, Row
     from service.registry.database import Database
 
 app = typer.Typer(
@@ -53,6 +53,8 @@ def adopt(
     )
     for class_id in adopted.superseded:
         print_line(f"left out, as the bundle has seen it in training: {class_id}")
+    for class_id in adopted.without_photos:
+        print_line(f"needs new example photos, as another trunk embedded the former ones: {class_id}")
 
 
 @app.command()
@@ -162,13 +164,13 @@ def _bundle(path: Path | None) -> Bundle:
     return load_bundle(load_settings(bundle=path).bundle)
 
 
-def _computing(bundle: Bundle) -> Callable[[ClassEntry], Row]:
+def _computing(bundle: Bundle) -> Callable[[ClassEntry, Float32], Row]:
     from model.threads import available_cpus
     from service.inference.class_rows import compute_row
     from service.inference.engine import OnnxEngine
 
     engine = OnnxEngine(bundle, threads=available_cpus())
-    return lambda entry: compute_row(bundle, engine, entry)
+    return lambda entry, photos: compute_row(bundle, engine, entry, photos=lambda _: photos)
 
 
 def _progress(what: str) -> Callable[[list[Item]], Iterable[Item]]:

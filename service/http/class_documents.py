@@ -137,7 +137,8 @@ def read_words(given: object) -> dict[str, Any]:
 
 def fields_of(known: KnownClass) -> dict[str, Any]:
     """What is answered about a class."""
-    return {**known.entry.to_json(), "registry_version": known.registry_version}
+    fields = {**known.entry.to_json(), "examples": len(known.entry.examples)}
+    return {**fields, "registry_version": known.registry_version}
 
 
 def near_duplicates(neighbours: Sequence[Neighbour]) -> list[NearDuplicate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
@@ -100,7 +101,31 @@ class ClassAnswer(BaseModel):
     attributes: list[float]
     description: str
     metadata: dict[str, JsonValue]
+    examples: int = Field(description="Number of its example photos.")
     registry_version: int = Field(description="Version at which the class last changed; 0 for the bundle's own.")
+
+
+class ExampleAnswer(BaseModel):
+    """An example photo of a class; the service keeps what the networks made of it, not its pixels."""
+
+    id: str = Field(description="Hash of its pixels as the networks see them.")
+    width: int
+    height: int
+    added_at: datetime
+
+
+class ExampleList(BaseModel):
+    """The example photos of a class."""
+
+    class_id: str
+    registry_version: int = Field(description="Version at which the class last changed; 0 for the bundle's own.")
+    examples: list[ExampleAnswer] = Field(description="In the order of their ids.")
+
+
+class DescribedDocument(ClassDocument):
+    """A class to create or replace, with example photos if wanted."""
+
+    examples: list[JsonImage] = Field(default_factory=list, description="Photos of the class, as evidence.")
 
 
 class NearDuplicate(BaseModel):

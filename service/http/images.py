@@ -21,7 +21,54 @@ from service.http.threads import off_the_loop
 
 MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
+EXAMPLES_FIELD = "examples"
 CLASS_FIELD = "class"
+_BINARY = {"type": "string", "format": "binary"}
+IMAGES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One image file as it is, a form with files, or JSON with base64.",
+        "content": {
+            "image/*": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [MULTIPART_FIELD],
+                    "properties": {MULTIPART_FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
+                    "additionalProperties": False,
+                }
+            },
+            "application/json": {"schema": {"$ref": "#/components/schemas/JsonImages"}},
+        },
+    }
+}
+"""OpenAPI entry of a route that takes images."""
+
+
+def described_body(schema: str, *, field: str) -> dict[str, Any]:
+    """OpenAPI entry of a route that takes a class as JSON of a schema, with images in `field` if wanted."""
+    form = {
+        "type": "object",
+        "required": [CLASS_FIELD],
+        "properties": {
+            CLASS_FIELD: {"type": "string", "contentMediaType": "application/json", "description": "A ClassDocument."},
+            field: {"type": "array", "items": _BINARY},
+        },
+        "additionalProperties": False,
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f"A class, with images in base64 in `{field}` if wanted; or a form with class and files.",
+            "content": {
+                "application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}},
+                "multipart/form-data": {"schema": form},
+            },
+        }
+    }
+
+
 _UNTYPED = ("", "application/octet-stream")
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -54,7 +101,8 @@ class SomeJsonImages(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    images: list[JsonImage]
+    images: list[JsonImage] = Field(default_factory=list)
+    examples: list[JsonImage] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +145,16 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
     return images
 
 
-async def read_described_images(request: Request, *, most: int) -> tuple[object, list[SentImage]]:
+async def read_described_images(
+    request: Request, *, most: int, field: str = MULTIPART_FIELD
+) -> tuple[object, list[SentImage]]:
     """A JSON document about a class, and images beside it, if any.
 
     Args:
-        request: with a body of type application/json, in which `images` holds them, or of type multipart/form-data
-            with the document in the field `class` and files in `images`.
+        request: with a body of type application/json, in which `field` holds them, or of type multipart/form-data
+            with the document in the field `class` and files in `field`.
         most: largest number of images.
+        field: `images` or `examples`.
 
     Raises:
         MediaTypeError: another type.
@@ -113,7 +164,7 @@ async def read_described_images(request: Request, *, most: int) -> tuple[object,
     """
     kind = media_type(request)
     if kind == "multipart/form-data":
-        texts, images = await _form(request, texts=(CLASS_FIELD,))
+        texts, images = await _form(request, texts=(CLASS_FIELD,), field=field)
         if CLASS_FIELD not in texts:
             raise InvalidRequestError(
                 "the form is not valid",
@@ -121,7 +172,7 @@ async def read_described_images(request: Request, *, most: int) -> tuple[object,
             )
         document: object = await off_the_loop(loads, texts[CLASS_FIELD])
     elif kind == "application/json":
-        document, images = await off_the_loop(_described_json, await request.body(), most)
+        document, images = await off_the_loop(_described_json, await request.body(), most, field)
     else:
         raise MediaTypeError(f"expected application/json or multipart/form-data, got {kind or 'none'}")
     _check_number(images, most)
@@ -146,35 +197,35 @@ def _image_without_type(body: bytes) -> bytes:
     return body
 
 
-def _described_json(body: bytes, most: int) -> tuple[object, list[SentImage]]:
+def _described_json(body: bytes, most: int, field: str) -> tuple[object, list[SentImage]]:
     document = loads(body)
-    if not isinstance(document, dict) or "images" not in document:
+    if not isinstance(document, dict) or field not in document:
         return document, []
-    _check_number(document["images"], most)
-    images = _sent(parse(SomeJsonImages, {"images": document["images"]}, "the list of images is not valid"))
-    return {name: value for name, value in document.items() if name != "images"}, images
+    _check_number(document[field], most)
+    given = parse(SomeJsonImages, {field: document[field]}, "the list of images is not valid")
+    images = _sent(getattr(given, field), field)
+    return {name: value for name, value in document.items() if name != field}, images
 
 
 def _read_json_images(body: bytes, most: int) -> list[SentImage]:
     document = loads(body)
     if isinstance(document, dict):
         _check_number(document.get("images"), most)
-    return _sent(parse(JsonImages, document, "the list of images is not valid"))
+    return _sent(parse(JsonImages, document, "the list of images is not valid").images, MULTIPART_FIELD)
 
 
-def _sent(given: JsonImages | SomeJsonImages) -> list[SentImage]:
+def _sent(given: Sequence[JsonImage], field: str) -> list[SentImage]:
     return [
-        SentImage(id=image.id or str(i), data=_decode_base64(i, image.data)) for i, image in enumerate(given.images)
+        SentImage(id=image.id or str(i), data=_decode_base64(f"/{field}/{i}/data", image.data))
+        for i, image in enumerate(given)
     ]
 
 
-def _decode_base64(index: int, text: str) -> bytes | MalformedBodyError:
+def _decode_base64(pointer: str, text: str) -> bytes | MalformedBodyError:
     try:
         return decode_base64(text)
     except ValueError as error:
-        return MalformedBodyError(
-            "the image's base64 cannot be read", [Problem(pointer=f"/images/{index}/data", detail=str(error))]
-        )
+        return MalformedBodyError("the image's base64 cannot be read", [Problem(pointer=pointer, detail=str(error))])
 
 
 async def _multipart(request: Request) -> list[SentImage]:
@@ -187,7 +238,9 @@ async def _multipart(request: Request) -> list[SentImage]:
     return images
 
 
-async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[str, bytes], list[SentImage]]:
+async def _form(
+    request: Request, *, texts: Sequence[str] = (), field: str = MULTIPART_FIELD
+) -> tuple[dict[str, bytes], list[SentImage]]:
     """The text fields of a form, of which only some names are taken, and its files."""
     boundary = boundary_of(request.headers.get("content-type", ""))
     parts = await off_the_loop(parts_of, await request.body(), boundary)
@@ -200,8 +253,8 @@ async def _form(request: Request, *, texts: Sequence[str] = ()) -> tuple[dict[st
             if part.name in found:
                 problems.append(Problem(pointer=where, detail="expected the field once, got it twice"))
             found[part.name] = part.data
-        elif part.name != MULTIPART_FIELD:
-            names = " and ".join(repr(n) for n in (*texts, MULTIPART_FIELD))
+        elif part.name != field:
+            names = " and ".join(repr(n) for n in (*texts, field))
             problems.append(Problem(pointer=where, detail=f"expected the field {names} only"))
         elif part.filename is None:
             problems.append(Problem(pointer=where, detail="expected a file with a filename, got a text field"))

@@ -65,6 +65,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     own.OriginError: ProblemType(403, "other-origin", "Changes from pages of other origins are not allowed"),
     own.SlowRequestError: ProblemType(408, "request-timeout", "The request did not come in time"),
     own.UnknownClassError: ProblemType(404, "no-such-class", "The class does not exist"),
+    own.UnknownExampleError: ProblemType(404, "no-such-example", "The class has no such example photo"),
     own.UnknownVersionError: ProblemType(404, "no-such-version", "The registry never had this version"),
     own.BatchConflictError: ProblemType(
         409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"
@@ -87,6 +88,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     own.InvalidClassIdError: ProblemType(422, "invalid-class-id", "The id of the class is not valid"),
     own.InvalidClassNameError: ProblemType(422, "invalid-class-name", "The name of the class is not valid"),
     own.MetadataTooLargeError: ProblemType(422, "metadata-too-large", "The metadata of the class is too large"),
+    own.InvalidExamplesError: ProblemType(422, "invalid-examples", "The example photos cannot be taken"),
     own.InvalidBatchError: ProblemType(
         422, "invalid-batch", "The batch has classes that are not valid; nothing was stored"
     ),

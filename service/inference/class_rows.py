@@ -12,27 +12,44 @@ import numpy as np
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, Problem
-from model.head import Row
+from model.head import Float32, Row
 from model.synthesis import many_class_embeddings
+from service.errors import InvalidExamplesError
 from service.inference.engine import Engine
 
 _ROWS_AT_ONCE = 2048
 
+TAKES_NONE = "expected none, as this bundle was exported without the numbers that photos need"
 
-def compute_row(bundle: Bundle, engine: Engine, entry: ClassEntry) -> Row:
+Photos = Callable[[ClassEntry], Float32]
+"""Embeddings of a class's example photos in their order, float32 [n, Z]."""
+
+
+def no_photos(entry: ClassEntry) -> Float32:
+    """Of classes that have none."""
+    assert not entry.examples
+    return np.empty((0, 0), dtype=np.float32)
+
+
+def compute_row(bundle: Bundle, engine: Engine, entry: ClassEntry, *, photos: Photos = no_photos) -> Row:
     """Synthesise a class's embeddings and make its row; the same whenever it is done.
 
     Raises:
         AttributesError: no finite row can be made from its attributes.
     """
-    (made,) = compute_rows(bundle, engine, [entry])
+    (made,) = compute_rows(bundle, engine, [entry], photos=photos)
     if isinstance(made, AttributesError):
         raise made
     return made
 
 
 def compute_rows(
-    bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry], *, go_on: Callable[[], object] = lambda: None
+    bundle: Bundle,
+    engine: Engine,
+    entries: Sequence[ClassEntry],
+    *,
+    photos: Photos = no_photos,
+    go_on: Callable[[], object] = lambda: None,
 ) -> list[Row | AttributesError]:
     """What :func:`compute_row` gives or raises for each of many classes, with few calls of the networks.
 
@@ -40,6 +57,7 @@ def compute_rows(
         bundle: of the classes.
         engine: of the bundle.
         entries: the classes.
+        photos: gives the embeddings of a class's example photos.
         go_on: called before each call of the networks; what it raises ends the work.
     """
     manifest = bundle.manifest
@@ -57,9 +75,26 @@ def compute_rows(
                 head=manifest.head,
             )
             weights, biases = bundle.head.rows(embeddings.mean(axis=1, dtype=np.float64))
+            for i, entry in enumerate(part):
+                if entry.examples:
+                    weights[i], biases[i] = _with_photos(bundle, embeddings[i], photos(entry))
         finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
         made += [Row(weights[i], float(biases[i])) if finite[i] else unusable_attributes() for i in range(len(part))]
     return made
+
+
+def _with_photos(bundle: Bundle, embeddings_NZ: Float32, photos_nZ: Float32) -> tuple[Float32, float]:
+    """The row of a class with example photos, weight [Z] and bias, as if it were the only one."""
+    prior = bundle.manifest.head.photos
+    if prior is None:
+        raise InvalidExamplesError(
+            "no class can be made from photos", [Problem(pointer="/examples", detail=TAKES_NONE)]
+        )
+    mean = prior.mean(embeddings_NZ.mean(axis=0, dtype=np.float64), photos_nZ)
+    weight, bias = bundle.head.rows(mean[None])
+    unseen_scale = bundle.manifest.head.unseen_scale  # in the bundle's rows already
+    scale = prior.scale(unseen_scale, len(photos_nZ)) / unseen_scale
+    return (weight[0] * scale).astype(np.float32), float(np.float32(bias[0] * scale))
 
 
 def unusable_attributes() -> AttributesError:

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from model.bundle import Bundle
+from model.bundle import TRUNK, Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
-from model.head import Row
+from model.head import Float32, Row
 from model.outside.names import clean_name
 from service.errors import RegistryError
 from service.registry.change import Change
 from service.registry.database import Database
-from service.registry.log import NextVersion
+from service.registry.log import NextVersion, read_embeddings
 from service.registry.tables import changes, registry
 
-Compute = Callable[[ClassEntry], Row]
+Compute = Callable[[ClassEntry, Float32], Row]
 Track = Callable[[list[ClassEntry]], Iterable[ClassEntry]]
 
 
@@ -31,12 +31,14 @@ class Adoption:
         former: id of the bundle before.
         classes: how many classes were taken over.
         superseded: ids of registered classes that the new bundle has seen in training, which it keeps as it knows them.
+        without_photos: ids of classes that lost example photos, as another trunk made their embeddings.
     """
 
     version: int
     former: str
     classes: int
     superseded: tuple[str, ...]
+    without_photos: tuple[str, ...]
 
 
 def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, track: Track = iter) -> Adoption:
@@ -45,7 +47,7 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
     Args:
         database: with a registry of another bundle with the same attribute names in the same order.
         bundle: the new owner.
-        compute: makes its row of a class.
+        compute: makes its row of a class and of the embeddings of its example photos, float32 [n, Z].
         track: passes classes on as they are computed, to show progress.
 
     Raises:
@@ -68,14 +70,27 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
     made = [*_removals(kept, own), *_rewordings(kept, own)]
     wanted = [entry for i, (entry, bundled) in kept.items() if entry and not (bundled and i in own)]
     removed = sum(change.entry is None for change in made)
-    for entry in track(wanted):
+    trunk = bundle.manifest.files[TRUNK] if bundle.manifest.head.photos else None
+    without_photos = []
+    for former in track(wanted):
+        entry = replace(former, examples=tuple(e for e in former.examples if e.trunk == trunk))
+        if len(entry.examples) < len(former.examples):
+            without_photos.append(entry.id)
+        with database.reading() as connection:
+            embeddings = read_embeddings(database, connection, entry.examples, bundle.manifest.head.dimension)
         try:
-            row = compute(entry)
+            row = compute(entry, embeddings)
         except AttributesError as error:
             raise RegistryError(f"the class {entry.id!r} does not fit the bundle {identity}: {error}") from None
         made.append(Change(operation="put", class_id=entry.id, entry=entry, row=row))
     version = _hand_over(database, bundle, head, made)
-    return Adoption(version=version, former=str(head.bundle_id), classes=len(made) - removed, superseded=superseded)
+    return Adoption(
+        version=version,
+        former=str(head.bundle_id),
+        classes=len(made) - removed,
+        superseded=superseded,
+        without_photos=tuple(without_photos),
+    )
 
 
 def _hand_over(database: Database, bundle: Bundle, head: sa.Row[tuple[object, ...]], made: list[Change]) -> int:

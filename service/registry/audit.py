@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from service.errors import RegistryError
 from service.registry.change import GENESIS, digest_change, digest_version
 from service.registry.log import AT_ONCE
-from service.registry.tables import changes, head_rows, registry, versions
+from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
 _MOST = 20
 """Most findings of one kind that are named."""
@@ -63,6 +64,7 @@ def audit(connection: sa.Connection) -> Audit:
     if strangers := sorted(digests.keys() - set(numbers)):
         findings.append(f"changes belong to versions that do not exist: {_some(strangers)}")
     findings += _wrong_references(connection)
+    findings += _wrong_examples(connection)
     if len(findings) > _MOST:
         findings = [*findings[:_MOST], f"and {len(findings) - _MOST} more"]
     return Audit(version=int(head.version), changes=count, findings=tuple(findings))
@@ -124,6 +126,23 @@ def _wrong_references(connection: sa.Connection) -> list[str]:
         .order_by(head_rows.c.position)
     )
     found = [(connection.scalars(query).all(), words) for query, words in ((wrong, _WRONG), (unused, _UNUSED))]
+    return [words.format(_some(positions)) for positions, words in found if positions]
+
+
+def _wrong_examples(connection: sa.Connection) -> list[str]:
+    """Example photos whose embedding is missing or is not as it was written, and embeddings of none."""
+    stored = {
+        (row.position, row.example_id): hashlib.sha256(row.embedding).hexdigest()
+        for row in connection.execution_options(yield_per=AT_ONCE).execute(sa.select(example_embeddings))
+    }
+    named: dict[tuple[int, str], str] = {}
+    documents = sa.select(changes.c.document).where(changes.c.document.is_not(None))
+    for document in connection.execution_options(yield_per=AT_ONCE).execute(documents).scalars():
+        if isinstance(document, dict):
+            named |= {(e["position"], e["id"]): e["digest"] for e in document.get("examples", ())}
+    wrong = sorted(key[0] for key, digest in named.items() if stored.get(key) != digest)
+    unused = sorted(key[0] for key in stored.keys() - named.keys())
+    found = ((wrong, "example photos lack their embedding: positions {}"), (unused, "embeddings of no photo: {}"))
     return [words.format(_some(positions)) for positions, words in found if positions]
 
 

@@ -26,7 +26,7 @@ from service.registry.audit import audit
 from service.registry.change import in_utc
 from service.registry.database import Database
 from service.registry.log import AT_ONCE
-from service.registry.tables import changes, head_rows, registry, versions
+from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
 FORMAT = "d3gzsl-registry-backup"
 FORMAT_VERSION = 1
@@ -88,7 +88,7 @@ def read_backup(database: Database, file: Path, *, replace: bool = False) -> dic
                     f"the registry {database.name} has {head.version} versions already; restore into another one, "
                     "or pass --replace to forget them"
                 )
-            for table in (registry, versions, changes, head_rows):
+            for table in (registry, versions, changes, head_rows, example_embeddings):
                 connection.execute(sa.delete(table))
             lines = _verified(file, stream)
             first = next(lines)
@@ -126,6 +126,8 @@ def _lines(connection: sa.Connection) -> Iterator[dict[str, Any]]:
         if row["weight"] is not None:
             change["row"] = {"bias": row["bias"], "weight": base64.b64encode(row["weight"]).decode()}
         yield {"change": change}
+    for row in streaming.execute(sa.select(example_embeddings).order_by("position", "example_id")).mappings():
+        yield {"example": {**row, "embedding": base64.b64encode(row["embedding"]).decode()}}
 
 
 def _verified(file: Path, stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -162,10 +164,16 @@ def _insert(connection: sa.Connection, lines: list[dict[str, Any]]) -> None:
         for change in changed
         if "row" in change
     ]
+    photos = [
+        {**line["example"], "embedding": base64.b64decode(line["example"]["embedding"], validate=True)}
+        for line in lines
+        if "example" in line
+    ]
     for table, records in (
         (versions, [{**version, "made_at": datetime.fromisoformat(version["made_at"])} for version in made]),
         (changes, [{k: v for k, v in change.items() if k != "row"} for change in changed]),
         (head_rows, rows),
+        (example_embeddings, photos),
     ):
         if records:
             connection.execute(sa.insert(table), records)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from model.classes import ClassEntry
-from model.head import Row
+from model.head import Float32, Row
 
 ChangeOperation = Literal["put", "describe", "remove"]
 Operation = Literal["put", "describe", "remove", "batch", "rollback", "adopt"]
@@ -28,6 +28,7 @@ class Change:
         row: its row of the head, as the registering process computed it. Given with `entry` and no `row_at`, it is
             stored with the change.
         row_at: position of the change that stored the row; with neither this nor `row`, the row is the bundle's own.
+        embeddings: of the example photos that come with the change, by id, float32 [Z]; not given back by the log.
     """
 
     operation: ChangeOperation
@@ -35,6 +36,7 @@ class Change:
     entry: ClassEntry | None = None
     row: Row | None = None
     row_at: int | None = None
+    embeddings: Mapping[str, Float32] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,6 +5,7 @@ Z: embedding dimension.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 import uuid
@@ -21,13 +22,13 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from model.classes import ClassEntry
+from model.classes import ClassEntry, ExamplePhoto
 from model.errors import D3GZSLError
-from model.head import Row
+from model.head import Float32, Row
 from service.errors import RegistryError, RegistryReplacedError, StorageError
 from service.registry.change import GENESIS, Change, LoggedVersion, Operation, StoredRow, digest_change, digest_version
 from service.registry.database import Database
-from service.registry.tables import changes, head_rows, registry, versions
+from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
 AT_ONCE = 500  # positions in one question: below every database's limit of parameters
 _COLUMNS = (
@@ -63,10 +64,8 @@ class NextVersion:
     def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> LoggedVersion:
         """Write one version of any number of changes; returns it as it will be read."""
         version = self.version + 1
-        written = tuple(
-            replace(change, row_at=position) if change.row is not None and change.row_at is None else change
-            for position, change in enumerate(made, start=self._position + 1)
-        )
+        written = tuple(_placed(change, position) for position, change in enumerate(made, start=self._position + 1))
+        photos: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
         records: list[dict[str, Any]] = []
         digests: list[bytes] = []
@@ -83,10 +82,16 @@ class NextVersion:
             records.append({**record, "version": version})
             if stored is not None:
                 rows.append(dict(zip(("weight", "bias"), stored, strict=True), position=position))
+            photos += [
+                {"position": position, "example_id": example_id, "embedding": embedding_bytes(embedding)}
+                for example_id, embedding in change.embeddings.items()
+            ]
         connection = self.connection
         before = connection.scalar(sa.select(versions.c.digest).where(versions.c.version == self.version)) or GENESIS
         if rows:
             connection.execute(sa.insert(head_rows), rows)
+        if photos:
+            connection.execute(sa.insert(example_embeddings), photos)
         if records:
             connection.execute(sa.insert(changes), records)
         self.digest = digest_version(before, version=version, operation=operation, source=source, changes=digests)
@@ -104,6 +109,36 @@ class NextVersion:
         connection.execute(sa.update(registry).values(version=self.version, position=self._position))
         self._database.announce(connection, version)
         return LoggedVersion(version=version, changes=written)
+
+
+def _placed(change: Change, position: int) -> Change:
+    """A change that names its own position where it brings a row or photos."""
+    entry = change.entry
+    if entry is not None and change.embeddings:
+        examples = [replace(e, position=position) if e.id in change.embeddings else e for e in entry.examples]
+        change = replace(change, entry=replace(entry, examples=tuple(examples)))
+    return replace(change, row_at=position) if change.row is not None and change.row_at is None else change
+
+
+def embedding_bytes(embedding_Z: Float32) -> bytes:
+    """An embedding as it is stored."""
+    return embedding_Z.astype("<f4").tobytes()
+
+
+def read_embeddings(
+    database: Database, connection: sa.Connection, examples: Sequence[ExamplePhoto], dimension: int
+) -> Float32:
+    """Embeddings of stored photos in their order, float32 [n, Z]; RegistryDamagedError as of `ChangeLog.embeddings`."""
+    positions = {example.position for example in examples}
+    query = sa.select(example_embeddings).where(example_embeddings.c.position.in_(positions))
+    found = {(row.position, row.example_id): row.embedding for row in connection.execute(query)} if examples else {}
+    embeddings = np.empty((len(examples), dimension), dtype=np.float32)
+    for place, example in enumerate(examples):
+        stored = found.get((example.position, example.id), b"")
+        if hashlib.sha256(stored).hexdigest() != example.digest:
+            raise database.damaged(f": the embedding of the example {example.id} is not as it was written")
+        embeddings[place] = np.frombuffer(stored, dtype="<f4")
+    return embeddings
 
 
 def _stored(change: Change) -> StoredRow:
@@ -194,6 +229,18 @@ class ChangeLog:
             yield following
         if following.digest is not None:
             self._saw(following.version, following.digest)
+
+    def embeddings(self, examples: Sequence[ExamplePhoto], *, within: NextVersion | None = None) -> Float32:
+        """Embeddings of photos that are stored, in their order, float32 [n, Z].
+
+        Raises:
+            RegistryDamagedError: one is missing, or is not as it was written.
+            StorageError: the database refuses.
+        """
+        if within is not None:
+            return read_embeddings(self.database, within.connection, examples, self.dimension)
+        with self.database.reading() as connection:
+            return read_embeddings(self.database, connection, examples, self.dimension)
 
     @property
     def base(self) -> int:

@@ -94,3 +94,13 @@ head_rows = sa.Table(
 )
 """What the registering process computed, by the position of its change, never updated: a row of the head, its weight as
 little-endian float32."""
+
+example_embeddings = sa.Table(
+    "example_embeddings",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("example_id", sa.String(64), primary_key=True),
+    sa.Column("embedding", sa.LargeBinary, nullable=False),
+)
+"""Embeddings of example photos, by the position of the change that brought them, never updated: little-endian float32.
+The document of that change has the digest of each."""

@@ -15,7 +15,7 @@ from service.http.bodies.budget import BodyBudget
 from service.http.bodies.reading import Bodies
 from service.http.dependencies import few_parameters
 from service.http.middleware import HeadAsGet, Observe, RequestId
-from service.http.routes import classes, classify, docs, preview, registry, service_info
+from service.http.routes import classes, classify, docs, examples, preview, registry, service_info
 from service.http.v2 import infer, metadata
 from service.inference.engine import trim_heap
 from service.service import Service
@@ -76,7 +76,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(HeadAsGet)
     app.add_middleware(Observe, metrics=metrics, tracing=tracing, slow_seconds=settings.slow_request)
     app.add_middleware(RequestId)
-    for part in (classify, classes, preview, registry, service_info, metadata, infer):
+    for part in (classify, classes, examples, preview, registry, service_info, metadata, infer):
         app.include_router(part.router)
     docs.install_docs(app)
     return app

@@ -90,7 +90,7 @@ def synthesize(noise, attributes):
     return (noise @ W_KZ + attributes @ W_DZ[:3]).astype(np.float32)
 
 
-def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, overwrite: bool = False) -> Path:
+def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, spec: HeadSpec = HEAD, overwrite: bool = False) -> Path:
     """Write a valid bundle with two seen classes and an unseen one."""
     entries = tuple(
         ClassEntry(id=name, name=name.capitalize(), kind="unseen" if name == "bluish" else "seen", attributes=colour)
@@ -100,8 +100,8 @@ def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, overwrite: bool 
         NAMES, [entry.attributes for entry in entries], offset=0.0, scale=1.0, unit_length=False
     )
     trunk_bytes = trunk_bytes or trunk()
-    identity = bundle_id(sha256_bytes(trunk_bytes), sha256_bytes(synthesizer()), vocabulary, HEAD)
-    head = LdaHead(0.2 * np.eye(Z))
+    identity = bundle_id(sha256_bytes(trunk_bytes), sha256_bytes(synthesizer()), vocabulary, spec)
+    head = LdaHead(0.2 * np.eye(Z)).scaled(spec.unseen_scale)
     rows = [
         head.row(
             class_embeddings(
@@ -110,7 +110,7 @@ def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, overwrite: bool 
                 class_id=entry.id,
                 attributes=entry.attributes,
                 vocabulary=vocabulary,
-                head=HEAD,
+                head=spec,
             )
         )
         for entry in entries
@@ -123,7 +123,7 @@ def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, overwrite: bool 
         backbone=BackboneInfo(name="tiny.onnx", fingerprint="0" * 64, feature_dim=D),
         vocabulary=vocabulary,
         classes=entries,
-        head_spec=HEAD,
+        head_spec=spec,
         head=head,
         weight=np.stack([row.weight for row in rows]),
         bias=np.array([row.bias for row in rows], dtype=np.float32),

@@ -15,8 +15,8 @@ from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
 from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
-from service.errors import BatchTooLargeError, UnknownClassError
-from service.http.access import may_change, may_classify
+from service.errors import BatchTooLargeError, TooLargeError, UnknownClassError
+from service.http.access import may_change, may_change_by_photos, may_classify
 from service.http.class_documents import (
     DescribedClass,
     fields_of,
@@ -35,7 +35,16 @@ from service.http.class_schemas import (
     ClassPage,
     ListQuery,
 )
-from service.http.dependencies import TheService, json_body, json_of, no_parameters, snapshot_for
+from service.http.dependencies import (
+    MAX_BODY_BYTES,
+    Deadline,
+    TheService,
+    json_body,
+    json_of,
+    no_parameters,
+    snapshot_for,
+)
+from service.http.examples import GivenExamples, embed_examples
 from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
@@ -51,7 +60,7 @@ from service.http.headers import (
     set_version,
     to_cursor,
 )
-from service.http.images import parse
+from service.http.images import EXAMPLES_FIELD, described_body, parse, read_described_images
 from service.http.problems import problem_responses
 from service.http.recognition import Client, while_connected
 from service.http.schemas import ReadQuery
@@ -66,6 +75,7 @@ reads = [Depends(may_classify)]
 changes = [Depends(may_change)]
 _MANY_CLASSES = 1000  # are looked through in about a millisecond
 stores = [*changes, Depends(no_parameters)]
+with_photos = [Depends(may_change_by_photos), Depends(no_parameters)]
 
 
 @router.get(
@@ -142,18 +152,19 @@ async def show_class(
     status_code=201,
     summary="Register a class",
     responses={201: {"headers": {**TAGGED, **LOCATION}}, **problem_responses(400, 403, 409, 413, 415, 422, 503)},
-    openapi_extra=json_body("ClassDocument"),
-    dependencies=stores,
+    openapi_extra=described_body("DescribedDocument", field=EXAMPLES_FIELD),
+    dependencies=with_photos,
 )
 async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
-    """Register a class by its attributes; answered when it is on disk, and recognised from the next request on."""
-    vocabulary = service.bundle.manifest.vocabulary
-    service.changes.check()
-    described = await json_of(request, lambda given: read_class(given, vocabulary))
+    """Register a class by its attributes, and by example photos beside them.
+
+    Answered when it is on disk, and recognised from the next request on.
+    """
+    described, given = await _read_described(request, service)
 
     def create() -> tuple[KnownClass, list[Neighbour]]:
         (one,) = with_ids([described], service.registrar.catch_up().get)
-        known = service.registrar.create(one.entry)
+        known = service.registrar.create(given.of(one.entry), embeddings=given.embeddings)
         return known, service.near_duplicates(known.entry)
 
     known, duplicates = await service.changes.run(create)
@@ -170,18 +181,16 @@ async def create_class(request: Request, response: Response, service: TheService
         201: {"description": "Created.", "model": ChangedClass, "headers": {**TAGGED, **LOCATION}},
         **problem_responses(400, 403, 409, 412, 413, 415, 422, 503),
     },
-    openapi_extra={**json_body("ClassDocument"), **PRECONDITIONS},
-    dependencies=stores,
+    openapi_extra={**described_body("DescribedDocument", field=EXAMPLES_FIELD), **PRECONDITIONS},
+    dependencies=with_photos,
 )
 async def put_class(class_id: NewClassId, request: Request, response: Response, service: TheService) -> ChangedClass:
     """Make the class what the body says; doing so twice is the same as once."""
     condition = precondition(request)
-    vocabulary = service.bundle.manifest.vocabulary
-    service.changes.check()
-    described = await json_of(request, lambda given: read_class(given, vocabulary, class_id=class_id))
+    described, given = await _read_described(request, service, class_id=class_id)
 
     def put() -> tuple[KnownClass, bool, list[Neighbour]]:
-        stored = service.registrar.put(described.entry, condition)
+        stored = service.registrar.put(given.of(described.entry), condition, embeddings=given.embeddings)
         return stored.known, stored.created, service.near_duplicates(stored.known.entry)
 
     known, created, duplicates = await service.changes.run(put)
@@ -221,6 +230,23 @@ async def remove_class(class_id: str, request: Request, service: TheService) -> 
     """Forget a class; seen classes cannot be removed."""
     version = await service.changes.run(service.registrar.remove, class_id, precondition(request))
     return Response(status_code=204, headers={VERSION_HEADER: str(version)})
+
+
+async def _read_described(
+    request: Request, service: Service, *, class_id: str | None = None
+) -> tuple[DescribedClass, GivenExamples]:
+    """The class that a request describes, and the photos that came with it."""
+    vocabulary = service.bundle.manifest.vocabulary
+    deadline = Deadline.from_now(service.settings.deadline)
+    service.changes.check()
+    async with deadline.kept():
+        document, images = await read_described_images(
+            request, most=service.settings.max_examples, field=EXAMPLES_FIELD
+        )
+        if not images and len(await request.body()) > MAX_BODY_BYTES:
+            raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
+        described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id)
+        return described, await embed_examples(request, service, images, seconds=deadline.left)
 
 
 def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[Neighbour]) -> ChangedClass:

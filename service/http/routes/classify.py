@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
@@ -12,7 +12,7 @@ from model.errors import D3GZSLError
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows
 from service.http.access import client_of, may_classify
 from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
-from service.http.images import MULTIPART_FIELD, read_images
+from service.http.images import IMAGES_BODY, read_images
 from service.http.problems import problem_responses
 from service.http.recognition import EmbeddedImage, embed_all, image_answer, rank_all, while_connected
 from service.http.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
@@ -21,33 +21,13 @@ from service.service import Service
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(may_classify)])
 
-_BINARY = {"type": "string", "format": "binary"}
-_FORM = {
-    "type": "object",
-    "required": [MULTIPART_FIELD],
-    "properties": {MULTIPART_FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
-    "additionalProperties": False,
-}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "One image file as it is, a form with files, or JSON with base64.",
-        "content": {
-            "image/*": {"schema": _BINARY},
-            "application/octet-stream": {"schema": _BINARY},
-            "multipart/form-data": {"schema": _FORM},
-            "application/json": {"schema": {"$ref": "#/components/schemas/JsonImages"}},
-        },
-    }
-}
-
 
 @router.post(
     "/classify",
     summary="Recognise what images show",
     response_model=ClassifyAnswer,
     responses=problem_responses(400, 413, 415, 422, 503),
-    openapi_extra=_BODY,
+    openapi_extra=IMAGES_BODY,
 )
 async def classify(
     request: Request,

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
 
-from service.http.class_schemas import BatchDocument, ClassDocument, ClassWords, PreviewDocument
+from service.http.class_schemas import BatchDocument, ClassDocument, ClassWords, DescribedDocument, PreviewDocument
 from service.http.images import JsonImages
 from service.http.problems import ProblemDocument
 from service.http.schemas import RollbackDocument
@@ -27,6 +27,7 @@ _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (
     JsonImages,
     ClassDocument,
     ClassWords,
+    DescribedDocument,
     BatchDocument,
     PreviewDocument,
     RollbackDocument,
@@ -81,7 +82,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         schemas.update(extra["$defs"])
         names = service.bundle.manifest.vocabulary.names
-        for name in ("ClassDocument", "PreviewDocument"):
+        for name in ("ClassDocument", "DescribedDocument", "PreviewDocument"):
             numbers, named = schemas[name]["properties"]["attributes"]["anyOf"]
             numbers |= {"minItems": len(names), "maxItems": len(names)}
             named |= {"propertyNames": {"enum": list(names)}}

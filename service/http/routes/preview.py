@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
@@ -23,7 +23,7 @@ from service.http.class_schemas import (
 )
 from service.http.dependencies import Deadline, TheService, snapshot_for
 from service.http.headers import VERSION, VERSION_HEADER
-from service.http.images import CLASS_FIELD, MULTIPART_FIELD, read_described_images
+from service.http.images import MULTIPART_FIELD, described_body, read_described_images
 from service.http.problems import problem_responses
 from service.http.recognition import EmbeddedImage, embed_all, image_answer, while_connected
 from service.http.schemas import ImageAnswer, ImageFailure
@@ -31,33 +31,13 @@ from service.service import Service
 
 router = APIRouter(tags=["classes"], dependencies=[Depends(may_preview)])
 
-_FORM = {
-    "type": "object",
-    "required": [CLASS_FIELD],
-    "properties": {
-        CLASS_FIELD: {"type": "string", "contentMediaType": "application/json", "description": "A ClassDocument."},
-        MULTIPART_FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}},
-    },
-    "additionalProperties": False,
-}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "A class as POST /classes takes it, with images in base64 if wanted; or a form.",
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/PreviewDocument"}},
-            "multipart/form-data": {"schema": _FORM},
-        },
-    }
-}
-
 
 @router.post(
     "/classes:preview",
     summary="Try a class out",
     response_model_exclude_unset=True,
     responses={200: {"headers": VERSION}, **problem_responses(400, 403, 409, 413, 415, 422, 503)},
-    openapi_extra=_BODY,
+    openapi_extra=described_body("PreviewDocument", field=MULTIPART_FIELD),
 )
 async def preview_class(
     request: Request, response: Response, query: Annotated[PreviewQuery, Query()], service: TheService

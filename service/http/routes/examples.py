@@ -1,0 +1,80 @@
+"""/classes/{id}/examples: the photos that a class was given as evidence."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from service.classes.edits import AddExamples, RemoveExample
+from service.errors import UnknownClassError
+from service.http.access import may_change, may_change_by_photos, may_classify
+from service.http.class_schemas import ExampleList
+from service.http.dependencies import Deadline, TheService, no_parameters, snapshot_for
+from service.http.examples import answers, embed_examples
+from service.http.headers import PRECONDITIONS, TAGGED, VERSION, VERSION_HEADER, precondition, set_version
+from service.http.images import IMAGES_BODY, read_images
+from service.http.problems import problem_responses
+from service.http.schemas import ReadQuery
+
+router = APIRouter(tags=["classes"])
+
+
+@router.get(
+    "/classes/{class_id}/examples",
+    summary="List a class's example photos",
+    responses={200: {"headers": TAGGED}, **problem_responses(404, 422, 503)},
+    dependencies=[Depends(may_classify)],
+)
+async def list_examples(
+    class_id: str, response: Response, query: Annotated[ReadQuery, Query()], service: TheService
+) -> ExampleList:
+    """Which photos the class was given; their pixels are not kept."""
+    snapshot = await snapshot_for(service, query.min_registry_version)
+    known = snapshot.get(class_id)
+    if known is None:
+        raise UnknownClassError(f"no class has the id {class_id!r}")
+    set_version(response, snapshot.registry_version, etag=known.etag)
+    return ExampleList(class_id=class_id, registry_version=known.registry_version, examples=answers(known.entry))
+
+
+@router.post(
+    "/classes/{class_id}/examples",
+    summary="Give a class example photos",
+    responses={200: {"headers": TAGGED}, **problem_responses(400, 403, 404, 409, 412, 413, 415, 422, 503)},
+    openapi_extra={**IMAGES_BODY, **PRECONDITIONS},
+    dependencies=[Depends(no_parameters), Depends(may_change_by_photos)],
+)
+async def add_examples(class_id: str, request: Request, response: Response, service: TheService) -> ExampleList:
+    """Add photos to those the class has. The same photo counts once; one that cannot be read refuses all of them."""
+    condition, settings = precondition(request), service.settings
+    deadline = Deadline.from_now(settings.deadline)
+    service.changes.check()
+    async with deadline.kept():
+        images = await read_images(request, most=settings.max_examples, most_bytes=settings.max_image_bytes)
+        given = await embed_examples(request, service, images, seconds=deadline.left)
+    edit = AddExamples(
+        class_id=class_id,
+        examples=given.examples,
+        embeddings=given.embeddings,
+        most=settings.max_examples,
+        condition=condition,
+    )
+    known = await service.changes.run(service.registrar.change, edit)
+    set_version(response, known.registry_version, etag=known.etag)
+    return ExampleList(class_id=class_id, registry_version=known.registry_version, examples=answers(known.entry))
+
+
+@router.delete(
+    "/classes/{class_id}/examples/{example_id}",
+    status_code=204,
+    summary="Take an example photo back",
+    responses={204: {"headers": VERSION}, **problem_responses(403, 404, 409, 412, 422, 503)},
+    openapi_extra=PRECONDITIONS,
+    dependencies=[Depends(no_parameters), Depends(may_change)],
+)
+async def remove_example(class_id: str, example_id: str, request: Request, service: TheService) -> Response:
+    """The class is then what it would be had it never had this photo."""
+    edit = RemoveExample(class_id=class_id, example_id=example_id, condition=precondition(request))
+    known = await service.changes.run(service.registrar.change, edit)
+    return Response(status_code=204, headers={VERSION_HEADER: str(known.registry_version)})
