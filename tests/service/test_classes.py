@@ -46,6 +46,7 @@ async def test_a_registered_class_is_recognised_from_the_next_request_on(client:
         "attributes": list(VIOLET),
         "description": "a colour",
         "metadata": {"hex": "#e600e6"},
+        "examples": 0,
         "registry_version": 1,
         "head": "exact",
         "filled": [],
