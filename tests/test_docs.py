@@ -367,3 +367,15 @@ def test_the_example_in_python_gives_the_row_of_the_bundle(
     bundle = Bundle.load(tiny)
     np.testing.assert_allclose(names["row"].weight, bundle.weight[-1], rtol=1e-5, atol=1e-5)
     assert names["row"].bias == pytest.approx(float(bundle.bias[-1]), rel=1e-5)
+
+
+# --- the fault suite --------------------------------------------------------------------------------------------------
+
+
+def test_every_test_of_the_fault_suite_is_there() -> None:
+    file, named = "", 0
+    for path, name in re.findall(r"`(tests/[\w/.]+\.py)?::(\w+)", (ROOT / "docs" / "fault-suite.md").read_text()):
+        file = path or file
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+        named += 1
+    assert named > 50
