@@ -15,7 +15,7 @@ from model.errors import Problem
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, InvalidRequestError, TooLargeError
 from service.http.bodies.reading import read_body
-from service.http.strictjson import loads
+from service.http.bodies.strictjson import loads
 from service.http.threads import off_the_loop
 from service.service import Service
 

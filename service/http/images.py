@@ -15,8 +15,8 @@ from service.http.access import media_type
 from service.http.bodies.base64_files import decode_base64
 from service.http.bodies.forms import boundary_of, parts_of
 from service.http.bodies.reading import read_body
+from service.http.bodies.strictjson import loads
 from service.http.problems import names_of, validation_problems, without_most_unknown
-from service.http.strictjson import loads
 from service.http.threads import off_the_loop
 
 MAX_ID_LENGTH = 256

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import MalformedBodyError, TooLargeError
-from service.http.strictjson import MAX_DEPTH, MAX_VALUES, loads
+from service.http.bodies.strictjson import MAX_DEPTH, MAX_VALUES, loads
 
 VALUES = st.recursive(
     st.none()

@@ -17,6 +17,7 @@ from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError, TooLargeError, UnknownClassError
 from service.http.access import may_change, may_change_by_photos, may_classify
+from service.http.bodies.strictjson import MAX_VALUES, loads
 from service.http.class_documents import (
     DescribedClass,
     fields_of,
@@ -64,7 +65,6 @@ from service.http.images import EXAMPLES_FIELD, described_body, parse, read_desc
 from service.http.problems import problem_responses
 from service.http.recognition import Client, while_connected
 from service.http.schemas import ReadQuery
-from service.http.strictjson import MAX_VALUES, loads
 from service.http.threads import answer, off_the_loop
 from service.service import Service
 

@@ -18,8 +18,8 @@ from model.errors import Problem
 from model.head import Float32
 from service.errors import InvalidRequestError, MalformedBodyError
 from service.http.bodies.base64_files import decode_base64
+from service.http.bodies.strictjson import loads
 from service.http.images import parse
-from service.http.strictjson import loads
 from service.http.v2.schemas import InferInput, InferRequest, TensorAnswer, TensorParameters
 
 _MOST_DIGITS = 18  # of a length, far beyond any body
