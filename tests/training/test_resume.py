@@ -33,6 +33,14 @@ CPU = torch.device("cpu")
 SOME = ("epochs=4", "selection.evaluations=2")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """Here and in processes that are started; it is ignored where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     return dataset(seen=5, unseen=2, rows=8, dim=8)
