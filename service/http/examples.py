@@ -21,7 +21,7 @@ from service.http.images import SentImage
 from service.http.problems import detail_of
 from service.http.recognition import EmbeddedImage, embed_all, while_connected
 from service.inference.class_rows import TAKES_NONE
-from service.registry.log import embedding_bytes
+from service.registry.arrays import embedding_bytes
 from service.service import Service
 
 

@@ -13,9 +13,10 @@ from model.errors import AttributesError
 from model.head import Float32, Row
 from model.outside.names import clean_name
 from service.errors import RegistryError
+from service.registry.arrays import read_embeddings
 from service.registry.change import Change
 from service.registry.database import Database
-from service.registry.log import NextVersion, read_embeddings
+from service.registry.log import NextVersion
 from service.registry.tables import changes, registry
 
 Compute = Callable[[ClassEntry, Float32], Row]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -68,6 +68,15 @@ class HistoryEntry:
     class_ids: tuple[str, ...]
     source: int | None = None
     damaged: bool = False
+
+
+def placed(change: Change, position: int) -> Change:
+    """A change that names its own position where it brings a row or photos."""
+    entry = change.entry
+    if entry is not None and change.embeddings:
+        examples = [replace(e, position=position) if e.id in change.embeddings else e for e in entry.examples]
+        change = replace(change, entry=replace(entry, examples=tuple(examples)))
+    return replace(change, row_at=position) if change.row is not None and change.row_at is None else change
 
 
 CLASS_IDS_SHOWN = 100

@@ -5,28 +5,25 @@ Z: embedding dimension.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import struct
 import uuid
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from model.classes import ClassEntry, ExamplePhoto
 from model.errors import D3GZSLError
-from model.head import Float32, Row
+from model.head import Float32
 from service.errors import RegistryError, RegistryReplacedError, StorageError
-from service.registry.change import GENESIS, Change, LoggedVersion, Operation, StoredRow, digest_change, digest_version
+from service.registry.arrays import embedding_bytes, read_embeddings, read_row, stored_row
+from service.registry.change import GENESIS, Change, LoggedVersion, Operation, digest_change, digest_version, placed
 from service.registry.database import Database
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
@@ -64,13 +61,13 @@ class NextVersion:
     def append(self, operation: Operation, made: Sequence[Change], *, source: int | None = None) -> LoggedVersion:
         """Write one version of any number of changes; returns it as it will be read."""
         version = self.version + 1
-        written = tuple(_placed(change, position) for position, change in enumerate(made, start=self._position + 1))
+        written = tuple(placed(change, position) for position, change in enumerate(made, start=self._position + 1))
         photos: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
         records: list[dict[str, Any]] = []
         digests: list[bytes] = []
         for position, change in enumerate(written, start=self._position + 1):
-            stored = _stored(change) if change.row_at == position else None
+            stored = stored_row(change) if change.row_at == position else None
             record: dict[str, Any] = {
                 "position": position,
                 "operation": change.operation,
@@ -109,41 +106,6 @@ class NextVersion:
         connection.execute(sa.update(registry).values(version=self.version, position=self._position))
         self._database.announce(connection, version)
         return LoggedVersion(version=version, changes=written)
-
-
-def _placed(change: Change, position: int) -> Change:
-    """A change that names its own position where it brings a row or photos."""
-    entry = change.entry
-    if entry is not None and change.embeddings:
-        examples = [replace(e, position=position) if e.id in change.embeddings else e for e in entry.examples]
-        change = replace(change, entry=replace(entry, examples=tuple(examples)))
-    return replace(change, row_at=position) if change.row is not None and change.row_at is None else change
-
-
-def embedding_bytes(embedding_Z: Float32) -> bytes:
-    """An embedding as it is stored."""
-    return embedding_Z.astype("<f4").tobytes()
-
-
-def read_embeddings(
-    database: Database, connection: sa.Connection, examples: Sequence[ExamplePhoto], dimension: int
-) -> Float32:
-    """Embeddings of stored photos in their order, float32 [n, Z]; RegistryDamagedError as of `ChangeLog.embeddings`."""
-    positions = {example.position for example in examples}
-    query = sa.select(example_embeddings).where(example_embeddings.c.position.in_(positions))
-    found = {(row.position, row.example_id): row.embedding for row in connection.execute(query)} if examples else {}
-    embeddings = np.empty((len(examples), dimension), dtype=np.float32)
-    for place, example in enumerate(examples):
-        stored = found.get((example.position, example.id), b"")
-        if hashlib.sha256(stored).hexdigest() != example.digest:
-            raise database.damaged(f": the embedding of the example {example.id} is not as it was written")
-        embeddings[place] = np.frombuffer(stored, dtype="<f4")
-    return embeddings
-
-
-def _stored(change: Change) -> StoredRow:
-    assert change.row is not None
-    return change.row.weight.astype("<f4").tobytes(), change.row.bias
 
 
 class ChangeLog:
@@ -424,7 +386,7 @@ class ChangeLog:
                 operation=operation,
                 class_id=class_id,
                 entry=None if document is None else ClassEntry.from_json(document),
-                row=None if weight is None else self._row(weight, bias),
+                row=None if weight is None else read_row(weight, bias, self.dimension),
                 row_at=row_at,
             )
             if (change.entry is None) != (operation == "remove"):
@@ -436,11 +398,3 @@ class ChangeLog:
         except (D3GZSLError, KeyError, TypeError, ValueError) as error:
             raise self.database.damaged(f" at version {version}: {' '.join(str(error).split())}") from None
         return change
-
-    def _row(self, weight: bytes, bias: float) -> Row:
-        array = np.frombuffer(weight, dtype="<f4")
-        if len(array) != self.dimension:
-            raise ValueError(f"expected {self.dimension} weights, got {len(array)}")
-        if not (np.isfinite(array).all() and math.isfinite(bias)):
-            raise ValueError("the row holds numbers that are not finite")
-        return Row(array.astype(np.float32, copy=False), float(bias))
