@@ -94,7 +94,14 @@ def test_a_service_refuses_to_start_on_anothers_registry_until_it_is_adopted(
         Service.open(Settings(bundle=other_dir, data_dir=data, threads=1))
 
     answer = succeeds("adopt", "--bundle", other_dir, "--data-dir", data)
-    assert answer == {"version": 8, "former": former, "bundle": identity, "classes": 4, "superseded": []}
+    assert answer == {
+        "version": 8,
+        "former": former,
+        "bundle": identity,
+        "classes": 4,
+        "superseded": [],
+        "without_photos": [],
+    }
 
     registrar = open_registrar(other_dir, data)
     fresh = open_registrar(other_dir, data.parent / "fresh")

@@ -131,8 +131,8 @@ def test_training_and_service_preprocess_with_the_same_functions(
     store_dir: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     assert training.features.extraction.preprocess is model.preprocess.preprocess
-    assert decoding.decode_image is model.preprocess.decode_image
-    assert decoding.to_input is model.preprocess.to_input
+    assert decoding.read_image is model.preprocess.read_image
+    assert decoding.raster_input is model.preprocess.raster_input
     store = FeatureStore.load(store_dir)
     files = [training.features.extraction.image_file(Path(store.data_root), image.path) for image in store.images]
     (batch,) = training.features.extraction.decoded_batches(
