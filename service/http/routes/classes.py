@@ -237,15 +237,13 @@ async def _read_described(
 ) -> tuple[DescribedClass, GivenExamples]:
     """The class that a request describes, and the photos that came with it."""
     vocabulary = service.bundle.manifest.vocabulary
-    deadline = Deadline.from_now(service.settings.deadline)
     service.changes.check()
+    document, images = await read_described_images(request, most=service.settings.max_examples, field=EXAMPLES_FIELD)
+    if not images and len(await request.body()) > MAX_BODY_BYTES:
+        raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
+    described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id)
+    deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
-        document, images = await read_described_images(
-            request, most=service.settings.max_examples, field=EXAMPLES_FIELD
-        )
-        if not images and len(await request.body()) > MAX_BODY_BYTES:
-            raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
-        described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id)
         return described, await embed_examples(request, service, images, seconds=deadline.left)
 
 

@@ -48,10 +48,10 @@ async def list_examples(
 async def add_examples(class_id: str, request: Request, response: Response, service: TheService) -> ExampleList:
     """Add photos to those the class has. The same photo counts once; one that cannot be read refuses all of them."""
     condition, settings = precondition(request), service.settings
-    deadline = Deadline.from_now(settings.deadline)
     service.changes.check()
+    images = await read_images(request, most=settings.max_examples, most_bytes=settings.max_image_bytes)
+    deadline = Deadline.from_now(settings.deadline)
     async with deadline.kept():
-        images = await read_images(request, most=settings.max_examples, most_bytes=settings.max_image_bytes)
         given = await embed_examples(request, service, images, seconds=deadline.left)
     edit = AddExamples(
         class_id=class_id,
