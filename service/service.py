@@ -16,7 +16,7 @@ import numpy as np
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError
-from model.threads import available_cpus
+from model.outside.threads import available_cpus
 from service.classes.follower import Follower
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer

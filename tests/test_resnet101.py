@@ -15,8 +15,8 @@ from PIL import Image
 from torchvision.models import resnet101
 
 from model.bundle import Bundle
+from model.outside.threads import available_cpus
 from model.preprocess import preprocess
-from model.threads import available_cpus
 from service.settings import Settings
 from tests.service.conftest import Client, running_app
 from tests.training.photos import save_random_resnet101, write_table

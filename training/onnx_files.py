@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import BundleError, DataError
-from model.threads import available_cpus
+from model.outside.threads import available_cpus
 
 OPSET = 20
 

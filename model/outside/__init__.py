@@ -1,1 +1,1 @@
-"""What comes from outside as people, spreadsheets, desktops and shells write it: names, tables, folders, proxies."""
+"""What people, spreadsheets, desktops, shells and machines decide: names, tables, folders, proxies, CPUs."""

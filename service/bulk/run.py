@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from model.bundle import Bundle
 from model.errors import DataError
-from model.threads import available_cpus
+from model.outside.threads import available_cpus
 from service.bulk.classifier import Classifier
 from service.bulk.cluster import run_parts_on_cluster
 from service.bulk.job import PLAN, BulkRequest, Job, clear, locked, read_class_table

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.head import Float32, Row
-from model.threads import available_cpus
+from model.outside.threads import available_cpus
 from service.classes.class_table import BLOCK, ClassTable, KnownClass
 
 _AT_ONCE = 256

@@ -60,7 +60,7 @@ def inspect(
 def verify(directory: Directory, as_json: AsJson = False) -> None:
     """Check every file's hash, every shape, the head, and that both graphs run."""
     from model.bundle import Bundle
-    from model.threads import available_cpus
+    from model.outside.threads import available_cpus
     from service.inference.engine import OnnxEngine
 
     bundle = Bundle.load(directory)

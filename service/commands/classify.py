@@ -158,8 +158,8 @@ def _local(
     """What a service on this bundle, with this registry or without registered classes, would answer."""
     import numpy as np
 
+    from model.outside.threads import available_cpus
     from model.preprocess import DEFAULT_MAX_PIXELS
-    from model.threads import available_cpus
     from service.classes.ranking import RankOptions, chosen_rows, image_novelty, no_scores, rank
     from service.inference.decoding import decode
     from service.inference.engine import OnnxEngine

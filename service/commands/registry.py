@@ -165,7 +165,7 @@ def _bundle(path: Path | None) -> Bundle:
 
 
 def _computing(bundle: Bundle) -> Callable[[ClassEntry, Float32], Row]:
-    from model.threads import available_cpus
+    from model.outside.threads import available_cpus
     from service.inference.class_rows import compute_row
     from service.inference.engine import OnnxEngine
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from model.errors import D3GZSLError
-from model.threads import available_cpus
+from model.outside.threads import available_cpus
 from service.errors import SettingsError
 from service.settings import Settings
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model import threads
-from model.threads import available_cpus
+from model.outside import threads
+from model.outside.threads import available_cpus
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import threads
 from model.bundle import Bundle
+from model.outside import threads
 from tests.training.photos import write_backbone
 from tests.training.tiny import SETTINGS, write_images
 from training import cli

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from model import threads
 from model.bundle import Bundle
 from model.calibration import Calibration
 from model.errors import DataError
 from model.head import logits
+from model.outside import threads
 from service.inference.engine import OnnxEngine
 from tests.training.photos import write_backbone
 from tests.training.tiny import write_run

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from model import threads
 from model.errors import DataError
+from model.outside import threads
 from tests.pages import ROOT, rows, section
 from tests.training.tiny import SETTINGS
 from training import cli

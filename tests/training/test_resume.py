@@ -336,7 +336,7 @@ NURSERY = """
 import os, sys, time
 import torch._dynamo, torch._inductor  # what optimisers import when they are first used takes seconds
 import training.exporting.export, training.experiment, training.datasets.opening
-from model import threads
+from model.outside import threads
 from training import cli
 from training.runs.log import RunLog
 

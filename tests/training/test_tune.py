@@ -19,9 +19,9 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from model import threads
 from model.calibration import Calibration
 from model.errors import DataError
+from model.outside import threads
 from tests.service.postgres import postgres_server
 from tests.training.tiny import SETTINGS, config, dataset
 from training import cli

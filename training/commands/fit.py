@@ -84,7 +84,7 @@ def tune(
     """
     import torch
 
-    from model.threads import available_cpus
+    from model.outside.threads import available_cpus
     from training.console import Bars
     from training.datasets.opening import open_data
     from training.device import choose_device
@@ -193,7 +193,7 @@ def fit(
     import torch
 
     from model.errors import DataError
-    from model.threads import available_cpus
+    from model.outside.threads import available_cpus
     from training.console import Bars
     from training.datasets.opening import open_data
     from training.device import choose_device

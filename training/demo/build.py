@@ -12,7 +12,7 @@ import torch
 
 from model.bundle import check_writable
 from model.manifest import Example
-from model.threads import available_cpus
+from model.outside.threads import available_cpus
 from training.config import D3Config, GeneratorConfig, SelectionConfig, TrainConfig
 from training.console import OnStage
 from training.datasets.dataset import from_store

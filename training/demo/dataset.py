@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import DataError
+from model.outside.threads import available_cpus
 from model.preprocess import PreprocessSpec, preprocess
-from model.threads import available_cpus
 from training.console import OnProgress
 from training.demo.render import IMAGE_SIDE, render, scene_of
 from training.demo.world import ATTRIBUTES, SEEN, UNSEEN, VisualClass

@@ -19,8 +19,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from model.errors import DataError, Problem
 from model.head import Float32
+from model.outside.threads import available_cpus
 from model.preprocess import PreprocessSpec
-from model.threads import available_cpus
 from training.features.backbone import card_path, load_backbone
 from training.features.extraction import DecodedBatch, decoded_batches, image_file
 from training.features.own_photos import shown

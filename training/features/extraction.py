@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import DataError, ImageError, Problem
+from model.outside.threads import available_cpus
 from model.preprocess import PreprocessSpec, preprocess
-from model.threads import available_cpus
 from training.console import OnProgress
 from training.features.backbone import Backbone, card_path
 from training.features.journal import FeatureJournal, KnownRows
