@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +10,13 @@ from urllib.parse import quote
 import typer
 
 from model.errors import DataError
+from service.commands import examples
 from service.commands.class_files import read_attributes, read_documents
+from service.commands.examples import files_of, in_base64
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
+app.add_typer(examples.app, name="examples")
 
 AttributesOption = Annotated[
     str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
@@ -55,7 +57,7 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
     if as_json:
         print_json(found)
         return
-    words = [(k, found[k]) for k in ("id", "name", "kind", "description", "registry_version")]
+    words = [(k, found[k]) for k in ("id", "name", "kind", "description", "examples", "registry_version")]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
     print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
 
@@ -66,12 +68,15 @@ def add_class(
     attributes: AttributesOption,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
+    ] = None,
     replace: Replace = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a class by its attributes."""
+    """Register a class by its attributes, and by photos beside them."""
     from service.client import Client
 
     document: dict[str, Any] = {
@@ -79,7 +84,10 @@ def add_class(
         "attributes": read_attributes(attributes),
         "description": description,
         "id": class_id,
+        "examples": in_base64(files_of(photos)) if photos else None,
     }
+    if photos and replace and class_id is None:
+        raise DataError("--replace with --photos needs the --id of the class")
     with Client(url, key=key) as client:
         added = _send(client, document, replace)
     if as_json:
@@ -154,7 +162,7 @@ def preview_class(
     """Say what registering a class would do; nothing is stored."""
     from service.client import Client
 
-    document = {"name": name, "attributes": read_attributes(attributes), "images": [_image(i) for i in images or ()]}
+    document = {"name": name, "attributes": read_attributes(attributes), "images": in_base64(images or ())}
     given = document if class_id is None else {**document, "id": class_id}
     with Client(url, key=key) as client:
         found = client.request("POST", "/classes:preview", params={"neighbours": neighbours}, json=given)
@@ -182,13 +190,6 @@ def preview_class(
 
 def _prediction(prediction: dict[str, Any]) -> str:
     return f"{prediction['class_id']} {prediction['probability']:.3f}"
-
-
-def _image(file: Path) -> dict[str, str]:
-    try:
-        return {"id": file.name, "data": base64.b64encode(file.read_bytes()).decode()}
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
 
 
 def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from model.synthesis import class_embeddings
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Running, running_app
+from tests.service.processes import command, serving
 from tests.service.tiny import HEAD, png, synthesize, tiny_bundle
 
 pytestmark = pytest.mark.anyio
@@ -225,3 +226,39 @@ async def test_a_tag_that_is_old_stores_nothing(running: Running, with_photos: P
         )
         assert late.status_code == 412
         assert len((await client.get("/classes/orange/examples")).json()["examples"]) == 1
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+def test_commands_add_list_and_remove_photos(with_photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "oranges"
+    folder.mkdir()
+    for i, data in enumerate(PHOTOS[:3]):
+        (folder / f"{i}.png").write_bytes(data)
+    (folder / "Thumbs.db").write_bytes(b"no photo")
+    with serving(with_photos, tmp_path / "live") as server:
+
+        def ran(*arguments: object) -> dict[str, Any]:
+            done = command("classes", *arguments, "--url", server.url, "--json")
+            assert done.returncode == 0, done.stderr
+            found: dict[str, Any] = json.loads(done.stdout)
+            return found
+
+        added = ran("add", "Orange", "--attributes", "[0.9, 0.5, 0.05]", "--photos", folder)
+        assert added["examples"] == 3
+        (folder / "more.png").write_bytes(PHOTOS[3])
+        assert len(ran("examples", "add", "orange", folder / "more.png", folder)["examples"]) == 4
+        listed = ran("examples", "list", "orange")["examples"]
+        removed = command("classes", "examples", "remove", "orange", listed[0]["id"], "--url", server.url)
+        assert (removed.returncode, removed.stdout) == (0, f"removed {listed[0]['id']}\n")
+        assert ran("examples", "list", "orange")["examples"] == listed[1:]
+        (empty := tmp_path / "empty").mkdir()
+        for arguments, words in (
+            (("examples", "add", "orange", tmp_path / "missing.png"), "missing.png"),
+            (("examples", "add", "orange", empty), "empty folder"),
+            (("add", "Orange", "--attributes", "[1, 0, 0]", "--photos", folder, "--replace"), "--id"),
+        ):
+            refused = command("classes", *arguments, "--url", server.url)
+            assert refused.returncode == 2
+            assert words in refused.stderr

@@ -1,0 +1,91 @@
+"""`d3gzsl classes examples`: the example photos of a class of a running service."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from model.errors import DataError
+from model.outside.folders import is_left_behind
+from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
+
+app = typer.Typer(no_args_is_help=True, help="List, add and remove the example photos of a class.")
+
+Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")]
+
+
+@app.command("list")
+def list_examples(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
+    """List the example photos of a class."""
+    from service.client import Client
+
+    with Client(url, key=key) as client:
+        _show(client.request("GET", _path(class_id)), as_json)
+
+
+@app.command("add")
+def add_examples(
+    class_id: str, photos: Photos, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False
+) -> None:
+    """Give a class example photos; where one cannot be read none is added."""
+    from service.client import Client
+
+    files = files_of(photos)
+    with Client(url, key=key) as client:
+        _show(client.request("POST", _path(class_id), json={"images": in_base64(files)}), as_json)
+
+
+@app.command("remove")
+def remove_examples(class_id: str, example_ids: list[str], url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Take example photos back, by the ids that `list` shows."""
+    from service.client import Client
+
+    with Client(url, key=key) as client:
+        for example_id in example_ids:
+            client.request("DELETE", f"{_path(class_id)}/{quote(example_id, safe='')}")
+            print_line(f"removed {example_id}")
+
+
+def files_of(given: Sequence[Path]) -> list[Path]:
+    """The files, and those in the folders, by their names; DataError where a folder has none."""
+    files: list[Path] = []
+    for path in given:
+        found = list(_inside(path)) if path.is_dir() else [path]
+        if not found:
+            raise DataError(f"{path}: expected photos, got an empty folder")
+        files += found
+    return files
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not is_left_behind(path.name):
+            yield path
+
+
+def in_base64(files: Sequence[Path]) -> list[dict[str, str]]:
+    """Image files as a JSON body has them; DataError where one cannot be opened."""
+    images = []
+    for file in files:
+        try:
+            images.append({"id": file.name, "data": base64.b64encode(file.read_bytes()).decode()})
+        except OSError as error:
+            raise DataError(f"{file}: {error.strerror}") from None
+    return images
+
+
+def _show(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+        return
+    rows = [(e["id"], f"{e['width']} x {e['height']}", e["added_at"]) for e in answer["examples"]]
+    print_table(("id", "size", "added"), rows)
+
+
+def _path(class_id: str) -> str:
+    return f"/classes/{quote(class_id, safe='')}/examples"
