@@ -149,7 +149,6 @@ class RemoveExample:
     class_id: str
     example_id: str
     condition: Precondition = ANY
-    embeddings: Embeddings = field(default_factory=dict)
 
     def decide(self, find: Find) -> ClassEntry:
         """The class whose row is needed; UnknownExampleError, and the errors of other changes."""

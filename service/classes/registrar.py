@@ -35,7 +35,6 @@ from service.errors import (
     InvalidBatchError,
     PreconditionError,
     RegistryReplacedError,
-    UnknownClassError,
 )
 from service.inference.class_rows import compute_rows
 from service.inference.engine import Engine
@@ -94,7 +93,7 @@ class Registrar:
             StorageError: the database refuses.
         """
         _, after = self._edit(Create(entry=entry, embeddings=embeddings))
-        return _there(after, entry.id)
+        return after.there(entry.id)
 
     def put(
         self, entry: ClassEntry, condition: Precondition = ANY, *, embeddings: Embeddings = NO_PHOTOS
@@ -108,7 +107,7 @@ class Registrar:
             StorageError: the database refuses.
         """
         before, after = self._edit(Put(entry=entry, condition=condition, embeddings=embeddings))
-        return StoredClass(known=_there(after, entry.id), created=before.get(entry.id) is None)
+        return StoredClass(known=after.there(entry.id), created=before.get(entry.id) is None)
 
     def describe(self, class_id: str, words: Mapping[str, Any], condition: Precondition = ANY) -> KnownClass:
         """Change a class's name, description or metadata; its row stays.
@@ -120,7 +119,7 @@ class Registrar:
             StorageError: the database refuses.
         """
         _, after = self._edit(Describe(class_id=class_id, words=words, condition=condition))
-        return _there(after, class_id)
+        return after.there(class_id)
 
     def change(self, edit: AddExamples | RemoveExample) -> KnownClass:
         """Add example photos to a class, or take one back; returns the class.
@@ -133,7 +132,7 @@ class Registrar:
             StorageError: the database refuses.
         """
         _, after = self._edit(edit)
-        return _there(after, edit.class_id)
+        return after.there(edit.class_id)
 
     def remove(self, class_id: str, condition: Precondition = ANY) -> int:
         """Remove a class; returns the version without it.
@@ -328,7 +327,7 @@ class Registrar:
 
 
 def _embeddings(edit: Edit) -> Embeddings:
-    return NO_PHOTOS if isinstance(edit, Describe | Remove) else edit.embeddings
+    return edit.embeddings if isinstance(edit, Create | Put | AddExamples) else NO_PHOTOS
 
 
 def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Computed, given: Embeddings) -> Change:
@@ -337,13 +336,6 @@ def _change(snapshot: Snapshot, decision: Change | ClassEntry, computed: Compute
     new = {example.id: given[example.id] for example in decision.examples if example.position is None}
     row = computed[decision.id][1]
     return Change(operation="put", class_id=decision.id, entry=decision, row=row, embeddings=new)
-
-
-def _there(snapshot: Snapshot, class_id: str) -> KnownClass:
-    known = snapshot.get(class_id)
-    if known is None:
-        raise UnknownClassError(f"no class has the id {class_id!r}")
-    return known
 
 
 def _raise(failures: Mapping[int, D3GZSLError], edits: int, *, single: bool) -> None:

@@ -79,7 +79,7 @@ class Replay:
 
 def photo_share(prior: PhotoPrior | None, entry: ClassEntry) -> float:
     """How much of the seen penalty applies to an unseen class, 0..1."""
-    return prior.seen_share(len(entry.examples)) if prior and entry.examples else 0.0
+    return prior.seen_share(len(entry.examples)) if prior else 0.0
 
 
 def _does_not_apply(version: int, class_id: str) -> RegistryError:

@@ -18,6 +18,7 @@ from model.bundle import Bundle
 from model.head import Float32, Row
 from model.outside.threads import available_cpus
 from service.classes.class_table import BLOCK, ClassTable, KnownClass
+from service.errors import UnknownClassError
 
 _AT_ONCE = 256
 _FEW = 4  # blocks that are scored sooner than other threads have been told of them
@@ -132,6 +133,13 @@ class Snapshot:
         """The class with this id, or None."""
         number = self.row_number(class_id)
         return None if number is None else self.table.known[number]
+
+    def there(self, class_id: str) -> KnownClass:
+        """The class with this id; UnknownClassError where there is none."""
+        known = self.get(class_id)
+        if known is None:
+            raise UnknownClassError(f"no class has the id {class_id!r}")
+        return known
 
     def at(self, number: int) -> KnownClass:
         """The class whose row has this number."""

@@ -33,11 +33,6 @@ async def may_change(request: Request, credentials: Credentials) -> None:
         raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")
 
 
-async def may_change_by_photos(request: Request, credentials: Credentials) -> None:
-    """Dependency of changes to which files may be sent, in forms or as they are: what a preview needs."""
-    await may_preview(request, credentials)
-
-
 async def may_preview(request: Request, credentials: Credentials) -> None:
     """Dependency of what only an admin may ask for: an admin key, no foreign page."""
     _require(request, credentials, "admin")

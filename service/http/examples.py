@@ -13,10 +13,10 @@ from model.bundle import TRUNK
 from model.classes import ClassEntry, ExamplePhoto
 from model.errors import D3GZSLError, Problem
 from model.head import Float32
-from service.classes.edits import check_number
+from service.classes.class_table import KnownClass
 from service.errors import InvalidExamplesError
 from service.http.access import client_of
-from service.http.class_schemas import ExampleAnswer
+from service.http.class_schemas import ExampleAnswer, ExampleList
 from service.http.images import SentImage
 from service.http.problems import detail_of
 from service.http.recognition import EmbeddedImage, embed_all, while_connected
@@ -50,18 +50,17 @@ async def embed_examples(
     Args:
         request: whose client is asked whether it is still there.
         service: the decoder and the model.
-        images: as they were sent; may be none.
+        images: as they were sent, not more than a class may have; may be none.
         seconds: until the deadline.
 
     Raises:
-        InvalidExamplesError: one cannot be read, there are too many, or the bundle takes none; names each.
+        InvalidExamplesError: one cannot be read, or the bundle takes none; names each.
         UnavailableError: there is no place for them.
     """
     if not images:
         return GivenExamples(examples=(), embeddings={})
     if service.bundle.manifest.head.photos is None:
         raise InvalidExamplesError("the photos are not taken", [Problem(pointer="/examples", detail=TAKES_NONE)])
-    check_number(len(images), service.settings.max_examples)
     client = client_of(request)
     with service.batcher.admit(len(images), seconds=seconds, client=client):
         outcomes = await while_connected(request, embed_all(service, images, client=client))
@@ -93,9 +92,10 @@ def _made(outcome: EmbeddedImage, now: str, trunk: str) -> tuple[ExamplePhoto, F
     return example, embedding
 
 
-def answers(entry: ClassEntry) -> list[ExampleAnswer]:
+def example_list(known: KnownClass) -> ExampleList:
     """What is answered about a class's photos."""
-    return [
+    examples = [
         ExampleAnswer(id=e.id, width=e.width, height=e.height, added_at=datetime.fromisoformat(e.added_at))
-        for e in entry.examples
+        for e in known.entry.examples
     ]
+    return ExampleList(class_id=known.entry.id, registry_version=known.registry_version, examples=examples)

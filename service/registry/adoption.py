@@ -77,8 +77,7 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
         entry = replace(former, examples=tuple(e for e in former.examples if e.trunk == trunk))
         if len(entry.examples) < len(former.examples):
             without_photos.append(entry.id)
-        with database.reading() as connection:
-            embeddings = read_embeddings(database, connection, entry.examples, bundle.manifest.head.dimension)
+        embeddings = read_embeddings(database, entry.examples, bundle.manifest.head.dimension)
         try:
             row = compute(entry, embeddings)
         except AttributesError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import sqlalchemy as sa
@@ -25,13 +26,27 @@ def embedding_bytes(embedding_Z: Float32) -> bytes:
 
 
 def read_embeddings(
-    database: Database, connection: sa.Connection, examples: Sequence[ExamplePhoto], dimension: int
+    database: Database, examples: Sequence[ExamplePhoto], dimension: int, *, connection: sa.Connection | None = None
 ) -> Float32:
-    """Embeddings of stored photos in their order, float32 [n, Z]; RegistryDamagedError as of `ChangeLog.embeddings`."""
+    """Embeddings of stored photos in their order, float32 [n, Z]; for none the database is not asked.
+
+    Args:
+        database: with the embeddings.
+        examples: stored ones.
+        dimension: Z.
+        connection: to the database, where there is one already.
+
+    Raises:
+        RegistryDamagedError: one is missing, or is not as it was written.
+        StorageError: the database refuses.
+    """
+    embeddings = np.empty((len(examples), dimension), dtype=np.float32)
+    if not examples:
+        return embeddings
     positions = {example.position for example in examples}
     query = sa.select(example_embeddings).where(example_embeddings.c.position.in_(positions))
-    found = {(row.position, row.example_id): row.embedding for row in connection.execute(query)} if examples else {}
-    embeddings = np.empty((len(examples), dimension), dtype=np.float32)
+    with nullcontext(connection) if connection is not None else database.reading() as open_connection:
+        found = {(row.position, row.example_id): row.embedding for row in open_connection.execute(query)}
     for place, example in enumerate(examples):
         stored = found.get((example.position, example.id), b"")
         if hashlib.sha256(stored).hexdigest() != example.digest:

@@ -199,10 +199,8 @@ class ChangeLog:
             RegistryDamagedError: one is missing, or is not as it was written.
             StorageError: the database refuses.
         """
-        if within is not None:
-            return read_embeddings(self.database, within.connection, examples, self.dimension)
-        with self.database.reading() as connection:
-            return read_embeddings(self.database, connection, examples, self.dimension)
+        connection = None if within is None else within.connection
+        return read_embeddings(self.database, examples, self.dimension, connection=connection)
 
     @property
     def base(self) -> int:

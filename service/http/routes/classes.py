@@ -15,8 +15,8 @@ from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
 from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
-from service.errors import BatchTooLargeError, TooLargeError, UnknownClassError
-from service.http.access import may_change, may_change_by_photos, may_classify
+from service.errors import BatchTooLargeError, TooLargeError
+from service.http.access import may_change, may_classify, may_preview
 from service.http.bodies.strictjson import MAX_VALUES, loads
 from service.http.class_documents import (
     DescribedClass,
@@ -75,7 +75,7 @@ reads = [Depends(may_classify)]
 changes = [Depends(may_change)]
 _MANY_CLASSES = 1000  # are looked through in about a millisecond
 stores = [*changes, Depends(no_parameters)]
-with_photos = [Depends(may_change_by_photos), Depends(no_parameters)]
+with_photos = [Depends(may_preview), Depends(no_parameters)]
 
 
 @router.get(
@@ -138,9 +138,7 @@ async def show_class(
 ) -> ClassAnswer | Response:
     """One class, with its entity tag."""
     snapshot = await snapshot_for(service, query.min_registry_version)
-    known = snapshot.get(class_id)
-    if known is None:
-        raise UnknownClassError(f"no class has the id {class_id!r}")
+    known = snapshot.there(class_id)
     if (unchanged := not_modified(request, known.etag, snapshot.registry_version)) is not None:
         return unchanged
     set_version(response, snapshot.registry_version, etag=known.etag)

@@ -7,11 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.classes.edits import AddExamples, RemoveExample
-from service.errors import UnknownClassError
-from service.http.access import may_change, may_change_by_photos, may_classify
+from service.http.access import may_change, may_classify, may_preview
 from service.http.class_schemas import ExampleList
 from service.http.dependencies import Deadline, TheService, no_parameters, snapshot_for
-from service.http.examples import answers, embed_examples
+from service.http.examples import embed_examples, example_list
 from service.http.headers import PRECONDITIONS, TAGGED, VERSION, VERSION_HEADER, precondition, set_version
 from service.http.images import IMAGES_BODY, read_images
 from service.http.problems import problem_responses
@@ -31,11 +30,9 @@ async def list_examples(
 ) -> ExampleList:
     """Which photos the class was given; their pixels are not kept."""
     snapshot = await snapshot_for(service, query.min_registry_version)
-    known = snapshot.get(class_id)
-    if known is None:
-        raise UnknownClassError(f"no class has the id {class_id!r}")
+    known = snapshot.there(class_id)
     set_version(response, snapshot.registry_version, etag=known.etag)
-    return ExampleList(class_id=class_id, registry_version=known.registry_version, examples=answers(known.entry))
+    return example_list(known)
 
 
 @router.post(
@@ -43,7 +40,7 @@ async def list_examples(
     summary="Give a class example photos",
     responses={200: {"headers": TAGGED}, **problem_responses(400, 403, 404, 409, 412, 413, 415, 422, 503)},
     openapi_extra={**IMAGES_BODY, **PRECONDITIONS},
-    dependencies=[Depends(no_parameters), Depends(may_change_by_photos)],
+    dependencies=[Depends(no_parameters), Depends(may_preview)],
 )
 async def add_examples(class_id: str, request: Request, response: Response, service: TheService) -> ExampleList:
     """Add photos to those the class has. The same photo counts once; one that cannot be read refuses all of them."""
@@ -62,7 +59,7 @@ async def add_examples(class_id: str, request: Request, response: Response, serv
     )
     known = await service.changes.run(service.registrar.change, edit)
     set_version(response, known.registry_version, etag=known.etag)
-    return ExampleList(class_id=class_id, registry_version=known.registry_version, examples=answers(known.entry))
+    return example_list(known)
 
 
 @router.delete(
