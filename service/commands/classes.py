@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import typer
 
 from model.errors import DataError
 from service.commands import examples
 from service.commands.class_files import read_attributes, read_documents
-from service.commands.examples import files_of, in_base64
+from service.commands.examples import class_path, files_of, in_base64
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
@@ -52,7 +51,7 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
     from service.client import Client
 
     with Client(url, key=key) as client:
-        found = client.request("GET", _path(class_id))
+        found = client.request("GET", class_path(class_id))
         names = [a["name"] for a in client.request("GET", "/attributes")["attributes"]]
     if as_json:
         print_json(found)
@@ -105,7 +104,7 @@ def remove_classes(class_ids: list[str], url: Url = DEFAULT_URL, key: Key = None
     with Client(url, key=key) as client:
         for class_id in class_ids:
             try:
-                client.request("DELETE", _path(class_id))
+                client.request("DELETE", class_path(class_id))
             except ClientError as error:
                 if error.status is None:  # nobody answers, so the others cannot be removed either
                     raise
@@ -198,10 +197,10 @@ def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any
     if not replace:
         stored = client.request("POST", "/classes", json=given)
     elif "id" in given:
-        stored = client.request("PUT", _path(given["id"]), json=given)
+        stored = client.request("PUT", class_path(given["id"]), json=given)
     else:  # the service finds the class of this name, whatever its id
         (item,) = client.request("POST", "/classes:batch", json={"mode": "upsert", "classes": [given]})["classes"]
-        stored = {**client.request("GET", _path(item["id"])), **item}
+        stored = {**client.request("GET", class_path(item["id"])), **item}
     return stored
 
 
@@ -219,7 +218,3 @@ def _notes(answer: dict[str, Any]) -> str:
     if near:
         notes.append(f"almost the same as {', '.join(near)}")
     return "".join(f"; {note}" for note in notes)
-
-
-def _path(class_id: str) -> str:
-    return f"/classes/{quote(class_id, safe='')}"

@@ -87,5 +87,10 @@ def _show(answer: dict[str, Any], as_json: bool) -> None:
     print_table(("id", "size", "added"), rows)
 
 
+def class_path(class_id: str) -> str:
+    """Path of a class in the service."""
+    return f"/classes/{quote(class_id, safe='')}"
+
+
 def _path(class_id: str) -> str:
-    return f"/classes/{quote(class_id, safe='')}/examples"
+    return f"{class_path(class_id)}/examples"
