@@ -243,6 +243,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
     from model.head import HeadSpec
     from model.lda import LdaHead
     from model.manifest import BackboneInfo
+    from model.photos import PhotoPrior
     from model.vocabulary import Vocabulary
     from training.exporting.graphs import SynthesizerGraph, TrunkTail, synthesizer_graph, trunk_graph
     from training.features.backbone import load_backbone
@@ -285,7 +286,14 @@ def make_bundle(backbone: Path, out: Path) -> None:
         backbone=BackboneInfo(name=backbone.name, fingerprint=source.fingerprint, feature_dim=width),
         vocabulary=vocabulary,
         classes=entries,
-        head_spec=HeadSpec(kind="lda", dimension=width, samples=SAMPLES, noise_dimension=ATTRIBUTES, shrinkage=0.5),
+        head_spec=HeadSpec(
+            kind="lda",
+            dimension=width,
+            samples=SAMPLES,
+            noise_dimension=ATTRIBUTES,
+            shrinkage=0.5,
+            photos=PhotoPrior(described=4.0, undescribed=2.0, fade=4.0),
+        ),
         head=head,
         weight=weight,
         bias=bias,

@@ -1,0 +1,247 @@
+"""H against the number of photos by which unseen classes are known, with their description and without.
+
+    python benchmarks/describe.py SETS... --out benchmarks/results/DATE-describe [--backbone FILE] [--speed FILE]
+
+SETS are benchmark folders (`res101.mat`, `att_splits.mat`) and folders of photos (`images/`, `classes.csv`, and
+`--backbone`). For each set one run is trained, exported and served by the real app. A draw takes some test rows of each
+unseen class as its photos; a smaller number of photos is the first of them, and none of them is ever tested. The unseen
+classes are replaced by `PUT /classes/{id}` with description, photos or both. Every other test row goes through
+`POST /classify`: benchmark features as pictures (benchmarks/pixel_backbone.py), and the features of photos likewise, as
+that is the same to the networks. That it is the same is measured: draw 0 is repeated with the photos themselves. Rows
+are written to OUT.json as they finish and those that are there are not repeated; OUT.md and OUT.svg are made from them.
+`--speed` measures registering and classifying with that backbone (benchmarks/describe_speed.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from asgi_lifespan import LifespanManager
+from numpy.typing import NDArray
+
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
+
+from benchmarks.animals import score  # noqa: E402
+from benchmarks.describe_speed import measure_speed  # noqa: E402
+from benchmarks.describe_table import draw, table  # noqa: E402
+from benchmarks.pixel_backbone import with_pixel_backbone  # noqa: E402
+from benchmarks.rows import Row, command, rows_of, save  # noqa: E402
+from model.bundle import Bundle  # noqa: E402
+from service.server.app import create_app  # noqa: E402
+from service.service import Service  # noqa: E402
+from service.settings import Settings  # noqa: E402
+from training.datasets.benchmark import load_benchmark  # noqa: E402
+from training.datasets.dataset import Dataset, from_store  # noqa: E402
+from training.exporting.export import export  # noqa: E402
+from training.features.backbone import load_backbone  # noqa: E402
+from training.features.extraction import extract  # noqa: E402
+from training.features.own_photos import read_own_photos  # noqa: E402
+from training.features.store import FeatureStore  # noqa: E402
+from training.recipes import configured, load_recipe  # noqa: E402
+from training.runs.contents import Trained, code_commit  # noqa: E402
+from training.runs.fit import fit  # noqa: E402
+
+REQUEST = 32  # pictures per request
+Picture = Callable[[int], bytes]
+"""The image file of a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """By what the unseen classes are known: so many photos each, and their description or not."""
+
+    photos: int
+    described: bool
+
+    def to_json(self) -> Row:
+        return {"photos": self.photos, "described": self.described}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A bundle and the rows that it is asked about.
+
+    Attributes:
+        bundle: its folder.
+        dataset: what it was trained on; its test rows are asked about.
+        picture: a row as an image file.
+        form: `pictures` of features, or `photos`.
+    """
+
+    bundle: Path
+    dataset: Dataset
+    picture: Picture
+    form: str
+
+
+def main() -> None:
+    arguments = parse()
+    file = arguments.out.with_suffix(".json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(arguments.threads)
+    states = [State(photos=n, described=True) for n in arguments.photos]
+    states += [State(photos=n, described=False) for n in arguments.photos if n]
+    with tempfile.TemporaryDirectory() as name:
+        for folder in arguments.sets:
+            work = (arguments.work or Path(name)) / folder.name
+            work.mkdir(parents=True, exist_ok=True)
+            for served in trained(folder, work, arguments):
+                draws = range(arguments.draws) if served.form == "pictures" else range(1)
+                asyncio.run(measure(served, folder.name, states, draws, arguments))
+    if arguments.speed:
+        save_speed(file, measure_speed(arguments.speed, threads=arguments.threads))
+    write(arguments.out)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, help="ONNX file with its JSON, for photos")
+    parser.add_argument("--recipe", default="cpu-wgan")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--photos", type=int, nargs="+", default=[0, 1, 2, 5, 10])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, help="keeps features and bundles here, and takes those that are there")
+    parser.add_argument("--speed", type=Path, help="backbone to measure registering and classifying with")
+    return parser.parse_args()
+
+
+def trained(folder: Path, work: Path, arguments: argparse.Namespace) -> Iterator[Served]:
+    """One run of a set as a bundle that takes pictures of features, and of photos as one that takes the photos too."""
+    photos = (folder / "images").is_dir()
+    if photos:
+        if not (work / "features").is_dir():
+            extract(read_own_photos(folder), load_backbone(arguments.backbone), work / "features")
+        store = FeatureStore.load(work / "features")
+        dataset = from_store(store, test_fraction=0.3, split_seed=arguments.seed)
+    else:
+        dataset = load_benchmark(folder)
+    as_pictures, code = with_pixel_backbone(dataset, work)
+    run = fitted(as_pictures, work / f"run-{arguments.seed}", arguments)
+    bundle = exported(as_pictures, run, work / f"pictures-{arguments.seed}")
+    yield Served(
+        bundle=bundle, dataset=dataset, picture=lambda row: code.picture(dataset.features[row]), form="pictures"
+    )
+    if photos:
+        bundle = exported(dataset, run, work / f"photos-{arguments.seed}")
+        yield Served(
+            bundle=bundle,
+            dataset=dataset,
+            picture=lambda row: (folder / store.images[row].path).read_bytes(),
+            form="photos",
+        )
+
+
+def fitted(dataset: Dataset, run_dir: Path, arguments: argparse.Namespace) -> Trained:
+    """The run that is there, or a new one."""
+    if (run_dir / "checkpoint.pt").exists():
+        return Trained.load(run_dir)
+    run_dir.mkdir(exist_ok=True)
+    config = configured([*arguments.settings, f"seed={arguments.seed}"], base=load_recipe(arguments.recipe).settings)
+    return fit(dataset, config, run_dir, data={"kind": "benchmark"}, device=torch.device("cpu"))
+
+
+def exported(dataset: Dataset, run: Trained, folder: Path) -> Path:
+    """The bundle of a run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    export(dataset, run, folder)
+    return folder
+
+
+async def measure(
+    served: Served, data: str, states: Sequence[State], draws: range, arguments: argparse.Namespace
+) -> None:
+    """Every state of every draw that the file has no row of."""
+    file, manifest = arguments.out.with_suffix(".json"), Bundle.load(served.bundle).manifest
+    prior = manifest.head.photos
+    chosen = {"seen_penalty": manifest.calibration.seen_penalty, "prior": prior and prior.to_json()}
+    with tempfile.TemporaryDirectory() as name:
+        settings = Settings(bundle=served.bundle, data_dir=Path(name), threads=arguments.threads, deadline=600)
+        app = create_app(Service.open(settings))
+        transport = httpx.ASGITransport(app=app)
+        async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            for state, number in product(states, draws):
+                key = {"data": data, "seed": arguments.seed, "form": served.form, "draw": number, **state.to_json()}
+                if any(key.items() <= row.items() for row in rows_of(file)):
+                    continue
+                drawn, tested = draw_photos(served.dataset, max(arguments.photos), seed=number)
+                await register(client, served, drawn, state)
+                scores = await classify(client, served, tested)
+                row = {**key, **scores, "test_rows": len(tested), **chosen, "bundle": manifest.bundle_id}
+                row |= {"recipe": arguments.recipe, "commit": code_commit()}
+                save(file, [*rows_of(file), row], command("describe.py"))
+                print(f"{key}: H {scores['H']:.4f}", flush=True)
+    write(arguments.out)
+
+
+def draw_photos(dataset: Dataset, most: int, *, seed: int) -> tuple[dict[int, list[int]], list[int]]:
+    """So many test rows of each unseen class in an order of chance, and the test rows that are left."""
+    random, labels = np.random.default_rng(seed), dataset.labels[dataset.test]
+    drawn = {
+        index: random.permutation(dataset.test[labels == index])[:most].tolist()
+        for index in np.flatnonzero(~dataset.seen).tolist()
+    }
+    taken: NDArray[np.int64] = np.concatenate(list(drawn.values()))
+    return drawn, dataset.test[~np.isin(dataset.test, taken)].tolist()
+
+
+async def register(client: httpx.AsyncClient, served: Served, drawn: dict[int, list[int]], state: State) -> None:
+    """Replace every unseen class; with its description alone it is as the bundle has it."""
+    (await client.post("/registry:rollback", json={"version": 0})).raise_for_status()
+    if not state.photos:
+        return
+    for index, rows in drawn.items():
+        entry = served.dataset.classes[index]
+        photos = [{"data": base64.b64encode(served.picture(row)).decode()} for row in rows[: state.photos]]
+        document: dict[str, Any] = {"name": entry.name, "examples": photos}
+        if state.described:
+            document["attributes"] = list(entry.attributes)
+        answer = await client.put(f"/classes/{entry.id}", json=document, timeout=600)
+        answer.raise_for_status()
+        assert answer.json()["examples"] == state.photos, answer.text
+
+
+async def classify(client: httpx.AsyncClient, served: Served, rows: Sequence[int]) -> dict[str, float]:
+    """U, S and H of the answers."""
+    answers: list[str] = []
+    for start in range(0, len(rows), REQUEST):
+        files = [("images", (str(row), served.picture(row))) for row in rows[start : start + REQUEST]]
+        answer = await client.post("/classify", params={"top_k": 1}, files=files, timeout=600)
+        answer.raise_for_status()
+        answers += [result["predictions"][0]["class_id"] for result in answer.json()["results"]]
+    classes = served.dataset.classes
+    true = [(Path(), classes[label].id) for label in served.dataset.labels[np.asarray(rows)].tolist()]
+    scored = score(true, answers, {c.id for c in classes if c.kind == "seen"})
+    return {name: scored[name] for name in ("U", "S", "H")}
+
+
+def save_speed(file: Path, speed: Row) -> None:
+    """Keep it beside the rows."""
+    save(file, [*(row for row in rows_of(file) if "speed" not in row), {"speed": speed}], command("describe.py"))
+
+
+def write(out: Path) -> None:
+    """The table and the drawing of what there is."""
+    rows = rows_of(out.with_suffix(".json"))
+    out.with_suffix(".md").write_text(table(rows, command("describe.py"), out.name))
+    out.with_suffix(".svg").write_text(draw([row for row in rows if "speed" not in row]))
+
+
+if __name__ == "__main__":
+    main()
