@@ -76,8 +76,8 @@ def of_set(rows: list[Row]) -> list[str]:
     for (data, photos), target in TARGETS.items():
         if data == first["data"] and (both := values(rows, photos, True)):
             found = statistics.fmean(both.values())
-            word = "reached" if found >= target else "missed"
-            lines.append(f"Target with {photos} photos: H {100 * target:g}, {word} with {100 * found:.2f}.")
+            word, count = "reached" if found >= target else "missed", "one photo" if photos == 1 else f"{photos} photos"
+            lines.append(f"Target with {count}: H {100 * target:g}, {word} with {100 * found:.2f}.")
     return lines
 
 
