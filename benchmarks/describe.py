@@ -7,8 +7,9 @@ SETS are benchmark folders (`res101.mat`, `att_splits.mat`) and folders of photo
 unseen class as its photos; a smaller number of photos is the first of them, and none of them is ever tested. The unseen
 classes are replaced by `PUT /classes/{id}` with description, photos or both. Every other test row goes through
 `POST /classify`: benchmark features as pictures (benchmarks/pixel_backbone.py), and the features of photos likewise, as
-that is the same to the networks. That it is the same is measured: draw 0 is repeated with the photos themselves. Rows
-are written to OUT.json as they finish and those that are there are not repeated; OUT.md and OUT.svg are made from them.
+that is the same to the networks. That it is the same is measured: draw 0 of described classes is repeated with the
+photos themselves. Rows are written to OUT.json as they finish and those that are there are not repeated; OUT.md and
+OUT.svg are made from them.
 `--speed` measures registering and classifying with that backbone (benchmarks/describe_speed.py).
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import shutil
+import functools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ from training.recipes import configured, load_recipe  # noqa: E402
 from training.runs.contents import Trained, code_commit  # noqa: E402
 from training.runs.fit import fit  # noqa: E402
 
-REQUEST = 32  # pictures per request
+REQUEST = 64  # pictures per request
 Picture = Callable[[int], bytes]
 """The image file of a row."""
 
@@ -79,12 +80,14 @@ class Served:
         dataset: what it was trained on; its test rows are asked about.
         picture: a row as an image file.
         form: `pictures` of features, or `photos`.
+        backbone: where the features come from.
     """
 
     bundle: Path
     dataset: Dataset
     picture: Picture
     form: str
+    backbone: str
 
 
 def main() -> None:
@@ -99,8 +102,11 @@ def main() -> None:
             work = (arguments.work or Path(name)) / folder.name
             work.mkdir(parents=True, exist_ok=True)
             for served in trained(folder, work, arguments):
-                draws = range(arguments.draws) if served.form == "pictures" else range(1)
-                asyncio.run(measure(served, folder.name, states, draws, arguments))
+                if served.form == "pictures":
+                    asyncio.run(measure(served, folder.name, states, range(arguments.draws), arguments))
+                else:
+                    described = [state for state in states if state.described]
+                    asyncio.run(measure(served, folder.name, described, range(1), arguments))
     if arguments.speed:
         save_speed(file, measure_speed(arguments.speed, threads=arguments.threads))
     write(arguments.out)
@@ -124,8 +130,9 @@ def parse() -> argparse.Namespace:
 
 def trained(folder: Path, work: Path, arguments: argparse.Namespace) -> Iterator[Served]:
     """One run of a set as a bundle that takes pictures of features, and of photos as one that takes the photos too."""
-    photos = (folder / "images").is_dir()
+    photos, backbone = (folder / "images").is_dir(), "benchmark"
     if photos:
+        backbone = arguments.backbone.stem
         if not (work / "features").is_dir():
             extract(read_own_photos(folder), load_backbone(arguments.backbone), work / "features")
         store = FeatureStore.load(work / "features")
@@ -135,9 +142,8 @@ def trained(folder: Path, work: Path, arguments: argparse.Namespace) -> Iterator
     as_pictures, code = with_pixel_backbone(dataset, work)
     run = fitted(as_pictures, work / f"run-{arguments.seed}", arguments)
     bundle = exported(as_pictures, run, work / f"pictures-{arguments.seed}")
-    yield Served(
-        bundle=bundle, dataset=dataset, picture=lambda row: code.picture(dataset.features[row]), form="pictures"
-    )
+    picture = functools.cache(lambda row: code.picture(dataset.features[row]))
+    yield Served(bundle=bundle, dataset=dataset, picture=picture, form="pictures", backbone=backbone)
     if photos:
         bundle = exported(dataset, run, work / f"photos-{arguments.seed}")
         yield Served(
@@ -145,6 +151,7 @@ def trained(folder: Path, work: Path, arguments: argparse.Namespace) -> Iterator
             dataset=dataset,
             picture=lambda row: (folder / store.images[row].path).read_bytes(),
             form="photos",
+            backbone=backbone,
         )
 
 
@@ -158,9 +165,9 @@ def fitted(dataset: Dataset, run_dir: Path, arguments: argparse.Namespace) -> Tr
 
 
 def exported(dataset: Dataset, run: Trained, folder: Path) -> Path:
-    """The bundle of a run."""
-    shutil.rmtree(folder, ignore_errors=True)
-    export(dataset, run, folder)
+    """The bundle that is there, or that of a run."""
+    if not folder.exists():
+        export(dataset, run, folder)
     return folder
 
 
@@ -169,7 +176,10 @@ async def measure(
 ) -> None:
     """Every state of every draw that the file has no row of."""
     file, manifest = arguments.out.with_suffix(".json"), Bundle.load(served.bundle).manifest
-    prior = manifest.head.photos
+    prior, of = manifest.head.photos, {"data": data, "seed": arguments.seed, "form": served.form}
+    others = {row["bundle"] for row in rows_of(file) if of.items() <= row.items()} - {manifest.bundle_id}
+    if others:
+        raise SystemExit(f"{file}: the rows of {of} are of the bundle {', '.join(others)}, not of {manifest.bundle_id}")
     chosen = {"seen_penalty": manifest.calibration.seen_penalty, "prior": prior and prior.to_json()}
     with tempfile.TemporaryDirectory() as name:
         settings = Settings(bundle=served.bundle, data_dir=Path(name), threads=arguments.threads, deadline=600)
@@ -177,14 +187,14 @@ async def measure(
         transport = httpx.ASGITransport(app=app)
         async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             for state, number in product(states, draws):
-                key = {"data": data, "seed": arguments.seed, "form": served.form, "draw": number, **state.to_json()}
+                key = {**of, "draw": number, **state.to_json()}
                 if any(key.items() <= row.items() for row in rows_of(file)):
                     continue
                 drawn, tested = draw_photos(served.dataset, max(arguments.photos), seed=number)
                 await register(client, served, drawn, state)
                 scores = await classify(client, served, tested)
                 row = {**key, **scores, "test_rows": len(tested), **chosen, "bundle": manifest.bundle_id}
-                row |= {"recipe": arguments.recipe, "commit": code_commit()}
+                row |= {"recipe": arguments.recipe, "backbone": served.backbone, "commit": code_commit()}
                 save(file, [*rows_of(file), row], command("describe.py"))
                 print(f"{key}: H {scores['H']:.4f}", flush=True)
     write(arguments.out)

@@ -70,9 +70,11 @@ def of_set(rows: list[Row]) -> list[str]:
     prior = ", ".join(f"{name} {value:g}" for name, value in first["prior"].items())
     lines += [
         "",
-        f"{draws} draws, {first['test_rows']} test rows, recipe `{first['recipe']}`, seed {first['seed']}, bundle "
-        f"`{first['bundle']}`. Chosen on validation: seen penalty {first['seen_penalty']:.3f}; photos: {prior}.",
+        f"{draws} draws, {first['test_rows']} test rows, features of `{first['backbone']}`, recipe "
+        f"`{first['recipe']}`, seed {first['seed']}, bundle `{first['bundle'][:12]}`. "
+        f"Chosen on validation: seen penalty {first['seen_penalty']:.3f}; photos: {prior}.",
     ]
+    lines.append(f"Numbers of photos with which both lose more than a standard error to either alone: {below(rows)}.")
     for (data, photos), target in TARGETS.items():
         if data == first["data"] and (both := values(rows, photos, True)):
             found = statistics.fmean(both.values())
@@ -103,8 +105,25 @@ def standard_error(numbers: Sequence[float]) -> float:
 
 def gain(both: dict[int, float], other: dict[int, float]) -> str:
     """Mean difference of the same draws with its standard error, in points."""
-    differences = [both[draw] - other[draw] for draw in sorted(both.keys() & other.keys())]
+    differences = paired(both, other)
     return f"{100 * statistics.fmean(differences):+.2f}{error(differences)}" if differences else "-"
+
+
+def paired(both: dict[int, float], other: dict[int, float]) -> list[float]:
+    """Differences of the same draws."""
+    return [both[draw] - other[draw] for draw in sorted(both.keys() & other.keys())]
+
+
+def below(rows: Sequence[Row]) -> str:
+    """With which numbers of photos description and photos together lose to either of them."""
+    found = []
+    for photos in sorted({row["photos"] for row in rows} - {0}):
+        both = values(rows, photos, True)
+        for other in (values(rows, photos, False), values(rows, 0, True)):
+            differences = paired(both, other)
+            if differences and statistics.fmean(differences) < -standard_error(differences):
+                found.append(str(photos))
+    return ", ".join(dict.fromkeys(found)) or "none"
 
 
 def photos_themselves(rows: list[Row]) -> str:

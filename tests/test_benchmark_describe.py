@@ -33,7 +33,14 @@ def test_what_is_drawn_is_not_tested() -> None:
 def row(draw: int, photos: int, described: bool, h: float, form: str = "pictures") -> dict[str, object]:
     what = {"data": "FLO", "seed": 0, "form": form, "draw": draw, "photos": photos, "described": described}
     prior = {"described": 4.0, "undescribed": 2.0, "fade": 8.0}
-    chosen = {"prior": prior, "seen_penalty": 0.5, "bundle": "b" * 64, "recipe": "quick", "commit": "c0ffee"}
+    chosen = {
+        "prior": prior,
+        "seen_penalty": 0.5,
+        "bundle": "b" * 64,
+        "recipe": "quick",
+        "backbone": "net",
+        "commit": "c0ffee",
+    }
     return {**what, "U": 0.5, "S": 0.25, "H": h, "test_rows": 7, **chosen}
 
 
@@ -52,7 +59,9 @@ def test_table() -> None:
     assert "Target with 2" not in text
     assert "in 2 states of draw 0, H differs by at most 0.20 points." in text
     assert "| FLO | 0 | photos | 0 | 1 | yes | 50.00 | 25.00 | 79.80 | bbbbbbbbbbbb | c0ffee |\n" in text
-    missed = table([row(0, 0, True, 0.5), row(0, 1, True, 0.7)], "the command", "drawing")
+    assert "more than a standard error to either alone: none.\n" in text
+    missed = table([row(0, 0, True, 0.5), row(0, 1, True, 0.7), row(0, 1, False, 0.71)], "the command", "drawing")
+    assert "more than a standard error to either alone: 1.\n" in missed
     assert "Target with one photo: H 76, missed with 70.00.\n" in missed
 
 
