@@ -123,9 +123,10 @@ def main() -> None:
         longest[recipe] = time.monotonic() - begun
         for row in rows:
             row["seconds_of_group"] = round(longest[recipe], 1)
+            row["command"] = command("paper.py")
         rows = [*rows_of(out.with_suffix(".json")), *rows]
         save(out.with_suffix(".json"), rows, command("paper.py"))
-        out.with_suffix(".md").write_text(table(rows, command("paper.py")))
+        out.with_suffix(".md").write_text(table(rows))
         out.with_suffix(".svg").write_text(draw(rows))
         print(f"{recipe} seed {seed}: {len(wanted)} variants in {longest[recipe]:.0f} s", flush=True)
 

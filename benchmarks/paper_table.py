@@ -39,7 +39,7 @@ def chosen(points: Sequence[Row], protocol: str) -> Row:
     return {**best[test], "epoch": best["epoch"]}
 
 
-def table(rows: list[Row], command: str) -> str:
+def table(rows: list[Row]) -> str:
     """H by recipe, classifier, protocol and variant; D3's effect over paired seeds; the teacher; every row."""
     lines = [
         "# The paper's experiment",
@@ -49,7 +49,7 @@ def table(rows: list[Row], command: str) -> str:
         "",
         *(f"- `{name}`: {text}." for name, text in PROTOCOLS.items()),
         "",
-        "    " + command,
+        *("    " + command for command in dict.fromkeys(row["command"] for row in rows)),
         "",
     ]
     for data, recipe in dict.fromkeys((row["data"], row["recipe"]) for row in rows):
@@ -125,29 +125,37 @@ def shares(group: list[Row]) -> list[str]:
 
 
 def draw(rows: list[Row]) -> str:
-    """H of each classifier on the test rows and on the folds, without a seen penalty, against the epoch."""
+    """H by epoch, mean over seeds: by recipe without a seen penalty and with the best one, one column a classifier."""
     kinds = list(dict.fromkeys((row["data"], row["recipe"]) for row in rows))
+    lines = [(kind, penalty) for kind in kinds for penalty in (False, True)]
     figure, axes = pyplot.subplots(
-        len(kinds), len(CLASSIFIERS), figsize=(3.4 * len(CLASSIFIERS), 2.9 * len(kinds)), squeeze=False, sharex="row"
+        len(lines), len(CLASSIFIERS), figsize=(3.2 * len(CLASSIFIERS), 2.6 * len(lines)), squeeze=False, sharey="row"
     )
-    for line, (data, recipe) in zip(axes, kinds, strict=True):
+    for line, ((data, recipe), penalty) in zip(axes, lines, strict=True):
+        test, folds = ("test_best_penalty", "folds_H_best_penalty") if penalty else ("test", "folds_H")
         for axis, classifier in zip(line, CLASSIFIERS, strict=True):
             for variant, colour in COLOURS.items():
                 group = [r for r in rows if (r["data"], r["recipe"], r["variant"]) == (data, recipe, variant)]
-                for key, style in (("test", "-"), ("folds_H", ":")):
-                    for number, row in enumerate(group):
-                        points = row["curves"][classifier]
-                        values = [p[key]["H"] if key == "test" else p[key] for p in points]
-                        name = variant if number == 0 and key == "test" else None
-                        axis.plot([p["epoch"] for p in points], values, style, color=colour, lw=1, label=name)
-            axis.set_title(f"{recipe}\n{classifier}", fontsize=8)
-            axis.set_xlabel("epoch", fontsize=8)
+                if not group:
+                    continue
+                curves = [row["curves"][classifier] for row in group]
+                epochs = [point["epoch"] for point in curves[0]]
+                of_test = [statistics.fmean(p[test]["H"] for p in points) for points in zip(*curves, strict=True)]
+                of_folds = [statistics.fmean(p[folds] for p in points) for points in zip(*curves, strict=True)]
+                axis.plot(epochs, of_test, "-", color=colour, lw=1.6, label=variant)
+                axis.plot(epochs, of_folds, ":", color=colour, lw=1)
+            axis.set_title(f"{recipe}: {classifier}", fontsize=8)
             axis.tick_params(labelsize=7)
             axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("H (line: test, dots: folds)", fontsize=8)
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
+        line[0].set_ylabel("H, best seen penalty" if penalty else "H, no seen penalty", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch", fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=8, frameon=False)
+    figure.suptitle("H on the test rows (lines) and on the folds' held-out rows (dots), mean over seeds", fontsize=9)
+    figure.tight_layout(rect=(0, 0.04, 1, 0.99))
     content = io.StringIO()
-    figure.savefig(content, format="svg")
+    with pyplot.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(content, format="svg")
     pyplot.close(figure)
     return content.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ Row = dict[str, Any]
 def command(script: str) -> str:
     """The command as others would give it, without the paths of this machine."""
     words = [Path(word).name if "/" in word and not word.startswith("benchmarks/") else word for word in sys.argv[1:]]
-    return f"python benchmarks/{script} " + " ".join(words)
+    return f"python benchmarks/{script} " + shlex.join(words)
 
 
 def rows_of(file: Path) -> list[Row]:

@@ -18,7 +18,7 @@ from tests.service.processes import Server, serving
 
 TRY_IT = section(README.read_text(), "Try it")
 ADDRESS = "http://127.0.0.1:8000"
-UNSEEN, NEW = "red-checked-circle", "blue-dotted-circle"
+UNSEEN, NEW = "red-dotted-heart", "blue-dotted-circle"
 
 
 def shell(lines: str, server: Server) -> str:

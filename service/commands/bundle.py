@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.commands.output import AsJson, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from model.photos import PhotoPrior
 
 app = typer.Typer(no_args_is_help=True, help="Look into bundles.")
 Directory = Annotated[Path, typer.Argument(help="Bundle directory.", show_default=False)]
@@ -37,6 +40,7 @@ def inspect(
         ("attributes", len(manifest.vocabulary)),
         ("classes", f"{kinds['seen']} seen, {kinds['unseen']} unseen"),
         ("head", f"{head.kind}, {head.dimension} dimensions, {head.samples} samples per class"),
+        ("photos of a class", _photos(head.photos)),
         ("seen penalty", f"{manifest.calibration.seen_penalty:g}"),
         ("temperature", f"{manifest.calibration.temperature:g}"),
         ("examples", len(manifest.examples)),
@@ -71,10 +75,16 @@ def verify(directory: Directory, as_json: AsJson = False) -> None:
         print_line(f"bundle {bundle.manifest.bundle_id} is whole: {len(bundle.manifest.files)} files, both graphs run")
 
 
+def _photos(prior: PhotoPrior | None) -> str:
+    return "not taken" if prior is None else f"taken; its description counts as {prior.described:g} of them"
+
+
 def _is_main(name: str, *, served: str) -> bool:
     """Whether a result is one of the few that say most."""
     owner, _, number = name.rpartition(".")
-    return number in ("H", "auroc") if owner != served else number in ("U", "S", "H")
+    if owner.endswith("uncalibrated"):
+        return False
+    return number in ("U", "S", "H") if owner == served else number in ("H", "auroc")
 
 
 def _metric_lines(prefix: str, metrics: Any) -> list[tuple[str, Any]]:
