@@ -108,7 +108,7 @@ def main() -> None:
                     described = [state for state in states if state.described]
                     asyncio.run(measure(served, folder.name, described, range(1), arguments))
     if arguments.speed:
-        save_speed(file, measure_speed(arguments.speed, threads=arguments.threads))
+        save_speed(file, measure_speed(arguments.speed))
     write(arguments.out)
 
 

@@ -29,23 +29,24 @@ from training.runs.contents import code_commit
 
 PHOTOS = 5
 ROUNDS, WARM_UP = 60, 3
+THREADS = 2
 
 
-def measure_speed(backbone: Path, *, threads: int) -> Row:
+def measure_speed(backbone: Path) -> Row:
     """Median milliseconds; every round measures each thing once, one after the other, while nothing else is asked."""
     with tempfile.TemporaryDirectory() as name:
         bundle = Path(name) / "bundle"
         make_bundle(backbone, bundle)
         loaded = Bundle.load(bundle)
-        with serving(bundle, Path(name) / "data", threads) as (client, _), ThreadPoolExecutor(threads) as pool:
-            bare = bare_loop(loaded, pool, threads)
+        with serving(bundle, Path(name) / "data", THREADS) as (client, _), ThreadPoolExecutor(THREADS) as pool:
+            bare = bare_loop(loaded, pool)
             with_photos = photos_of_all(client)
             rounds = [one_round(client, bare, number, with_photos) for number in range(ROUNDS + WARM_UP)][WARM_UP:]
     p50 = {what: statistics.median(found[what] for found in rounds) for what in rounds[0]}
     beyond = statistics.median(found["with_photos"] - found["bare"] for found in rounds)
     before, after = p50.pop("before"), p50.pop("after")
     return {
-        "machine": machine(threads),
+        "machine": machine(THREADS),
         "commit": code_commit(),
         "backbone": backbone.stem,
         "dimension": loaded.manifest.head.dimension,
@@ -85,10 +86,10 @@ def photos_of_all(client: httpx.Client) -> int:
     return int(client.get("/registry").json()["registry_version"])
 
 
-def bare_loop(bundle: Bundle, pool: ThreadPoolExecutor, threads: int) -> Callable[[list[bytes]], Any]:
+def bare_loop(bundle: Bundle, pool: ThreadPoolExecutor) -> Callable[[list[bytes]], Any]:
     """Decoding and the trunk, without a service around them."""
     spec = bundle.manifest.preprocess
-    session = open_session(bundle.trunk, SessionConfig(threads=threads), row={"image": (3, spec.size, spec.size)})
+    session = open_session(bundle.trunk, SessionConfig(threads=THREADS), row={"image": (3, spec.size, spec.size)})
 
     def run(photos: list[bytes]) -> Any:
         images = np.stack(list(pool.map(lambda data: preprocess(data, spec), photos)))
