@@ -212,11 +212,12 @@ def panel(rows: list[Row], left: int) -> str:
     parts.append(
         f'<text x="{x(counts[-1]) / 2 + left / 2:.1f}" y="{foot + 38}" text-anchor="middle">photos per class</text>'
     )
-    alone = y(statistics.fmean(values(rows, 0, True).values()))
-    parts.append(
-        f'<line x1="{x(0):.1f}" x2="{x(counts[-1]):.1f}" y1="{alone:.1f}" y2="{alone:.1f}" stroke="{LINES[True][1]}" '
-        'stroke-width="1.5" stroke-dasharray="5 4"/>'
-    )
+    if alone := list(values(rows, 0, True).values()):
+        height = y(statistics.fmean(alone))
+        parts.append(
+            f'<line x1="{x(0):.1f}" x2="{x(counts[-1]):.1f}" y1="{height:.1f}" y2="{height:.1f}" '
+            f'stroke="{LINES[True][1]}" stroke-width="1.5" stroke-dasharray="5 4"/>'
+        )
     for described, (_, colour) in LINES.items():
         found = {n: list(values(rows, n, described).values()) for n in counts}
         found = {n: numbers for n, numbers in found.items() if numbers}
