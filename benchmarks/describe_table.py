@@ -70,16 +70,19 @@ def of_set(rows: list[Row]) -> list[str]:
     prior = ", ".join(f"{name} {value:g}" for name, value in first["prior"].items())
     lines += [
         "",
-        f"{draws} draws, {first['test_rows']} test rows, features of `{first['backbone']}`, recipe "
+        f"{draws} draws, {first['test_rows']} test rows, features: `{first['backbone']}`, recipe "
         f"`{first['recipe']}`, seed {first['seed']}, bundle `{first['bundle'][:12]}`. "
         f"Chosen on validation: seen penalty {first['seen_penalty']:.3f}; photos: {prior}.",
     ]
-    lines.append(f"Numbers of photos with which both lose more than a standard error to either alone: {below(rows)}.")
+    lines += [
+        "",
+        f"- Numbers of photos with which both lose more than a standard error to either alone: {below(rows)}.",
+    ]
     for (data, photos), target in TARGETS.items():
         if data == first["data"] and (both := values(rows, photos, True)):
             found = statistics.fmean(both.values())
             word, count = "reached" if found >= target else "missed", "one photo" if photos == 1 else f"{photos} photos"
-            lines.append(f"Target with {count}: H {100 * target:g}, {word} with {100 * found:.2f}.")
+            lines.append(f"- Target with {count}: H {100 * target:g}, {word} with {100 * found:.2f}.")
     return lines
 
 
