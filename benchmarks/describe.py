@@ -7,9 +7,9 @@ SETS are benchmark folders (`res101.mat`, `att_splits.mat`) and folders of photo
 unseen class as its photos; a smaller number of photos is the first of them, and none of them is ever tested. The unseen
 classes are replaced by `PUT /classes/{id}` with description, photos or both. Every other test row goes through
 `POST /classify`: benchmark features as pictures (benchmarks/pixel_backbone.py), and the features of photos likewise, as
-that is the same to the networks. That it is the same is measured: draw 0 of described classes is repeated with the
-photos themselves. Rows are written to OUT.json as they finish and those that are there are not repeated; OUT.md and
-OUT.svg are made from them.
+that is the same to the networks. That it is the same is measured: draw 0 of described classes, with the fewest and the
+most photos, is repeated with the photos themselves. Rows are written to OUT.json as they finish and those that are
+there are not repeated; OUT.md and OUT.svg are made from them.
 `--speed` measures registering and classifying with that backbone (benchmarks/describe_speed.py).
 """
 
@@ -105,8 +105,10 @@ def main() -> None:
                 if served.form == "pictures":
                     asyncio.run(measure(served, folder.name, states, range(arguments.draws), arguments))
                 else:
-                    described = [state for state in states if state.described]
-                    asyncio.run(measure(served, folder.name, described, range(1), arguments))
+                    fewest_and_most = [
+                        State(photos=n, described=True) for n in (arguments.photos[0], arguments.photos[-1])
+                    ]
+                    asyncio.run(measure(served, folder.name, fewest_and_most, range(1), arguments))
     if arguments.speed:
         save_speed(file, measure_speed(arguments.speed))
     write(arguments.out)
