@@ -255,7 +255,12 @@ class Service:
         except SettingsError as error:
             log.error("the keys are not read again and stay as they were: %s", error)
         else:
-            log.info("the keys have been read again: %d are accepted", len(self.keys.roles))
+            log.info("the keys have been read again: %d are accepted", len(self.keys))
+
+    def follow_keys(self) -> None:
+        """Read the file of keys again where it is another than before."""
+        if self.keys.changed(self.settings):
+            self.reload_keys()
 
     def check_ready(self) -> None:
         """Raise NotReadyError where images would not be answered."""

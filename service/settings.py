@@ -58,10 +58,10 @@ class Settings(BaseSettings):
     max_lag: float = Field(
         10.0, gt=0, le=3600, description="Seconds without reading the registry after which /readyz answers 503."
     )
-    keys: CommaSeparated = Field(
-        (), description="Access keys as role:sha256, role classify or admin, with commas between (see keys new)."
+    keys: CommaSeparated = Field((), description="Access keys, as `keys new` prints them, with commas between.")
+    keys_file: Path | None = Field(
+        None, description="File with one key per line, as `keys new` writes it; # starts a comment."
     )
-    keys_file: Path | None = Field(None, description="File with one role:sha256 per line; # starts a comment.")
     allow_anonymous: bool = Field(False, description="Start without keys on an address others can reach.")
     allowed_hosts: CommaSeparated = Field(
         (), description="Host names that requests may be sent to, beside loopback and --host; * allows any."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.errors import ForbiddenError, HostError, MediaTypeError, OriginError, UnauthorizedError
-from service.keys import Role
+from service.keys import Action, Key
 from service.settings import Settings
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `d3gzsl keys new`; needed where keys are set.")
@@ -22,23 +23,32 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 async def may_classify(request: Request, credentials: Credentials) -> None:
-    """Dependency of everything that only reads: any valid key."""
+    """Dependency of what classifies images."""
     _require(request, credentials, "classify")
 
 
+async def may_read(request: Request, credentials: Credentials) -> None:
+    """Dependency of everything that only reads."""
+    _require(request, credentials, "read")
+
+
 async def may_change(request: Request, credentials: Credentials) -> None:
-    """Dependency of every change: what a preview needs, and JSON where there is a body."""
+    """Dependency of every change of classes: what a preview needs, and JSON where there is a body."""
     await may_preview(request, credentials)
-    if request.method != "DELETE" and media_type(request) != "application/json":
-        raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")
+    _require_json(request)
 
 
 async def may_preview(request: Request, credentials: Credentials) -> None:
-    """Dependency of what only an admin may ask for: an admin key, no foreign page."""
-    _require(request, credentials, "admin")
-    origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    if origin is not None and not same_origin(origin, host):
-        raise OriginError(f"the origin {origin!r} is not that of {host!r}")
+    """Dependency of what only those may ask for who may change classes; no foreign page."""
+    _require(request, credentials, "classes")
+    _require_own_page(request)
+
+
+async def may_roll_back(request: Request, credentials: Credentials) -> None:
+    """Dependency of a rollback, which is a change of everything."""
+    _require(request, credentials, "rollback")
+    _require_own_page(request)
+    _require_json(request)
 
 
 async def under_own_name(request: Request) -> None:
@@ -56,7 +66,7 @@ async def under_own_name(request: Request) -> None:
 
 def client_of(request: Request) -> str:
     """Who sent a request, where clients take turns: its key, or without keys its address (of IPv6 the network)."""
-    if request.app.state.service.keys.roles:
+    if request.app.state.service.keys:
         return request.headers.get("authorization", "")
     address = request.client.host if request.client else ""
     try:
@@ -104,9 +114,28 @@ def _name_and_port(url: str) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _require(request: Request, credentials: HTTPAuthorizationCredentials | None, needed: Role) -> None:
-    role = request.app.state.service.keys.role(None if credentials is None else credentials.credentials)
-    if role is None:
+def _require(request: Request, credentials: HTTPAuthorizationCredentials | None, needed: Action) -> None:
+    keys = request.app.state.service.keys
+    if not keys:
+        return
+    key: Key | None = None if credentials is None else keys.find(credentials.credentials)
+    if key is None:
         raise UnauthorizedError("send a key as `Authorization: Bearer ...`")
-    if role != needed and role != "admin":
-        raise ForbiddenError(f"this needs a key of the role {needed}, got one of the role {role}")
+    if key.expired(datetime.now(UTC)):
+        raise UnauthorizedError(f"the key {key.id} has expired; ask for a new one")
+    if needed not in key.actions:
+        raise ForbiddenError(
+            f"this needs a key with the action {needed}, got one of the role {key.role} with "
+            + ", ".join(sorted(key.actions))
+        )
+
+
+def _require_own_page(request: Request) -> None:
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if origin is not None and not same_origin(origin, host):
+        raise OriginError(f"the origin {origin!r} is not that of {host!r}")
+
+
+def _require_json(request: Request) -> None:
+    if request.method != "DELETE" and media_type(request) != "application/json":
+        raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")

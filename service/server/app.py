@@ -22,7 +22,7 @@ from service.service import Service
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
-_SHARE_EVERY = 1.0  # seconds
+_SHARE_EVERY = _LOOK_EVERY = 1.0  # seconds
 _TRIM_AFTER = 0.2  # seconds
 
 
@@ -45,12 +45,15 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
-        sharing = asyncio.create_task(_share(metrics)) if metrics.shared else None
+        followed = [_share(metrics)] if metrics.shared else []
+        if service.settings.keys_file is not None:
+            followed.append(_follow_keys(service))
+        tasks = [asyncio.create_task(following) for following in followed]
         try:
             yield
         finally:
-            if sharing is not None:
-                sharing.cancel()
+            for task in tasks:
+                task.cancel()
             await service.stop()
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
@@ -93,3 +96,10 @@ async def _share(metrics: Metrics) -> None:
     while True:
         metrics.refresh()
         await asyncio.sleep(_SHARE_EVERY)
+
+
+async def _follow_keys(service: Service) -> None:
+    """Accept the keys that the file has now, whenever it changes."""
+    while True:
+        await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.to_thread(service.follow_keys)

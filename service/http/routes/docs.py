@@ -90,7 +90,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             if "requestBody" in operation:
                 operation.setdefault("parameters", []).append(_CONTENT_ENCODING)
         app.openapi_schema = document
-    return app.openapi_schema if service.keys.roles else _without_keys(app.openapi_schema)
+    return app.openapi_schema if service.keys else _without_keys(app.openapi_schema)
 
 
 def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
