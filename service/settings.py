@@ -21,6 +21,7 @@ PREFIX = "D3GZSL_"
 _BYTES_IN_FLIGHT = 100_000_000
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 """Several values; written with commas in an environment variable or a flag."""
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 """What Kubernetes puts into the variable NAME_PORT of every container beside a Service called NAME."""
 
@@ -66,6 +67,19 @@ class Settings(BaseSettings):
     allowed_hosts: CommaSeparated = Field(
         (), description="Host names that requests may be sent to, beside loopback and --host; * allows any."
     )
+    cors_origins: CommaSeparated = Field(
+        (), description="Origins whose pages may use the service from a browser, such as https://zoo.example."
+    )
+    trusted_proxies: CommaSeparated = Field(
+        (), description="Addresses or networks of proxies whose X-Forwarded-For is believed; * believes anyone's."
+    )
+    root_path: str | None = Field(
+        None, pattern=r"^(/[A-Za-z0-9._~-]+)+$", description="Path under which a proxy shows the service, such as /zoo."
+    )
+    rate_limit: float = Field(
+        0.0, ge=0, description="Requests a second that a key, or without keys an address, may send; 0 for any number."
+    )
+    rate_burst: int = Field(20, ge=1, description="Requests that it may send at once, where there is a limit.")
     max_image_bytes: int = Field(20_000_000, ge=1, description="Largest image file, in bytes.")
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, description="Largest image, width times height.")
     max_request_pixels: int = Field(
@@ -117,10 +131,31 @@ class Settings(BaseSettings):
     def _pass_over_service_link(cls, value: Any) -> Any:
         return cls.model_fields["port"].default if is_service_link(value) else value
 
-    @field_validator("keys", "allowed_hosts", mode="before")
+    @field_validator("keys", "allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ValueError(
+                    f"expected an origin such as https://zoo.example or http://localhost:3000, got {origin!r}"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            if network != "*":
+                try:
+                    ipaddress.ip_network(network)
+                except ValueError as error:
+                    raise ValueError(f"expected an address, a network such as 10.0.0.0/8, or *; {error}") from None
+        return value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod

@@ -98,6 +98,7 @@ async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheSe
                     changes=v.changes,
                     class_ids=list(v.class_ids),
                     rolled_back_to=v.source,
+                    author=v.author,
                     damaged=v.damaged,
                 )
                 for v in page
