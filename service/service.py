@@ -34,6 +34,7 @@ from service.registry.database import Database, database_url, registry_dir
 from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
+from service.signatures import check as check_signature
 
 log = logging.getLogger(__name__)
 
@@ -141,11 +142,14 @@ class Service:
 
         Raises:
             SettingsError: the keys are not valid, or missing where they are needed, or the provider is not there.
-            BundleError: the bundle does not fit.
+            BundleError: the bundle does not fit, or is not signed by whom it must be.
+            DataError: a key that bundles are signed with cannot be read.
             MissingDependencyError: ONNX Runtime is not installed.
             RegistryError: the registry cannot be used, or belongs to another bundle.
         """
         keys = Keys.from_settings(settings)
+        if settings.bundle_keys:
+            check_signature(bundle_path(settings.bundle), [Path(file) for file in settings.bundle_keys])
         bundle = load_bundle(settings.bundle)
         data_dir = registry_dir(settings, bundle.manifest.bundle_id)
         threads = settings.threads or available_cpus()

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     )
 
     bundle: Path | None = Field(None, description="Bundle directory; the embedded demo bundle where it is not given.")
+    bundle_keys: CommaSeparated = Field(
+        (), description="PEM files of Ed25519 keys one of which must have signed the bundle, with commas between."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     data_dir: Path | None = Field(
@@ -131,7 +134,7 @@ class Settings(BaseSettings):
     def _pass_over_service_link(cls, value: Any) -> Any:
         return cls.model_fields["port"].default if is_service_link(value) else value
 
-    @field_validator("keys", "allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("keys", "bundle_keys", "allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
