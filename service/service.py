@@ -16,7 +16,7 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.errors import BundleError
+from model.errors import BundleError, D3GZSLError
 from model.outside.threads import available_cpus
 from service.classes.follower import Follower
 from service.classes.neighbours import Neighbour, Neighbours
@@ -30,6 +30,7 @@ from service.inference.decoder import Decoder
 from service.inference.engine import Engine, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
 from service.keys import Keys
+from service.registry.backup import Backups
 from service.registry.database import Database, database_url, registry_dir
 from service.registry.log import ChangeLog
 from service.registry.watch import watch
@@ -105,6 +106,7 @@ class Service:
     Attributes:
         settings: what the operator chose.
         keys: who may do what.
+        backups: the registry's, where they make themselves.
         bundle: the trained artefact.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
@@ -120,6 +122,7 @@ class Service:
 
     settings: Settings
     keys: Keys
+    backups: Backups | None
     bundle: Bundle
     registrar: Registrar
     changes: SerialExecutor
@@ -178,10 +181,20 @@ class Service:
         except BaseException:
             database.close()
             raise
+        backups = None
+        if settings.backup_dir is not None:
+            backups = Backups(
+                database,
+                settings.backup_dir,
+                changes=settings.backup_changes,
+                seconds=3600 * settings.backup_hours,
+                keep=settings.backup_keep,
+            )
         neighbours, size = Neighbours(bundle.manifest.vocabulary), bundle.manifest.preprocess.size
         return cls(
             settings=settings,
             keys=keys,
+            backups=backups,
             bundle=bundle,
             registrar=registrar,
             follower=follower,
@@ -266,6 +279,18 @@ class Service:
         """Read the file of keys again where it is another than before."""
         if self.keys.changed(self.settings):
             self.reload_keys()
+
+    def back_up(self) -> None:
+        """Make a back-up where one is due; what keeps it from being made is a line in the log, and tried again."""
+        if self.backups is None or not self.backups.due(self.registrar.snapshot.registry_version):
+            return
+        try:
+            file = self.backups.make()
+        except D3GZSLError as error:
+            log.error("no back-up of the registry could be made: %s", error)
+        else:
+            if file is not None:
+                log.info("a back-up of the registry has been made: %s", file)
 
     def check_ready(self) -> None:
         """Raise NotReadyError where images would not be answered."""

@@ -56,6 +56,14 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="Database of the registry; a SQLite file in the data directory where it is not given."
     )
+    backup_dir: Path | None = Field(
+        None, description="Where back-ups of the registry are made by themselves; none are else."
+    )
+    backup_changes: int = Field(100, ge=1, description="Versions of the registry after which the next back-up is made.")
+    backup_hours: float = Field(
+        24.0, gt=0, le=10_000, description="Hours after which it is made where anything has changed since the last one."
+    )
+    backup_keep: int = Field(7, ge=1, le=1000, description="Back-ups that are kept; older ones are removed.")
     poll_interval: float = Field(
         1.0, gt=0, le=60, description="Seconds between looks for classes that other processes registered."
     )

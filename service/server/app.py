@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
@@ -26,6 +26,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
 _SHARE_EVERY = _LOOK_EVERY = 1.0  # seconds
+_BACK_UP_EVERY = 5.0  # seconds between looks whether one is due
 _TRIM_AFTER = 0.2  # seconds
 _HEADERS_IN = ["Authorization", "Content-Type", "D3GZSL-Timeout-Ms", "If-Match", "If-None-Match", "X-Request-Id"]
 _HEADERS_OUT = ["ETag", "Location", "Registry-Version", "Retry-After", "X-Request-Id"]
@@ -52,7 +53,9 @@ def create_app(service: Service) -> FastAPI:
         await service.start()
         followed = [_share(metrics)] if metrics.shared else []
         if service.settings.keys_file is not None:
-            followed.append(_follow_keys(service))
+            followed.append(_follow(service.follow_keys, every=_LOOK_EVERY))
+        if service.settings.backup_dir is not None:
+            followed.append(_follow(service.back_up, every=_BACK_UP_EVERY))
         tasks = [asyncio.create_task(following) for following in followed]
         try:
             yield
@@ -116,8 +119,8 @@ async def _share(metrics: Metrics) -> None:
         await asyncio.sleep(_SHARE_EVERY)
 
 
-async def _follow_keys(service: Service) -> None:
-    """Accept the keys that the file has now, whenever it changes."""
+async def _follow(work: Callable[[], None], *, every: float) -> None:
+    """Do something again and again, in a thread."""
     while True:
-        await asyncio.sleep(_LOOK_EVERY)
-        await asyncio.to_thread(service.follow_keys)
+        await asyncio.sleep(every)
+        await asyncio.to_thread(work)
