@@ -36,7 +36,7 @@ from model.guards.documents import read_document
 from model.guards.files import check_listed, check_nothing_else, read_plain
 from model.head import MAX_BANK_BYTES, Float32, HeadSpec
 from model.lda import LdaHead
-from model.manifest import MANIFEST, BackboneInfo, Example, Manifest, bundle_id
+from model.manifest import MANIFEST, SIGNATURE, BackboneInfo, Example, Manifest, bundle_id
 from model.preprocess import PreprocessSpec
 from model.vocabulary import Vocabulary
 
@@ -141,7 +141,7 @@ def verify_files(path: Path, manifest: Manifest) -> None:
     for example in manifest.examples:
         if example.file not in manifest.files:
             raise BundleError(f"{path}: the example {example.file!r} is not listed among the files")
-    check_nothing_else(path, (MANIFEST, *manifest.files))
+    check_nothing_else(path, (MANIFEST, SIGNATURE, *manifest.files))
     for name, expected in manifest.files.items():
         actual = sha256_of(path / name)
         if actual != expected:

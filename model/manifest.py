@@ -17,6 +17,8 @@ from model.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""Of the manifest, where somebody has signed the bundle; the one file that no manifest lists."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ D3GZSLError                         (model.errors)
 │   ├── UnauthorizedError           no valid key
 │   ├── ForbiddenError              a valid key without the role
 │   ├── HostError                   a change sent to a host name that is not allowed
-│   └── OriginError                 a change sent by a page of another origin
+│   ├── OriginError                 a change sent by a page of another origin
+│   └── RateError                   the client asks too often
 ├── RegistryError                   the registry on disk cannot be used
 │   ├── StorageError                reading or writing it failed
 │   ├── RegistryReplacedError       a backup has taken its place meanwhile
@@ -186,6 +187,19 @@ class UnavailableError(D3GZSLError):
     """No answer now; asking again later may help."""
 
     def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RateError(AccessError):
+    """A client that asks more often than it may.
+
+    Args:
+        message: the rule that was broken.
+        retry_after: whole seconds after which it may ask again.
+    """
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
-from model.errors import BundleError
+from model.errors import BundleError, D3GZSLError
 from model.outside.threads import available_cpus
 from service.classes.follower import Follower
 from service.classes.neighbours import Neighbour, Neighbours
@@ -29,10 +30,12 @@ from service.inference.decoder import Decoder
 from service.inference.engine import Engine, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
 from service.keys import Keys
+from service.registry.backup import Backups
 from service.registry.database import Database, database_url, registry_dir
 from service.registry.log import ChangeLog
 from service.registry.watch import watch
 from service.settings import Settings
+from service.signatures import check as check_signature
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ class SerialExecutor:
         self.check()
         self._admitted += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, work, *arguments)
         finally:
             self._admitted -= 1
 
@@ -103,6 +106,7 @@ class Service:
     Attributes:
         settings: what the operator chose.
         keys: who may do what.
+        backups: the registry's, where they make themselves.
         bundle: the trained artefact.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
@@ -118,6 +122,7 @@ class Service:
 
     settings: Settings
     keys: Keys
+    backups: Backups | None
     bundle: Bundle
     registrar: Registrar
     changes: SerialExecutor
@@ -140,11 +145,14 @@ class Service:
 
         Raises:
             SettingsError: the keys are not valid, or missing where they are needed, or the provider is not there.
-            BundleError: the bundle does not fit.
+            BundleError: the bundle does not fit, or is not signed by whom it must be.
+            DataError: a key that bundles are signed with cannot be read.
             MissingDependencyError: ONNX Runtime is not installed.
             RegistryError: the registry cannot be used, or belongs to another bundle.
         """
         keys = Keys.from_settings(settings)
+        if settings.bundle_keys:
+            check_signature(bundle_path(settings.bundle), [Path(file) for file in settings.bundle_keys])
         bundle = load_bundle(settings.bundle)
         data_dir = registry_dir(settings, bundle.manifest.bundle_id)
         threads = settings.threads or available_cpus()
@@ -173,10 +181,20 @@ class Service:
         except BaseException:
             database.close()
             raise
+        backups = None
+        if settings.backup_dir is not None:
+            backups = Backups(
+                database,
+                settings.backup_dir,
+                changes=settings.backup_changes,
+                seconds=3600 * settings.backup_hours,
+                keep=settings.backup_keep,
+            )
         neighbours, size = Neighbours(bundle.manifest.vocabulary), bundle.manifest.preprocess.size
         return cls(
             settings=settings,
             keys=keys,
+            backups=backups,
             bundle=bundle,
             registrar=registrar,
             follower=follower,
@@ -255,7 +273,24 @@ class Service:
         except SettingsError as error:
             log.error("the keys are not read again and stay as they were: %s", error)
         else:
-            log.info("the keys have been read again: %d are accepted", len(self.keys.roles))
+            log.info("the keys have been read again: %d are accepted", len(self.keys))
+
+    def follow_keys(self) -> None:
+        """Read the file of keys again where it is another than before."""
+        if self.keys.changed(self.settings):
+            self.reload_keys()
+
+    def back_up(self) -> None:
+        """Make a back-up where one is due; what keeps it from being made is a line in the log, and tried again."""
+        if self.backups is None or not self.backups.due(self.registrar.snapshot.registry_version):
+            return
+        try:
+            file = self.backups.make()
+        except D3GZSLError as error:
+            log.error("no back-up of the registry could be made: %s", error)
+        else:
+            if file is not None:
+                log.info("a back-up of the registry has been made: %s", file)
 
     def check_ready(self) -> None:
         """Raise NotReadyError where images would not be answered."""

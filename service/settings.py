@@ -21,6 +21,7 @@ PREFIX = "D3GZSL_"
 _BYTES_IN_FLIGHT = 100_000_000
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 """Several values; written with commas in an environment variable or a flag."""
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 """What Kubernetes puts into the variable NAME_PORT of every container beside a Service called NAME."""
 
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
     )
 
     bundle: Path | None = Field(None, description="Bundle directory; the embedded demo bundle where it is not given.")
+    bundle_keys: CommaSeparated = Field(
+        (), description="PEM files of Ed25519 keys one of which must have signed the bundle, with commas between."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     data_dir: Path | None = Field(
@@ -52,20 +56,41 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="Database of the registry; a SQLite file in the data directory where it is not given."
     )
+    backup_dir: Path | None = Field(
+        None, description="Where back-ups of the registry are made by themselves; none are else."
+    )
+    backup_changes: int = Field(100, ge=1, description="Versions of the registry after which the next back-up is made.")
+    backup_hours: float = Field(
+        24.0, gt=0, le=10_000, description="Hours after which it is made where anything has changed since the last one."
+    )
+    backup_keep: int = Field(7, ge=1, le=1000, description="Back-ups that are kept; older ones are removed.")
     poll_interval: float = Field(
         1.0, gt=0, le=60, description="Seconds between looks for classes that other processes registered."
     )
     max_lag: float = Field(
         10.0, gt=0, le=3600, description="Seconds without reading the registry after which /readyz answers 503."
     )
-    keys: CommaSeparated = Field(
-        (), description="Access keys as role:sha256, role classify or admin, with commas between (see keys new)."
+    keys: CommaSeparated = Field((), description="Access keys, as `keys new` prints them, with commas between.")
+    keys_file: Path | None = Field(
+        None, description="File with one key per line, as `keys new` writes it; # starts a comment."
     )
-    keys_file: Path | None = Field(None, description="File with one role:sha256 per line; # starts a comment.")
     allow_anonymous: bool = Field(False, description="Start without keys on an address others can reach.")
     allowed_hosts: CommaSeparated = Field(
         (), description="Host names that requests may be sent to, beside loopback and --host; * allows any."
     )
+    cors_origins: CommaSeparated = Field(
+        (), description="Origins whose pages may use the service from a browser, such as https://zoo.example."
+    )
+    trusted_proxies: CommaSeparated = Field(
+        (), description="Addresses or networks of proxies whose X-Forwarded-For is believed; * believes anyone's."
+    )
+    root_path: str | None = Field(
+        None, pattern=r"^(/[A-Za-z0-9._~-]+)+$", description="Path under which a proxy shows the service, such as /zoo."
+    )
+    rate_limit: float = Field(
+        0.0, ge=0, description="Requests a second that a key, or without keys an address, may send; 0 for any number."
+    )
+    rate_burst: int = Field(20, ge=1, description="Requests that it may send at once, where there is a limit.")
     max_image_bytes: int = Field(20_000_000, ge=1, description="Largest image file, in bytes.")
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, description="Largest image, width times height.")
     max_request_pixels: int = Field(
@@ -117,10 +142,31 @@ class Settings(BaseSettings):
     def _pass_over_service_link(cls, value: Any) -> Any:
         return cls.model_fields["port"].default if is_service_link(value) else value
 
-    @field_validator("keys", "allowed_hosts", mode="before")
+    @field_validator("keys", "bundle_keys", "allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ValueError(
+                    f"expected an origin such as https://zoo.example or http://localhost:3000, got {origin!r}"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            if network != "*":
+                try:
+                    ipaddress.ip_network(network)
+                except ValueError as error:
+                    raise ValueError(f"expected an address, a network such as 10.0.0.0/8, or *; {error}") from None
+        return value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,9 +39,11 @@ from service.errors import (
 )
 from service.inference.class_rows import compute_rows
 from service.inference.engine import Engine
-from service.registry.change import Change, HistoryEntry, LoggedVersion, Operation
+from service.registry.change import AUTHOR, CLASS_IDS_SHOWN, Change, HistoryEntry, LoggedVersion, Operation
 from service.registry.history import changes_back_to, read_versions
 from service.registry.log import ChangeLog, NextVersion
+
+audit_log = logging.getLogger("d3gzsl.audit")
 
 NO_PHOTOS: Embeddings = {}
 
@@ -320,6 +323,13 @@ class Registrar:
             if after.registry_version > newest.registry_version:
                 self._snapshot = after
         self._tell()
+        audit_log.info(
+            "version %d of the registry, by %s: %d classes changed: %s",
+            step.version,
+            AUTHOR.get() or "nobody named",
+            len(step.changes),
+            ", ".join(change.class_id for change in step.changes[:CLASS_IDS_SHOWN]),
+        )
         return after
 
     def _tell(self) -> None:

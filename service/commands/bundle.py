@@ -61,18 +61,46 @@ def inspect(
 
 
 @app.command()
-def verify(directory: Directory, as_json: AsJson = False) -> None:
-    """Check every file's hash, every shape, the head, and that both graphs run."""
+def sign(
+    directory: Directory,
+    key: Annotated[Path, typer.Option(help="PEM file of a private Ed25519 key.", show_default=False)],
+) -> None:
+    """Sign a bundle, so that a service can be told to take no other."""
+    from model.bundle import Bundle
+    from model.manifest import SIGNATURE
+    from service import signatures
+
+    bundle = Bundle.load(directory)
+    signatures.sign(directory, key)
+    print_line(f"bundle {bundle.manifest.bundle_id} is signed: {directory / SIGNATURE}")
+
+
+@app.command()
+def verify(
+    directory: Directory,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(help="PEM file of a public Ed25519 key; one of them must have signed the bundle. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the signature where a key is given, every file's hash, every shape, the head, and that both graphs run."""
     from model.bundle import Bundle
     from model.outside.threads import available_cpus
+    from service import signatures
     from service.inference.engine import OnnxEngine
 
+    signer = signatures.check(directory, key) if key else None
     bundle = Bundle.load(directory)
     OnnxEngine(bundle, threads=available_cpus())
     if as_json:
-        print_json({"bundle": bundle.manifest.bundle_id, "files": len(bundle.manifest.files), "ok": True})
+        signed = {} if signer is None else {"signed_by": str(signer)}
+        print_json({"bundle": bundle.manifest.bundle_id, "files": len(bundle.manifest.files), "ok": True, **signed})
     else:
-        print_line(f"bundle {bundle.manifest.bundle_id} is whole: {len(bundle.manifest.files)} files, both graphs run")
+        by = "" if signer is None else f"; signed by {signer}"
+        print_line(
+            f"bundle {bundle.manifest.bundle_id} is whole: {len(bundle.manifest.files)} files, both graphs run{by}"
+        )
 
 
 def _photos(prior: PhotoPrior | None) -> str:

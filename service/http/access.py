@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from service.errors import ForbiddenError, HostError, MediaTypeError, OriginError, UnauthorizedError
-from service.keys import Role
+from service.errors import ForbiddenError, HostError, MediaTypeError, OriginError, RateError, UnauthorizedError
+from service.inference.fairness import Rates
+from service.keys import Action, Key, Keys
+from service.registry.change import AUTHOR
 from service.settings import Settings
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `d3gzsl keys new`; needed where keys are set.")
@@ -21,24 +25,33 @@ HEALTH = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-async def may_classify(request: Request, credentials: Credentials) -> None:
-    """Dependency of everything that only reads: any valid key."""
-    _require(request, credentials, "classify")
+async def may_classify(request: Request, _credentials: Credentials) -> None:
+    """Dependency of what classifies images."""
+    _require(request, "classify")
 
 
-async def may_change(request: Request, credentials: Credentials) -> None:
-    """Dependency of every change: what a preview needs, and JSON where there is a body."""
-    await may_preview(request, credentials)
-    if request.method != "DELETE" and media_type(request) != "application/json":
-        raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")
+async def may_read(request: Request, _credentials: Credentials) -> None:
+    """Dependency of everything that only reads."""
+    _require(request, "read")
 
 
-async def may_preview(request: Request, credentials: Credentials) -> None:
-    """Dependency of what only an admin may ask for: an admin key, no foreign page."""
-    _require(request, credentials, "admin")
-    origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    if origin is not None and not same_origin(origin, host):
-        raise OriginError(f"the origin {origin!r} is not that of {host!r}")
+async def may_change(request: Request, _credentials: Credentials) -> None:
+    """Dependency of every change of classes: what a preview needs, and JSON where there is a body."""
+    await may_preview(request, _credentials)
+    _require_json(request)
+
+
+async def may_preview(request: Request, _credentials: Credentials) -> None:
+    """Dependency of what only those may ask for who may change classes; no foreign page."""
+    _require(request, "classes")
+    _require_own_page(request)
+
+
+async def may_roll_back(request: Request, _credentials: Credentials) -> None:
+    """Dependency of a rollback, which is a change of everything."""
+    _require(request, "rollback")
+    _require_own_page(request)
+    _require_json(request)
 
 
 async def under_own_name(request: Request) -> None:
@@ -46,7 +59,7 @@ async def under_own_name(request: Request) -> None:
 
     A page of another site can have its own name point here (DNS rebinding). Its requests then carry that name.
     """
-    if request.scope["path"].removeprefix(request.scope.get("root_path", "")) in HEALTH:
+    if _path(request) in HEALTH:
         return
     host = request.headers.get("host", "")
     settings: Settings = request.app.state.service.settings
@@ -54,10 +67,23 @@ async def under_own_name(request: Request) -> None:
         raise HostError(f"the host name {host[:300]!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
 
 
+async def within_rate(request: Request) -> None:
+    """Dependency of everything, but for those who ask after the health: no more requests than a client may send."""
+    rates: Rates | None = request.app.state.rates
+    if rates is None or _path(request) in HEALTH:
+        return
+    if seconds := rates.wait(client_of(request)):
+        settings: Settings = request.app.state.service.settings
+        raise RateError(
+            f"at most {settings.rate_limit:g} requests a second on average, and {settings.rate_burst} at once",
+            retry_after=math.ceil(seconds),
+        )
+
+
 def client_of(request: Request) -> str:
-    """Who sent a request, where clients take turns: its key, or without keys its address (of IPv6 the network)."""
-    if request.app.state.service.keys.roles:
-        return request.headers.get("authorization", "")
+    """Who sent a request: its key, or without a known one its address, of IPv6 the network of 64 bits."""
+    if (key := _key_of(request)) is not None:
+        return f"key {key.id}"
     address = request.client.host if request.client else ""
     try:
         known = ipaddress.ip_address(address)
@@ -104,9 +130,40 @@ def _name_and_port(url: str) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _require(request: Request, credentials: HTTPAuthorizationCredentials | None, needed: Role) -> None:
-    role = request.app.state.service.keys.role(None if credentials is None else credentials.credentials)
-    if role is None:
+def _path(request: Request) -> str:
+    return str(request.scope["path"]).removeprefix(request.scope.get("root_path", ""))
+
+
+def _key_of(request: Request) -> Key | None:
+    """What is known of the key that a request came with."""
+    keys: Keys = request.app.state.service.keys
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    return keys.find(sent.strip()) if keys and scheme.lower() == "bearer" else None
+
+
+def _require(request: Request, needed: Action) -> None:
+    AUTHOR.set(client_of(request))
+    if not request.app.state.service.keys:
+        return
+    key = _key_of(request)
+    if key is None:
         raise UnauthorizedError("send a key as `Authorization: Bearer ...`")
-    if role != needed and role != "admin":
-        raise ForbiddenError(f"this needs a key of the role {needed}, got one of the role {role}")
+    if key.expired(datetime.now(UTC)):
+        raise UnauthorizedError(f"the key {key.id} has expired; ask for a new one")
+    if needed not in key.actions:
+        raise ForbiddenError(
+            f"this needs a key with the action {needed}, got one of the role {key.role} with "
+            + ", ".join(sorted(key.actions))
+        )
+
+
+def _require_own_page(request: Request) -> None:
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    settings: Settings = request.app.state.service.settings
+    if origin is not None and origin not in settings.cors_origins and not same_origin(origin, host):
+        raise OriginError(f"the origin {origin!r} is not that of {host!r}")
+
+
+def _require_json(request: Request) -> None:
+    if request.method != "DELETE" and media_type(request) != "application/json":
+        raise MediaTypeError(f"expected a body of type application/json, got {media_type(request) or 'none'}")

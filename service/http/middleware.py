@@ -18,6 +18,13 @@ from service.telemetry.request_stats import CURRENT, RequestStats
 from service.telemetry.tracing import Tracing
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_SAFETY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""Of every answer whose route says nothing else: no page is made of it, in no frame, and it tells others no address."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 access_log = logging.getLogger("d3gzsl.access")
@@ -25,10 +32,18 @@ slow_log = logging.getLogger("d3gzsl.slow")
 
 
 class RequestId:
-    """Gives each request an id, the client's own where it sent a harmless one, and returns it in a header."""
+    """Gives each request an id, the client's own where it sent a harmless one, and returns it in a header.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Every answer also gets the headers that keep browsers from doing with it what nobody wants.
+
+    Args:
+        app: what answers.
+        shared: whether pages of other origins may use the answers.
+    """
+
+    def __init__(self, app: ASGIApp, *, shared: bool = False) -> None:
         self._app = app
+        self._safety = {**_SAFETY, "cross-origin-resource-policy": "cross-origin" if shared else "same-origin"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -42,7 +57,8 @@ class RequestId:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = scope[REQUEST_ID]
-                headers["x-content-type-options"] = "nosniff"
+                for name, value in self._safety.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         token = logs.REQUEST.set(scope[REQUEST_ID])
@@ -50,6 +66,17 @@ class RequestId:
             await self._app(scope, receive, send_with_id)
         finally:
             logs.REQUEST.reset(token)
+
+
+class UnderPath:
+    """Answers under a path prefix, whether or not the proxy in front cuts it off."""
+
+    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
+        self._app, self._root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        await self._app({**scope, "root_path": self._root_path}, receive, send)
 
 
 class Observe:
@@ -120,7 +147,9 @@ def _template(scope: Scope) -> str:
     """The path's template; that of a mount is its place, that of a path with nothing under it is `none`."""
     if (path := getattr(scope.get("route"), "path", None)) is not None:
         return str(path)
-    mounted = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
+    if "app_root_path" not in scope:  # no mount
+        return "none"
+    mounted = scope["root_path"].removeprefix(scope["app_root_path"])
     return f"{mounted}/" if mounted else "none"
 
 

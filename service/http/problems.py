@@ -62,6 +62,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     own.MalformedRequestError: ProblemType(400, "malformed-request", "The request is not as HTTP has it"),
     own.UnauthorizedError: ProblemType(401, "key-needed", "A valid key is needed"),
     own.ForbiddenError: ProblemType(403, "role-needed", "The key's role does not allow this"),
+    own.RateError: ProblemType(429, "too-many-requests", "The client asks more often than it may"),
     own.OriginError: ProblemType(403, "other-origin", "Changes from pages of other origins are not allowed"),
     own.SlowRequestError: ProblemType(408, "request-timeout", "The request did not come in time"),
     own.UnknownClassError: ProblemType(404, "no-such-class", "The class does not exist"),
@@ -134,7 +135,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20
 
 Responses = dict[int | str, dict[str, Any]]
-_ACCESS = (401, 421, 500)
+_ACCESS = (401, 421, 429, 500)
 
 
 class ProblemError(BaseModel):
@@ -260,8 +261,8 @@ def problem_answer(request: Request, error: Exception) -> JSONResponse:
         headers["accept-encoding"] = "gzip"
     if isinstance(error, own.SlowRequestError | own.MalformedRequestError):
         headers["connection"] = "close"
-    if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        retry_after = error.retry_after if isinstance(error, UnavailableError) else None
+    if kind.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        retry_after = error.retry_after if isinstance(error, UnavailableError | own.RateError) else None
         headers["retry-after"] = str(retry_after or 1)
     problems = error.problems if isinstance(error, InvalidInputError) else ()
     return response(request, kind, detail_of(error), problems, headers)

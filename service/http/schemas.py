@@ -179,6 +179,7 @@ class VersionRecord(BaseModel):
     changes: int = Field(description="How many classes it changed.")
     class_ids: list[str] = Field(description=f"The first of them, at most {CLASS_IDS_SHOWN}.")
     rolled_back_to: int | None = Field(description="The version that a rollback returned to.")
+    author: str | None = Field(description="Who made it: `key ID`, or the client's address; null where nobody said.")
     damaged: bool = Field(description="Whether something of this entry is damaged on disk.")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+_MOST_CLIENTS = 10_000
 
 
 class FairQueue(Generic[Item]):
@@ -107,3 +109,35 @@ class FairBudget:
                 self._held[client] += amount
                 turn.set_result(None)
             self._waiting.popleft(client)
+
+
+class Rates:
+    """A token bucket for each client: it holds `burst` tokens at most and gains `rate` a second; a request takes one.
+
+    Of more clients than 10,000, those that have asked longest ago are forgotten. A client that comes back then finds a
+    full bucket.
+
+    Args:
+        rate: requests a second on average, above 0.
+        burst: requests at once, 1 or more.
+        clock: seconds.
+    """
+
+    def __init__(self, *, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, float(burst), clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when there were so many
+
+    def wait(self, client: str) -> float:
+        """Take a token of a client.
+
+        Returns:
+            0 where it had one, else the seconds until it has one; then nothing is taken.
+        """
+        now = self._clock()
+        tokens, then = self._buckets.pop(client, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - then) * self._rate)
+        seconds = 0.0 if tokens >= 1 else (1 - tokens) / self._rate
+        self._buckets[client] = (tokens if seconds else tokens - 1, now)
+        if len(self._buckets) > _MOST_CLIENTS:
+            self._buckets.popitem(last=False)
+        return seconds

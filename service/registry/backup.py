@@ -10,9 +10,11 @@ import binascii
 import hashlib
 import json
 import os
+import re
 import tempfile
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -30,6 +32,7 @@ from service.registry.tables import changes, example_embeddings, head_rows, regi
 
 FORMAT = "d3gzsl-registry-backup"
 FORMAT_VERSION = 1
+_AUTOMATIC = re.compile(r"registry-(\d{9,18})\.jsonl")
 _HEAD = ("bundle_id", "version", "position", "base", "vocabulary")
 
 
@@ -65,6 +68,82 @@ def write_backup(database: Database, file: Path, *, overwrite: bool = False) -> 
     finally:
         Path(name).unlink(missing_ok=True)
     return first
+
+
+class Backups:
+    """Back-ups that make themselves: a file for a version, `registry-000000123.jsonl`, and the newest of them kept.
+
+    Processes that share a directory share its back-ups: whoever sees first that one is due makes it.
+
+    Args:
+        database: of the registry.
+        directory: made if it does not exist.
+        changes: versions after which the next one is due.
+        seconds: after which it is due where there is any newer version.
+        keep: how many are kept.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Path,
+        *,
+        changes: int,
+        seconds: float,
+        keep: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database, self._directory, self._clock = database, directory, clock
+        self._changes, self._seconds, self._keep = changes, seconds, keep
+        self._started = clock()
+        self._last: tuple[int, float] | None = None  # version and time of the newest one, once looked for
+
+    def due(self, version: int) -> bool:
+        """Whether a back-up of this version of the registry should be made now."""
+        if self._last is None:
+            self._last = self._newest()
+        last, then = self._last
+        return version > last and (version - last >= self._changes or self._clock() - then >= self._seconds)
+
+    def make(self) -> Path | None:
+        """Make one, unless another process has meanwhile, and remove those beyond the ones kept.
+
+        Returns:
+            Its file, or None where there was nothing to do.
+
+        Raises:
+            DataError: a file or the directory cannot be written.
+            RegistryError: there is no registry.
+            StorageError: the database refuses.
+        """
+        self._last = None
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._database.reading() as connection:
+                version = connection.scalar(sa.select(registry.c.version))
+            if version is None or not self.due(version):
+                return None
+            file = self._directory / f"registry-{version:09d}.jsonl"
+            version = write_backup(self._database, file, overwrite=True)["version"]
+            for old in self._files()[: -self._keep]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{error.filename or self._directory}: {error.strerror}") from None
+        self._last = version, self._clock()
+        return file
+
+    def _files(self) -> list[Path]:
+        return sorted(file for file in self._directory.glob("registry-*.jsonl") if _AUTOMATIC.fullmatch(file.name))
+
+    def _newest(self) -> tuple[int, float]:
+        """Version and time of the newest back-up; before any, version 0 when this began."""
+        files = self._files()
+        if not files:
+            return 0, self._started
+        match = _AUTOMATIC.fullmatch(files[-1].name)
+        assert match is not None
+        return int(match[1]), files[-1].stat().st_mtime
 
 
 def read_backup(database: Database, file: Path, *, replace: bool = False) -> dict[str, Any]:

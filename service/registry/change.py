@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -58,6 +59,7 @@ class HistoryEntry:
         changes: how many classes it changed.
         class_ids: the first of them, at most `CLASS_IDS_SHOWN`.
         source: the version that a rollback returned to.
+        author: who made it, `key ID` or an address; None where nobody said.
         damaged: whether something of it cannot be read.
     """
 
@@ -67,7 +69,12 @@ class HistoryEntry:
     changes: int
     class_ids: tuple[str, ...]
     source: int | None = None
+    author: str | None = None
     damaged: bool = False
+
+
+AUTHOR: ContextVar[str | None] = ContextVar("author", default=None)
+"""Who makes the change at work, as the history tells it: `key ID`, or an address."""
 
 
 def placed(change: Change, position: int) -> Change:

@@ -22,7 +22,7 @@ from service.registry.sqlite_file import SqliteFile, connect, damaged, is_corrup
 from service.settings import Settings, default_data_dir
 
 FILE = "registry.sqlite3"
-CURRENT_REVISION = "0002"
+CURRENT_REVISION = "0003"
 """The newest migration; a database that has it needs no Alembic at start."""
 CHANNEL = "d3gzsl_registry"
 """Where PostgreSQL announces new versions."""

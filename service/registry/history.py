@@ -61,6 +61,7 @@ def _entry(row: Any, class_ids: list[str]) -> HistoryEntry:
         changes=row.changes if isinstance(row.changes, int) else len(class_ids),
         class_ids=tuple(map(str, class_ids)),
         source=row.source if isinstance(row.source, int) else None,
+        author=row.author if isinstance(row.author, str) else None,
         damaged=not whole,
     )
 

@@ -23,7 +23,16 @@ from model.errors import D3GZSLError
 from model.head import Float32
 from service.errors import RegistryError, RegistryReplacedError, StorageError
 from service.registry.arrays import embedding_bytes, read_embeddings, read_row, stored_row
-from service.registry.change import GENESIS, Change, LoggedVersion, Operation, digest_change, digest_version, placed
+from service.registry.change import (
+    AUTHOR,
+    GENESIS,
+    Change,
+    LoggedVersion,
+    Operation,
+    digest_change,
+    digest_version,
+    placed,
+)
 from service.registry.database import Database
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
@@ -100,6 +109,7 @@ class NextVersion:
                 changes=len(records),
                 digest=self.digest,
                 made_at=datetime.now(UTC),
+                author=AUTHOR.get(),
             )
         )
         self.version, self._position = version, self._position + len(records)

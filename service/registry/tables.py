@@ -63,12 +63,13 @@ versions = sa.Table(
     sa.Column("changes", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("made_at", Moment(timezone=True), nullable=False),
+    sa.Column("author", sa.String(64)),
     sa.CheckConstraint(
         "operation IN ('put', 'describe', 'remove', 'batch', 'rollback', 'adopt')", name="known_version"
     ),
 )
 """One row per version, never updated. `source` is the version that a rollback returned to; `digest` covers the
-version's changes and the digest before it."""
+version's changes and the digest before it. `author` is a key's id or an address, and no part of the digest."""
 
 changes = sa.Table(
     "changes",

@@ -77,6 +77,7 @@ def run_server(settings: Settings, listener: socket.socket, *, started: Callable
         access_log=False,
         lifespan="on",
         ws="none",
+        proxy_headers=False,  # the application believes those of the settings
         server_header=False,
         timeout_keep_alive=round(settings.idle_timeout) or 1,
     )

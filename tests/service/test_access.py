@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from service.errors import SettingsError
 from service.http.access import host_allowed, same_origin
-from service.keys import Keys, digest
-from service.settings import Settings
+from service.keys import digest
 from tests.service.conftest import Client, Running
 from tests.service.tiny import png
 
@@ -146,18 +142,3 @@ async def test_changes_need_json(client: Client, path: str, kind: str) -> None:
         assert refused.status_code == 400
     else:
         assert (refused.status_code, refused.json()["type"]) == (415, "urn:d3gzsl:problem:unsupported-media-type")
-
-
-def test_keys_are_read_again_and_never_end_in_none(tmp_path: Path) -> None:
-    file = tmp_path / "keys.txt"
-    file.write_text(f"admin:{digest('old')}")
-    settings = Settings(keys_file=file)
-    keys = Keys.from_settings(settings)
-    file.write_text(f"admin:{digest('new')}\nclassify:{digest('asker')}")
-    keys.reload(settings)
-    assert (keys.role("old"), keys.role("new"), keys.role("asker")) == (None, "admin", "classify")
-    for text, words in (("nonsense", "expected classify:<sha256>"), ("# none", "everybody could change classes")):
-        file.write_text(text)
-        with pytest.raises(SettingsError, match=words):
-            keys.reload(settings)
-        assert keys.role("new") == "admin"

@@ -313,7 +313,8 @@ def test_keys_open_the_service(bundle_dir: Path, tmp_path: Path) -> None:
         role: json.loads(ran("keys", "new", "--role", role, "--keys-file", keys_file, "--json"))["key"]
         for role in ("classify", "admin")
     }
-    assert keys_file.read_text() == "".join(f"{role}:{digest(key)}\n" for role, key in made.items())
+    lines = [f"{role}:{digest(key)} id={digest(key)[:8]}\n" for role, key in made.items()]
+    assert keys_file.read_text() == "".join(lines)
     assert keys_file.stat().st_mode & 0o077 == 0
     with serving(bundle_dir, tmp_path / "data", "--keys-file", str(keys_file)) as server:
         add = ("classes", "add", "Violet", "--attributes", "red=1", "--url", server.url)

@@ -68,14 +68,14 @@ def test_data_lies_in_the_users_data_directory(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])
 def test_without_keys_only_loopback_is_served(host: str) -> None:
-    assert Keys.from_settings(Settings(host=host)).role(None) == "admin"
+    assert not Keys.from_settings(Settings(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_without_keys_other_addresses_are_refused_unless_allowed(host: str) -> None:
     with pytest.raises(SettingsError, match="ALLOW_ANONYMOUS"):
         Keys.from_settings(Settings(host=host))
-    assert Keys.from_settings(Settings(host=host, allow_anonymous=True)).role(None) == "admin"
+    assert not Keys.from_settings(Settings(host=host, allow_anonymous=True))
 
 
 def test_keys_come_from_settings_and_file(tmp_path: Path) -> None:
@@ -85,12 +85,16 @@ def test_keys_come_from_settings_and_file(tmp_path: Path) -> None:
 
     keys = Keys.from_settings(Settings(host="0.0.0.0", keys=f"classify:{digest(asks)}", keys_file=file))
 
-    assert [keys.role(k) for k in (asks, changes, new_key(), "", None)] == ["classify", "admin", None, None, None]
+    assert [key and key.role for key in map(keys.find, (asks, changes, new_key(), ""))] == [
+        "classify",
+        "admin",
+        None,
+        None,
+    ]
 
 
 def test_keys_stay_needed_where_anonymous_use_is_allowed_too() -> None:
-    keys = Keys.from_settings(Settings(keys=f"admin:{digest('k')}", allow_anonymous=True))
-    assert keys.role(None) is None
+    assert Keys.from_settings(Settings(keys=f"admin:{digest('k')}", allow_anonymous=True))
 
 
 def test_broken_keys_are_named(tmp_path: Path) -> None:

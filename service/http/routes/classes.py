@@ -16,7 +16,7 @@ from service.classes.edits import Create, Put
 from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError, TooLargeError
-from service.http.access import may_change, may_classify, may_preview
+from service.http.access import may_change, may_preview, may_read
 from service.http.bodies.strictjson import MAX_VALUES, loads
 from service.http.class_documents import (
     DescribedClass,
@@ -71,7 +71,7 @@ from service.service import Service
 NewClassId = Annotated[str, Path(json_schema_extra={"pattern": CLASS_ID_PATTERN})]
 
 router = APIRouter(tags=["classes"])
-reads = [Depends(may_classify)]
+reads = [Depends(may_read)]
 changes = [Depends(may_change)]
 _MANY_CLASSES = 1000  # are looked through in about a millisecond
 stores = [*changes, Depends(no_parameters)]

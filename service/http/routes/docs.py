@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +53,20 @@ def install_docs(app: FastAPI) -> None:
     # Relative addresses, so that it also works under a path prefix.
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,
             swagger_js_url="docs/assets/swagger-ui-bundle.js",
             swagger_css_url="docs/assets/swagger-ui.css",
             swagger_favicon_url="data:,",
         )
+        scripts = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+        hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s).digest()).decode()}'" for s in scripts)
+        page.headers["content-security-policy"] = (
+            f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; "
+            "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+        )
+        return page
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> JSONResponse:
@@ -76,6 +86,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=app.openapi_tags
         )
+        if service.settings.root_path:
+            document["servers"] = [{"url": service.settings.root_path}]
         _, extra = models_json_schema(
             [(model, "validation") for model in _READ_BY_ROUTES], ref_template="#/components/schemas/{model}"
         )
@@ -90,7 +102,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             if "requestBody" in operation:
                 operation.setdefault("parameters", []).append(_CONTENT_ENCODING)
         app.openapi_schema = document
-    return app.openapi_schema if service.keys.roles else _without_keys(app.openapi_schema)
+    document = app.openapi_schema if service.keys else _without_keys(app.openapi_schema)
+    return document if service.settings.rate_limit else _without_rates(document)
 
 
 def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +113,14 @@ def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
     for operation in _operations(document):
         operation.pop("security", None)
         operation["responses"].pop("401", None)
+    return document
+
+
+def _without_rates(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a service that takes any number of requests."""
+    document = copy.deepcopy(document)
+    for operation in _operations(document):
+        operation["responses"].pop("429", None)
     return document
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.classes.edits import AddExamples, RemoveExample
-from service.http.access import may_change, may_classify, may_preview
+from service.http.access import may_change, may_preview, may_read
 from service.http.class_schemas import ExampleList
 from service.http.dependencies import Deadline, TheService, no_parameters, snapshot_for
 from service.http.examples import embed_examples, example_list
@@ -23,7 +23,7 @@ router = APIRouter(tags=["classes"])
     "/classes/{class_id}/examples",
     summary="List a class's example photos",
     responses={200: {"headers": TAGGED}, **problem_responses(404, 422, 503)},
-    dependencies=[Depends(may_classify)],
+    dependencies=[Depends(may_read)],
 )
 async def list_examples(
     class_id: str, response: Response, query: Annotated[ReadQuery, Query()], service: TheService

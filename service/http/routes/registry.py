@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.classes.snapshot import Snapshot
-from service.http.access import may_change, may_classify
+from service.http.access import may_read, may_roll_back
 from service.http.dependencies import TheService, json_body, json_of, snapshot_for
 from service.http.headers import (
     TAGGED,
@@ -39,8 +39,8 @@ from service.http.threads import answer
 from service.service import Service
 
 router = APIRouter(tags=["registry"])
-reads = [Depends(may_classify)]
-changes = [Depends(may_change)]
+reads = [Depends(may_read)]
+changes = [Depends(may_roll_back)]
 
 _VERSION_TAG = re.compile(r'"(\d{1,18})"')
 
@@ -98,6 +98,7 @@ async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheSe
                     changes=v.changes,
                     class_ids=list(v.class_ids),
                     rolled_back_to=v.source,
+                    author=v.author,
                     damaged=v.damaged,
                 )
                 for v in page

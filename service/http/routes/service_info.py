@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import APIRouter, Depends, Request, Response
 
 from model import __version__
-from service.http.access import may_classify
+from service.http.access import may_read
 from service.http.dependencies import TheService
 from service.http.problems import problem_responses
 from service.http.schemas import (
@@ -19,7 +19,7 @@ from service.http.schemas import (
 from service.telemetry.metrics import MEDIA_TYPE, Metrics
 
 router = APIRouter(tags=["about"])
-reads = [Depends(may_classify)]
+reads = [Depends(may_read)]
 
 
 @router.get("/attributes", summary="The attribute vocabulary", responses=problem_responses(), dependencies=reads)

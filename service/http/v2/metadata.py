@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, HTTPException, Path
 
 from model import __version__
 from service.errors import NotReadyError
-from service.http.access import may_classify
+from service.http.access import may_read
 from service.http.dependencies import TheService
 from service.http.problems import Responses, problem_responses
 from service.http.v2.schemas import MODEL, ModelMetadata, ModelReady, ServerHealth, ServerMetadata, TensorMetadata
 from service.service import Service
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-reads = [Depends(may_classify)]
+reads = [Depends(may_read)]
 
 OUTPUTS = {
     "class_id": ("BYTES", (-1, -1)),
