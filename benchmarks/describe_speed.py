@@ -28,7 +28,7 @@ from service.inference.sessions import SessionConfig, open_session
 from training.runs.contents import code_commit
 
 PHOTOS = 5
-ROUNDS, WARM_UP = 60, 3
+ROUNDS, WARM_UP = 30, 3
 THREADS = 2
 
 

@@ -17,7 +17,9 @@ from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, p
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
 
-ATTRIBUTES = typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
+AttributesOption = Annotated[
+    str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
+]
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
 
@@ -56,14 +58,13 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
         return
     words = [(k, found[k]) for k in ("id", "name", "kind", "description", "examples", "registry_version")]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
-    if found["attributes"] is not None:
-        print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
+    print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
 
 
 @app.command("add")
 def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
-    attributes: Annotated[str | None, ATTRIBUTES] = None,
+    attributes: AttributesOption,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
     photos: Annotated[
@@ -74,15 +75,12 @@ def add_class(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a class by its attributes, by photos, or by both."""
+    """Register a class by its attributes, and by photos beside them."""
     from service.client import Client
-
-    if attributes is None and not photos:
-        raise DataError("a class needs --attributes or --photos, or both")
 
     document: dict[str, Any] = {
         "name": name,
-        "attributes": None if attributes is None else read_attributes(attributes),
+        "attributes": read_attributes(attributes),
         "description": description,
         "id": class_id,
         "examples": in_base64(files_of(photos)) if photos else None,
@@ -150,7 +148,7 @@ def import_classes(
 @app.command("preview")
 def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
-    attributes: Annotated[str, ATTRIBUTES],
+    attributes: AttributesOption,
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
     ] = None,

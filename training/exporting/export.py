@@ -104,7 +104,7 @@ def export(
             run,
             bundle_id=identity,
             class_id=entry.id,
-            attributes=entry.attributes or (),
+            attributes=entry.attributes,
             vocabulary=dataset.vocabulary,
             head=spec,
         )
