@@ -148,12 +148,13 @@ def photos_themselves(rows: list[Row]) -> str:
 
 def speed(found: Row) -> list[str]:
     """What benchmarks/describe_speed.py measured."""
-    post, cpu, classify = found["post_ms"], found["cpu_ms"], found["classify_ms"]
+    post, cpu, classify, machine = found["post_ms"], found["cpu_ms"], found["classify_ms"], found["machine"]
+    busy = " Other work ran beside it, which stretches the clock." if machine["load"] > 2 * machine["cpus"] else ""
     return [
         "## Speed",
         "",
-        f"{found['machine']['cpu']}, {found['machine']['threads']} threads, {found['machine']['at']}, load "
-        f"{found['machine']['load']:.1f}; {found['backbone']}, {found['dimension']} features, "
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['threads']} threads, {machine['at']}, load "
+        f"{machine['load']:.1f}.{busy} The bundle: {found['backbone']}, {found['dimension']} features, "
         f"{found['classes']} classes; commit {found['commit']}.",
         f"Medians of {found['rounds']} rounds on the clock, means of CPU time; ms; each round measures all in turn.",
         "",
