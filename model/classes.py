@@ -67,8 +67,9 @@ class ClassEntry:
     Attributes:
         id: slug, unique in a class table (see `CLASS_ID_PATTERN`).
         name: what people call it, as :func:`model.outside.names.name_fault` allows it; kept in normal form C.
-        kind: `seen` (trained on images) or `unseen` (described by attributes only).
-        attributes: A numbers on the scale of the vocabulary's ranges.
+        kind: `seen` (trained on images) or `unseen` (described by attributes, by example photos, or by both).
+        attributes: A numbers on the scale of the vocabulary's ranges; None for a class without a description, which has
+            example photos.
         description: free text.
         metadata: free JSON object.
         examples: photos that it was given, no two with one id, in the order of ids.
@@ -77,7 +78,7 @@ class ClassEntry:
     id: str
     name: str
     kind: Kind
-    attributes: tuple[float, ...]
+    attributes: tuple[float, ...] | None
     description: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[ExamplePhoto, ...] = ()
@@ -98,7 +99,7 @@ class ClassEntry:
             "id": self.id,
             "name": self.name,
             "kind": self.kind,
-            "attributes": list(self.attributes),
+            "attributes": None if self.attributes is None else list(self.attributes),
             "description": self.description,
             "metadata": dict(self.metadata),
             **({"examples": [photo.to_json() for photo in self.examples]} if self.examples else {}),
@@ -113,7 +114,7 @@ class ClassEntry:
             id=str(fields["id"]),
             name=str(fields["name"]),
             kind=fields["kind"],
-            attributes=tuple(map(float, fields["attributes"])),
+            attributes=None if fields["attributes"] is None else tuple(map(float, fields["attributes"])),
             description=str(fields.get("description", "")),
             metadata=dict(fields.get("metadata", {})),
             examples=tuple(map(ExamplePhoto.from_json, fields.get("examples", ()))),

@@ -104,10 +104,9 @@ class Manifest:
         if len(set(ids)) != len(ids):
             raise BundleError(f"{MANIFEST}: classes holds an id twice")
         for entry in self.classes:
-            if len(entry.attributes) != len(self.vocabulary):
+            if (number := len(entry.attributes or ())) != len(self.vocabulary):
                 raise BundleError(
-                    f"{MANIFEST}: class {entry.id!r} has {len(entry.attributes)} attributes, "
-                    f"the vocabulary has {len(self.vocabulary)}"
+                    f"{MANIFEST}: class {entry.id!r} has {number} attributes, the vocabulary has {len(self.vocabulary)}"
                 )
 
     def to_json(self) -> dict[str, Any]:

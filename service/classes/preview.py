@@ -107,7 +107,7 @@ class Previewer:
             neighbour.known.entry.id: neighbour.known.entry
             for found in (around.nearest_by_attributes(neighbours), around.nearest_by_row(neighbours))
             for neighbour in found
-            if neighbour.known.entry.kind == "unseen"
+            if neighbour.known.entry.kind == "unseen" and neighbour.known.entry.attributes is not None
         }
         return Preview(
             entry=entry,
@@ -182,7 +182,7 @@ class Previewer:
                 self._engine.synthesize,
                 bundle_id=manifest.bundle_id,
                 class_id=entry.id,
-                attributes=entry.attributes,
+                attributes=entry.attributes or (),
                 vocabulary=manifest.vocabulary,
                 head=manifest.head,
             )

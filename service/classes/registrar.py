@@ -129,6 +129,7 @@ class Registrar:
 
         Raises:
             UnknownClassError, UnknownExampleError: there is no such class, or no such example.
+            LastExampleError: a class without a description would have no example left.
             PreconditionError: the class is not in the expected state.
             SeenClassError: the class was seen in training.
             InvalidExamplesError: it would have too many, or the bundle takes none.

@@ -17,9 +17,7 @@ from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, p
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
 
-AttributesOption = Annotated[
-    str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
-]
+ATTRIBUTES = typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
 
@@ -58,13 +56,14 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
         return
     words = [(k, found[k]) for k in ("id", "name", "kind", "description", "examples", "registry_version")]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
-    print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
+    if found["attributes"] is not None:
+        print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
 
 
 @app.command("add")
 def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
-    attributes: AttributesOption,
+    attributes: Annotated[str | None, ATTRIBUTES] = None,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
     photos: Annotated[
@@ -75,12 +74,15 @@ def add_class(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a class by its attributes, and by photos beside them."""
+    """Register a class by its attributes, by photos, or by both."""
     from service.client import Client
+
+    if attributes is None and not photos:
+        raise DataError("a class needs --attributes or --photos, or both")
 
     document: dict[str, Any] = {
         "name": name,
-        "attributes": read_attributes(attributes),
+        "attributes": None if attributes is None else read_attributes(attributes),
         "description": description,
         "id": class_id,
         "examples": in_base64(files_of(photos)) if photos else None,
@@ -148,7 +150,7 @@ def import_classes(
 @app.command("preview")
 def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
-    attributes: AttributesOption,
+    attributes: Annotated[str, ATTRIBUTES],
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
     ] = None,

@@ -48,7 +48,12 @@ class DescribedClass:
 
 
 def read_class(
-    given: object, vocabulary: Vocabulary, *, class_id: str | None = None, guesses: int = MOST_GUESSED
+    given: object,
+    vocabulary: Vocabulary,
+    *,
+    class_id: str | None = None,
+    with_photos: bool = False,
+    guesses: int = MOST_GUESSED,
 ) -> DescribedClass:
     """The class of a document.
 
@@ -56,6 +61,7 @@ def read_class(
         given: JSON value.
         vocabulary: of the bundle.
         class_id: id that the class must have; where it is None the document's own, or one made from the name.
+        with_photos: whether example photos come with it, so that it needs no attributes.
         guesses: for how many unknown attributes similar ones are named.
 
     Raises:
@@ -64,22 +70,23 @@ def read_class(
     """
     wrong: Wrong = []
     document = _document(given, wrong)
-    values, filled = _attributes(given, vocabulary, wrong, guesses)
+    values, filled = _attributes(given, vocabulary, wrong, guesses, with_photos)
     chosen = class_id
     if document is not None:
         chosen = _chosen_id(document, class_id, wrong)
-    if wrong or document is None or values is None or chosen is None:
+    if wrong or document is None or chosen is None:
         raise _error("the class is not valid", wrong)
     entry = ClassEntry(
         id=chosen,
         name=document.name,
         kind="unseen",
-        attributes=tuple(values.tolist()),
+        attributes=None if values is None else tuple(values.tolist()),
         description=document.description,
         metadata=document.metadata,
     )
     made = class_id is None and document.id is None
-    return DescribedClass(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values), id_made=made)
+    out_of_range = () if values is None else vocabulary.out_of_range(values)
+    return DescribedClass(entry=entry, filled=filled, out_of_range=out_of_range, id_made=made)
 
 
 def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedClass]:
@@ -164,9 +171,14 @@ def _document(given: object, wrong: Wrong) -> ClassDocument | None:
 
 
 def _attributes(
-    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int
+    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int, with_photos: bool
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    if not isinstance(given, Mapping) or "attributes" not in given:
+    if not isinstance(given, Mapping):
+        return None, ()
+    if "attributes" not in given:
+        if not with_photos:
+            detail = "expected attributes, or photos in examples, or both; got neither"
+            wrong.append((InvalidRequestError, Problem(pointer="/attributes", detail=detail)))
         return None, ()
     try:
         return vocabulary.resolve(given["attributes"], guesses=guesses)

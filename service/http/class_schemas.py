@@ -26,7 +26,7 @@ Attributes = Annotated[
         {
             "anyOf": [_NUMBERS, _NAMED_NUMBERS],
             "description": "One number per attribute in the order of GET /attributes, or names with numbers; names "
-            "left out take the vocabulary's mean.",
+            "left out take the vocabulary's mean. May be left out of a class with example photos.",
         }
     ),
 ]
@@ -78,7 +78,7 @@ class ClassDocument(_ClassText):
         None, description="Made from the name where it is not given."
     )
     name: Name
-    attributes: Attributes
+    attributes: Attributes = Field(default_factory=dict)  # a default would be promised to clients
     description: Description = ""
     metadata: Metadata = Field(default_factory=dict)
 
@@ -98,7 +98,7 @@ class ClassAnswer(BaseModel):
     id: str
     name: str
     kind: Kind
-    attributes: list[float]
+    attributes: list[float] | None = Field(description="Null for a class without a description, which has photos.")
     description: str
     metadata: dict[str, JsonValue]
     examples: int = Field(description="Number of its example photos.")
@@ -133,7 +133,9 @@ class NearDuplicate(BaseModel):
 
     class_id: str
     name: str
-    attribute_cosine: float = Field(description="Between the normalised attributes of both.")
+    attribute_cosine: float | None = Field(
+        description="Between the normalised attributes of both; null where one has no description."
+    )
     row_cosine: float = Field(description="Between the weights of both.")
     threshold: float = Field(description="A class is named where either cosine reaches this.")
 
@@ -195,7 +197,7 @@ class NeighbourAnswer(BaseModel):
     class_id: str
     name: str
     kind: Kind
-    attribute_cosine: float
+    attribute_cosine: float | None = Field(description="Null where one of both has no description.")
     row_cosine: float
 
 
@@ -254,7 +256,7 @@ class PreviewAnswer(BaseModel):
     name: str
     exists: bool = Field(description="Whether a class with this id would be replaced.")
     registry_version: int = Field(description="Version of the class table that was looked at.")
-    attributes: list[float]
+    attributes: list[float] | None = Field(description="Null for a class without a description.")
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")

@@ -80,11 +80,15 @@ class Explainer:
     ) -> tuple[list[Contribution], list[Contribution]]:
         """The attributes that speak for a class and those that speak against it, the strongest first.
 
+        There are none for a class without a description.
+
         Args:
             entry: the class.
             embedding_Z: of the image.
             most: largest number of each.
         """
+        if entry.attributes is None:
+            return [], []
         manifest = self._bundle.manifest
         effects = self.effects(entry)
         score_A = effects.weight.astype(np.float64) @ embedding_Z.astype(np.float64) + effects.bias
@@ -102,26 +106,27 @@ class Explainer:
         )
 
     def effects(self, entry: ClassEntry) -> AttributeEffects:
-        """What each attribute of a class does to its row."""
+        """What each attribute of a class that is described does to its row."""
+        assert entry.attributes is not None
         key = (entry.id, entry.attributes)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        effects = self._effects(entry)
+        effects = self._effects(*key)
         with self._lock:
             self._kept[key] = effects
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
         return effects
 
-    def _effects(self, entry: ClassEntry) -> AttributeEffects:
+    def _effects(self, class_id: str, attributes: tuple[float, ...]) -> AttributeEffects:
         manifest = self._bundle.manifest
         vocabulary, head = manifest.vocabulary, manifest.head
         samples = min(SAMPLES, head.samples)
-        noise_MK = head.noise(manifest.bundle_id, entry.id, samples)
+        noise_MK = head.noise(manifest.bundle_id, class_id, samples)
         # The description as it is, then A times with one attribute at its mean.
-        variants = np.tile(np.array(entry.attributes, dtype=np.float64), (len(vocabulary) + 1, 1))
+        variants = np.tile(np.array(attributes, dtype=np.float64), (len(vocabulary) + 1, 1))
         np.fill_diagonal(variants[1:], [a.mean for a in vocabulary.attributes])
         described = vocabulary.normalise(variants)
         means = np.empty((len(variants), head.dimension), dtype=np.float64)

@@ -115,7 +115,7 @@ class Dataset:
     @cached_property
     def attributes(self) -> NDArray[np.float32]:
         """Normalised attributes, float32 [C, A]."""
-        return self.vocabulary.normalise([c.attributes for c in self.classes])
+        return self.vocabulary.normalise([c.attributes or () for c in self.classes])
 
     @property
     def testable(self) -> bool:

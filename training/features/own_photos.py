@@ -343,6 +343,6 @@ def _doubtful_attributes(classes: Iterable[ClassEntry], names: tuple[str, ...]) 
         yield f"the same value for every class, so of no use: {', '.join(constant)}"
     first: dict[tuple[float, ...], str] = {}
     for entry in entries:
-        before = first.setdefault(entry.attributes, entry.name)
+        before = first.setdefault(entry.attributes or (), entry.name)
         if before != entry.name:
             yield f"{entry.name!r} has the very attributes of {before!r}; nothing can tell them apart by description"

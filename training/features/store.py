@@ -171,7 +171,7 @@ class FeatureStore:
             raise DataError(f"{self.path / FEATURES}: expected {rows} x {dim} features as in {META}, found {found}")
         if rows and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
             raise DataError(f"{self.path / META}: a label is not an index of one of the {len(self.classes)} classes")
-        if any(len(entry.attributes) != len(self.attribute_names) for entry in self.classes):
+        if any(len(entry.attributes or ()) != len(self.attribute_names) for entry in self.classes):
             raise DataError(f"{self.path / META}: a class has not {len(self.attribute_names)} attributes")
         for start in range(0, rows, _CHUNK):
             finite = np.isfinite(self.features[start : start + _CHUNK]).all(axis=1)

@@ -154,7 +154,7 @@ async def show_class(
     dependencies=with_photos,
 )
 async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
-    """Register a class by its attributes, and by example photos beside them.
+    """Register a class by its attributes, by example photos, or by both.
 
     Answered when it is on disk, and recognised from the next request on.
     """
@@ -239,7 +239,7 @@ async def _read_described(
     document, images = await read_described_images(request, most=service.settings.max_examples, field=EXAMPLES_FIELD)
     if not images and len(await request.body()) > MAX_BODY_BYTES:
         raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
-    described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id)
+    described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id, with_photos=bool(images))
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
         return described, await embed_examples(request, service, images, seconds=deadline.left)

@@ -73,7 +73,7 @@ async def preview_class(
         name=described.entry.name,
         exists=snapshot.get(described.entry.id) is not None,
         registry_version=snapshot.registry_version,
-        attributes=list(described.entry.attributes),
+        attributes=None if (given := described.entry.attributes) is None else list(given),
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         near_duplicates=near_duplicates(duplicates),
