@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError
 from model.outside.threads import available_cpus
 from service.classes.follower import Follower
+from service.classes.leave_one_out import LeftOutPhoto, PhotographedClass, leave_one_out
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
@@ -233,6 +234,23 @@ class Service:
         if snapshot.get(entry.id) is None:
             return []
         return self.neighbours.near_duplicates(snapshot, [(entry, snapshot.row(entry.id))])[0]
+
+    def judge_photos(self, snapshot: Snapshot, class_ids: Sequence[str]) -> list[tuple[LeftOutPhoto, ...]]:
+        """For each class its example photos, each as if the class did not have it; none of a class that is not there.
+
+        Raises:
+            StorageError: the database refuses to read photos that were not read lately.
+        """
+        found = [(class_id, known) for class_id in class_ids if (known := snapshot.get(class_id)) is not None]
+        classes = {
+            class_id: PhotographedClass(
+                entry=known.entry, row=snapshot.row(class_id), photos=self.log.embeddings(known.entry.examples)
+            )
+            for class_id, known in found
+            if known.entry.examples
+        }
+        judged = dict(zip(classes, leave_one_out(self.bundle, snapshot, [*classes.values()]), strict=True))
+        return [judged.get(class_id, ()) for class_id in class_ids]
 
     async def wait_for_version(self, version: int, *, deadline: float) -> Snapshot:
         """The newest snapshot, once it has reached a version that another process may have made.

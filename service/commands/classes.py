@@ -87,8 +87,6 @@ def add_class(
         "id": class_id,
         "examples": in_base64(files_of(photos)) if photos else None,
     }
-    if photos and replace and class_id is None:
-        raise DataError("--replace with --photos needs the --id of the class")
     with Client(url, key=key) as client:
         added = _send(client, document, replace)
     if as_json:

@@ -18,7 +18,6 @@ from service.classes.class_table import KnownClass
 from service.classes.edits import Find, with_free_ids
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
-    InvalidBatchError,
     InvalidClassIdError,
     InvalidClassNameError,
     InvalidRequestError,
@@ -98,31 +97,6 @@ def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedC
     """
     entries = with_free_ids([(one.entry, one.id_made) for one in described], find)
     return [replace(one, entry=entry) for one, entry in zip(described, entries, strict=True)]
-
-
-def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[DescribedClass]:
-    """The classes of a batch, no two with one id.
-
-    Raises:
-        InvalidBatchError: names everything that is wrong with each.
-    """
-    described: dict[int, DescribedClass] = {}
-    problems: dict[int, list[Problem]] = {}
-    places: dict[str, int] = {}
-    for i, item in enumerate(given):
-        try:
-            described[i] = read_class(item, vocabulary, guesses=max(0, MOST_GUESSED - len(problems)))
-        except InvalidInputError as error:
-            problems[i] = [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
-    for i, one in zip(described, with_ids([*described.values()], lambda _id: None), strict=True):
-        first = places.setdefault(one.entry.id, i)
-        if first != i:
-            detail = f"expected an id of its own, got {one.entry.id!r}, which /classes/{first} has too"
-            problems[i] = [Problem(pointer=f"/classes/{i}/id", detail=detail)]
-    if problems:
-        named = [problem for i in sorted(problems) for problem in problems[i]]
-        raise InvalidBatchError(f"{len(problems)} of {len(given)} classes are not valid", named)
-    return [*described.values()]
 
 
 def read_words(given: object) -> dict[str, Any]:

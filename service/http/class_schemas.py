@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from model.classes import CLASS_ID_PATTERN, Kind
 from model.outside.names import MAX_NAME_LENGTH, clean_name, name_fault
 from service.http.images import JsonImage
-from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, ReadQuery
+from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, Prediction, ReadQuery
 
 MAX_DESCRIPTION_LENGTH = 4000
 MAX_METADATA_BYTES = 16_384
@@ -53,6 +53,11 @@ Name = Annotated[
 ]
 Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH, description="Free text.")]
 Metadata = Annotated[dict[str, JsonValue], Field(description="Free JSON object of at most 16 KiB.")]
+
+
+Warnings = Annotated[
+    list[str], Field(description="What is probably wrong, such as a photo that looks more like another class.")
+]
 
 
 class _ClassText(BaseModel):
@@ -122,6 +127,12 @@ class ExampleList(BaseModel):
     examples: list[ExampleAnswer] = Field(description="In the order of their ids.")
 
 
+class ChangedExamples(ExampleList):
+    """The example photos of a class after some were added."""
+
+    warnings: Warnings
+
+
 class DescribedDocument(ClassDocument):
     """A class to create or replace, with example photos if wanted."""
 
@@ -147,6 +158,7 @@ class ChangedClass(ClassAnswer):
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+    warnings: Warnings
 
 
 class ClassPage(BaseModel):
@@ -167,7 +179,7 @@ class BatchDocument(BaseModel):
     classes: Annotated[
         list[Any],  # each is read by itself, so that everything that is wrong with any is named
         Field(min_length=1),
-        WithJsonSchema({"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/ClassDocument"}}),
+        WithJsonSchema({"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/DescribedDocument"}}),
     ]
 
 
@@ -178,9 +190,11 @@ class BatchItem(BaseModel):
     status: Literal["created", "replaced", "unchanged"]
     registry_version: int = Field(description="Version at which the class last changed.")
     etag: str
+    examples: int = Field(description="Number of its example photos.")
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+    warnings: Warnings
 
 
 class BatchAnswer(BaseModel):
@@ -227,8 +241,8 @@ class Confusion(BaseModel):
     taken: list[LossAnswer] = Field(description="What the nearest unseen classes would lose.")
 
 
-class PreviewDocument(ClassDocument):
-    """A class to try out, with images if wanted."""
+class PreviewDocument(DescribedDocument):
+    """A class to try out, with example photos and images if wanted."""
 
     images: list[JsonImage] = Field(default_factory=list, description="Images to classify as if it were registered.")
 
@@ -249,6 +263,23 @@ class ListQuery(ReadQuery):
     name: str | None = Field(None, max_length=MAX_NAME_LENGTH, description="Classes whose name contains this.")
 
 
+class LeftOutAnswer(BaseModel):
+    """What an example photo would be taken for if the class did not have it."""
+
+    id: str = Field(description="Hash of its pixels as the networks see them.")
+    place: int = Field(description="Its position in `examples` of the request.")
+    recognised: bool = Field(description="Whether the class would be the most probable one.")
+    log_odds: float = Field(description="Of the class against the most probable other one.")
+    class_id: str = Field(description="The most probable of the other classes.")
+    name: str
+
+
+class PreviewedImage(ImageAnswer):
+    """What an image shows if the class is registered, and what it shows today."""
+
+    before: list[Prediction] = Field(description="The classes as they are today, most probable first.")
+
+
 class PreviewAnswer(BaseModel):
     """What registering a class would do; nothing was stored."""
 
@@ -260,7 +291,12 @@ class PreviewAnswer(BaseModel):
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+    warnings: Warnings
     nearest_by_attributes: list[NeighbourAnswer]
     nearest_by_row: list[NeighbourAnswer]
     confusion: Confusion
-    results: list[ImageAnswer | ImageFailure] = Field(description="The images, in their order.")
+    examples: list[LeftOutAnswer] = Field(
+        description="The example photos in the order in which they came, each once; none where there is nothing to "
+        "judge them by."
+    )
+    results: list[PreviewedImage | ImageFailure] = Field(description="The images, in their order.")

@@ -73,7 +73,8 @@ def compute_rows(
             for i, entry in enumerate(part):
                 if entry.examples:
                     described = None if entry.attributes is None else means[i]
-                    weights[i], biases[i] = _with_photos(bundle, described, photos(entry))
+                    row = row_with_photos(bundle, described, photos(entry))
+                    weights[i], biases[i] = row.weight, row.bias
         finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
         made += [Row(weights[i], float(biases[i])) if finite[i] else unusable_attributes() for i in range(len(part))]
     return made
@@ -97,8 +98,17 @@ def _described_means(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntr
     return means
 
 
-def _with_photos(bundle: Bundle, described_Z: NDArray[np.float64] | None, photos_nZ: Float32) -> tuple[Float32, float]:
-    """The row of a class with example photos, weight [Z] and bias, as if it were the only one."""
+def row_with_photos(bundle: Bundle, described_Z: NDArray[np.float64] | None, photos_nZ: Float32) -> Row:
+    """The row of a class with example photos.
+
+    Args:
+        bundle: gives the head.
+        described_Z: mean embedding of the class as it is described; None without a description.
+        photos_nZ: embeddings of its photos in their order, at least one.
+
+    Raises:
+        InvalidExamplesError: the bundle takes no photos.
+    """
     prior = bundle.manifest.head.photos
     if prior is None:
         raise InvalidExamplesError(
@@ -108,7 +118,7 @@ def _with_photos(bundle: Bundle, described_Z: NDArray[np.float64] | None, photos
     weight, bias = bundle.head.rows(mean[None])
     unseen_scale = bundle.manifest.head.unseen_scale  # in the bundle's rows already
     scale = prior.scale(unseen_scale, len(photos_nZ)) / unseen_scale
-    return (weight[0] * scale).astype(np.float32), float(np.float32(bias[0] * scale))
+    return Row((weight[0] * scale).astype(np.float32), float(np.float32(bias[0] * scale)))
 
 
 def unusable_attributes() -> AttributesError:

@@ -220,7 +220,6 @@ def test_commands_add_list_and_remove_photos(with_photos: Path, tmp_path: Path) 
         for arguments, words in (
             (("examples", "add", "orange", tmp_path / "missing.png"), "missing.png"),
             (("examples", "add", "orange", empty), "empty folder"),
-            (("add", "Orange", "--attributes", "[1, 0, 0]", "--photos", folder, "--replace"), "--id"),
         ):
             refused = command("classes", *arguments, "--url", server.url)
             assert refused.returncode == 2
