@@ -87,6 +87,10 @@ class PhotoPrior:
         scores: NDArray[np.float64] = (linear_n + constant_n) * self.scale(unseen_scale, n - 1) / unseen_scale
         return scores
 
+    def weight_of_photos(self, photos: int, *, described: bool) -> float:
+        """How much of the mean of a class with so many photos is theirs, n / (k + n)."""
+        return photos / ((self.described if described else self.undescribed) + photos)
+
     def seen_share(self, photos: int) -> float:
         """Share of the seen penalty that applies to a class with so many photos, 0..1."""
         return photos / (self.fade + photos)

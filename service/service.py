@@ -114,7 +114,7 @@ class Service:
         follower: keeps the class table in step with other processes.
         neighbours: finds the classes nearest to one.
         previewer: tries classes out.
-        explainer: says which attributes speak for a class.
+        explainer: says which attributes and photos speak for a class.
         analyses: the thread in which classes are tried out and scores explained.
         decoder: image files to inputs.
         batcher: inputs to embeddings.
@@ -202,7 +202,7 @@ class Service:
             changes=SerialExecutor(),
             neighbours=neighbours,
             previewer=Previewer(bundle, engine, neighbours),
-            explainer=Explainer(bundle, engine),
+            explainer=Explainer(bundle, engine, lambda entry: log.embeddings(entry.examples)),
             analyses=SerialExecutor(name="analyses"),
             decoder=Decoder(
                 bundle.manifest.preprocess,
