@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,12 +12,13 @@ import typer
 from model.errors import DataError
 from service.commands import examples
 from service.commands.class_files import read_attributes, read_documents
-from service.commands.examples import class_path, files_of, in_base64
+from service.commands.examples import class_path, files_of, in_base64, print_warnings
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
 
+PHOTOS = typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
 ATTRIBUTES = typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
@@ -66,9 +68,7 @@ def add_class(
     attributes: Annotated[str | None, ATTRIBUTES] = None,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
-    photos: Annotated[
-        list[Path] | None, typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
-    ] = None,
+    photos: Annotated[list[Path] | None, PHOTOS] = None,
     replace: Replace = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -77,22 +77,15 @@ def add_class(
     """Register a class by its attributes, by photos, or by both."""
     from service.client import Client
 
-    if attributes is None and not photos:
-        raise DataError("a class needs --attributes or --photos, or both")
-
-    document: dict[str, Any] = {
-        "name": name,
-        "attributes": None if attributes is None else read_attributes(attributes),
-        "description": description,
-        "id": class_id,
-        "examples": in_base64(files_of(photos)) if photos else None,
-    }
+    files = files_of(photos or ())
+    document = {**_described(name, class_id, attributes, files), "description": description}
     with Client(url, key=key) as client:
         added = _send(client, document, replace)
     if as_json:
         print_json(added)
     else:
         print_line(_added(added))
+        print_warnings(added, files)
 
 
 @app.command("remove")
@@ -141,6 +134,7 @@ def import_classes(
             if not as_json:
                 for item in answer["classes"]:
                     print_line(_added(item))
+                    print_warnings(item)
     if as_json:
         print_json(done)
 
@@ -148,7 +142,8 @@ def import_classes(
 @app.command("preview")
 def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
-    attributes: Annotated[str, ATTRIBUTES],
+    attributes: Annotated[str | None, ATTRIBUTES] = None,
+    photos: Annotated[list[Path] | None, PHOTOS] = None,
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
     ] = None,
@@ -161,8 +156,9 @@ def preview_class(
     """Say what registering a class would do; nothing is stored."""
     from service.client import Client
 
-    document = {"name": name, "attributes": read_attributes(attributes), "images": in_base64(images or ())}
-    given = document if class_id is None else {**document, "id": class_id}
+    files = files_of(photos or ())
+    document = {**_described(name, class_id, attributes, files), "images": in_base64(images or ())}
+    given = {k: v for k, v in document.items() if v is not None}
     with Client(url, key=key) as client:
         found = client.request("POST", "/classes:preview", params={"neighbours": neighbours}, json=given)
     if as_json:
@@ -172,7 +168,8 @@ def preview_class(
     columns = ("class", "kind", "cosine of attributes", "cosine of rows")
     for field in ("nearest_by_attributes", "nearest_by_row"):
         rows = [
-            (n["class_id"], n["kind"], f"{n['attribute_cosine']:.3f}", f"{n['row_cosine']:.3f}") for n in found[field]
+            (n["class_id"], n["kind"], *(_cosine(n[of]) for of in ("attribute_cosine", "row_cosine")))
+            for n in found[field]
         ]
         print_table(columns, rows)
     confusion = found["confusion"]
@@ -181,14 +178,38 @@ def preview_class(
         (t["class_id"], f"{t['before']:.3f}", f"{t['after']:.3f}", f"{t['taken']:.3f}") for t in confusion["taken"]
     ]
     print_table(("would lose", "wins today", "would win", "taken"), losses)
+    judged = [
+        (str(files[e["place"]]), "yes" if e["recognised"] else "no", e["class_id"], f"{e['log_odds']:.2f}")
+        for e in found["examples"]
+    ]
+    if judged:
+        print_table(("photo", "recognised without it", "nearest other class", "log-odds"), judged)
+    print_warnings(found, files)
     for result in found["results"]:
-        best = result.get("predictions")
-        words = result["error"]["detail"] if best is None else ", ".join(_prediction(p) for p in best)
-        print_line(f"{result['id']}: {words}")
+        if "error" in result:
+            print_line(f"{result['id']}: {result['error']['detail']}")
+        else:
+            print_line(f"{result['id']}: {_predictions(result['predictions'])}; today {_predictions(result['before'])}")
 
 
-def _prediction(prediction: dict[str, Any]) -> str:
-    return f"{prediction['class_id']} {prediction['probability']:.3f}"
+def _described(name: str, class_id: str | None, attributes: str | None, photos: Sequence[Path]) -> dict[str, Any]:
+    """The document of a class; DataError where nothing describes it."""
+    if attributes is None and not photos:
+        raise DataError("a class needs --attributes or --photos, or both")
+    return {
+        "name": name,
+        "id": class_id,
+        "attributes": None if attributes is None else read_attributes(attributes),
+        "examples": in_base64(photos) if photos else None,
+    }
+
+
+def _cosine(cosine: float | None) -> str:
+    return "" if cosine is None else f"{cosine:.3f}"
+
+
+def _predictions(predictions: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{p['class_id']} {p['probability']:.3f}" for p in predictions)
 
 
 def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any]:

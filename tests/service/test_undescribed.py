@@ -184,12 +184,25 @@ def test_commands_register_and_show_a_class_of_photos_only(with_photos: Path, tm
         (folder / f"{i}.png").write_bytes(data)
     with serving(with_photos, tmp_path / "live") as server:
         added = command("classes", "add", "Orange", "--photos", folder, "--url", server.url)
-        assert (added.returncode, added.stdout) == (0, "orange is in version 1\n"), added.stderr
+        assert added.returncode == 0, added.stderr
+        assert added.stdout.startswith("orange is in version 1\n")
         shown = command("classes", "show", "orange", "--url", server.url)
         assert shown.returncode == 0, shown.stderr
         assert "examples" in shown.stdout
         assert "attribute " not in shown.stdout
-        refused = command("classes", "add", "Nothing", "--url", server.url)
-        assert refused.returncode == 2
-        assert "--attributes" in refused.stderr
-        assert "--photos" in refused.stderr
+        (odd := tmp_path / "odd.png").write_bytes(png((30, 230, 20)))
+        asked = ("Fruit", "--photos", folder, "--photos", odd, "--url", server.url)
+        tried = command("classes", "preview", *asked, "--image", odd)
+        assert tried.returncode == 0, tried.stderr
+        for words in ("recognised without it", f"warning: {odd} (", "odd.png: fruit ", "; today greenish "):
+            assert words in tried.stdout
+        added = command("classes", "add", *asked)
+        assert f"warning: {odd} (" in added.stdout
+        assert f"warning: {odd} (" in command("classes", "examples", "add", "orange", odd, "--url", server.url).stdout
+        again = command("classes", "add", "Orange", "--photos", folder, "--replace", "--url", server.url, "--json")
+        assert json.loads(again.stdout)["examples"] == 2
+        for verb in ("add", "preview"):
+            refused = command("classes", verb, "Nothing", "--url", server.url)
+            assert refused.returncode == 2
+            assert "--attributes" in refused.stderr
+            assert "--photos" in refused.stderr
