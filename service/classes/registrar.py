@@ -256,7 +256,9 @@ class Registrar:
         given = {edits[i].class_id: _embeddings(edits[i]) for i, _ in missing}
 
         def photos(entry: ClassEntry) -> Float32:
-            return self._log.embeddings(entry.examples, given[entry.id], within=within)
+            return self._log.embeddings(
+                entry.examples, given[entry.id], connection=None if within is None else within.connection
+            )
 
         rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing], photos=photos, go_on=go_on)
         for (i, entry), made in zip(missing, rows, strict=True):

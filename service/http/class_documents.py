@@ -18,12 +18,14 @@ from service.classes.class_table import KnownClass
 from service.classes.edits import Find, with_free_ids
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
+    InvalidBatchError,
     InvalidClassIdError,
     InvalidClassNameError,
     InvalidRequestError,
     MetadataTooLargeError,
 )
 from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords, NearDuplicate
+from service.http.images import EXAMPLES_FIELD, SentImage, split_images
 from service.http.problems import MOST_NAMED, names_of, validation_problems, without_most_unknown
 
 Wrong = list[tuple[type[InvalidInputError], Problem]]
@@ -97,6 +99,47 @@ def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedC
     """
     entries = with_free_ids([(one.entry, one.id_made) for one in described], find)
     return [replace(one, entry=entry) for one, entry in zip(described, entries, strict=True)]
+
+
+def read_classes(
+    given: Sequence[object], vocabulary: Vocabulary, *, most_photos: int
+) -> tuple[list[DescribedClass], list[list[SentImage]]]:
+    """The classes of a batch, no two with one id, and the photos that came with each.
+
+    Args:
+        given: JSON values.
+        vocabulary: of the bundle.
+        most_photos: of one class.
+
+    Raises:
+        InvalidBatchError: names everything that is wrong with each.
+    """
+    described: dict[int, DescribedClass] = {}
+    photos: dict[int, list[SentImage]] = {}
+    problems: dict[int, list[Problem]] = {}
+    for i, item in enumerate(given):
+        wrong: list[Problem] = []
+        document, photos[i], wrong_photos = _split(item, most_photos, f"/classes/{i}")
+        try:
+            guesses = max(0, MOST_GUESSED - len(problems))
+            described[i] = read_class(
+                document, vocabulary, with_photos=bool(photos[i] or wrong_photos), guesses=guesses
+            )
+        except InvalidInputError as error:
+            wrong += error.problems
+        wrong += wrong_photos
+        if wrong:
+            problems[i] = [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in wrong]
+    places: dict[str, int] = {}
+    for i, one in zip(described, with_ids([*described.values()], lambda _id: None), strict=True):
+        first = places.setdefault(one.entry.id, i)
+        if first != i:
+            detail = f"expected an id of its own, got {one.entry.id!r}, which /classes/{first} has too"
+            problems.setdefault(i, []).append(Problem(pointer=f"/classes/{i}/id", detail=detail))
+    if problems:
+        named = [problem for i in sorted(problems) for problem in problems[i]]
+        raise InvalidBatchError(f"{len(problems)} of {len(given)} classes are not valid", named)
+    return [*described.values()], [*photos.values()]
 
 
 def read_words(given: object) -> dict[str, Any]:
@@ -197,3 +240,19 @@ def _error(message: str, wrong: Iterable[tuple[type[InvalidInputError], Problem]
     if issubclass(kind, AttributesError):
         message = "the attributes do not fit the vocabulary"
     return kind(message, [problem for _, problem in wrong])
+
+
+def _split(item: object, most: int, within: str) -> tuple[object, list[SentImage], tuple[Problem, ...]]:
+    """A class's document, its photos, and what is wrong with these."""
+    if not isinstance(item, dict) or EXAMPLES_FIELD not in item:
+        return item, [], ()
+    document = {name: value for name, value in item.items() if name != EXAMPLES_FIELD}
+    photos = item[EXAMPLES_FIELD]
+    if isinstance(photos, list) and len(photos) > most:
+        detail = f"expected at most {most} of a class, got {len(photos)}"
+        return document, [], (Problem(pointer=f"/{EXAMPLES_FIELD}", detail=detail),)
+    try:
+        _, sent = split_images({EXAMPLES_FIELD: photos}, {EXAMPLES_FIELD: most}, within=within)
+    except InvalidInputError as error:
+        return document, [], error.problems
+    return document, sent[EXAMPLES_FIELD], ()

@@ -18,7 +18,7 @@ from model.head import Float32
 from service.classes.class_table import KnownClass
 from service.classes.leave_one_out import LeftOutPhoto
 from service.classes.preview import NO_PHOTOS
-from service.errors import InvalidExamplesError
+from service.errors import InvalidBatchError, InvalidExamplesError
 from service.http.access import client_of
 from service.http.class_schemas import ExampleAnswer, ExampleList
 from service.http.images import SentImage
@@ -102,6 +102,17 @@ async def embed_examples_of_many(
         _given([_made(outcome, now, trunk) for outcome in found if isinstance(outcome, EmbeddedImage)])
         for found in by_class.values()
     ]
+
+
+async def embed_examples_of_batch(
+    request: Request, service: Service, photos: Sequence[Sequence[SentImage]], *, seconds: float
+) -> list[GivenExamples]:
+    """Decode and embed the photos of each class of a batch; InvalidBatchError for what makes them invalid alone."""
+    by_place = {f"/classes/{i}": sent for i, sent in enumerate(photos)}
+    try:
+        return await embed_examples_of_many(request, service, by_place, seconds=seconds)
+    except InvalidExamplesError as error:
+        raise InvalidBatchError(error.message, error.problems) from None
 
 
 def _given(made: Sequence[tuple[ExamplePhoto, Float32]]) -> GivenExamples:

@@ -69,15 +69,20 @@ def compute_rows(
         part = entries[start : start + together]
         with np.errstate(all="ignore"):  # numbers beyond float32 are refused below, in words
             means = _described_means(bundle, engine, part)
-            weights, biases = bundle.head.rows(means)
+            only_described = [i for i, entry in enumerate(part) if not entry.examples]
+            rows = iter(_rows(bundle, means[only_described]))
             for i, entry in enumerate(part):
-                if entry.examples:
-                    described = None if entry.attributes is None else means[i]
-                    row = row_with_photos(bundle, described, photos(entry))
-                    weights[i], biases[i] = row.weight, row.bias
-        finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
-        made += [Row(weights[i], float(biases[i])) if finite[i] else unusable_attributes() for i in range(len(part))]
+                described = None if entry.attributes is None else means[i]
+                row = row_with_photos(bundle, described, photos(entry)) if entry.examples else next(rows)
+                finite = np.isfinite(row.weight).all() and np.isfinite(row.bias)
+                made.append(row if finite else unusable_attributes())
     return made
+
+
+def _rows(bundle: Bundle, means_CZ: NDArray[np.float64]) -> list[Row]:
+    if not len(means_CZ):  # or the head would read its whole factor for nothing
+        return []
+    return [Row(weight, float(bias)) for weight, bias in zip(*bundle.head.rows(means_CZ), strict=True)]
 
 
 def _described_means(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
@@ -18,11 +18,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from model.classes import ClassEntry, ExamplePhoto
+from model.classes import ClassEntry
 from model.errors import D3GZSLError
-from model.head import Float32
 from service.errors import RegistryError, RegistryReplacedError, StorageError
-from service.registry.arrays import embedding_bytes, read_row, stored_row
+from service.registry.arrays import ExampleEmbeddings, embedding_bytes, read_row, stored_row
 from service.registry.change import (
     AUTHOR,
     GENESIS,
@@ -34,7 +33,6 @@ from service.registry.change import (
     placed,
 )
 from service.registry.database import Database
-from service.registry.embeddings import ExampleEmbeddings
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
 AT_ONCE = 500  # positions in one question: below every database's limit of parameters
@@ -134,7 +132,7 @@ class ChangeLog:
 
     def __init__(self, database: Database, *, bundle_id: str, dimension: int, vocabulary: Sequence[str]) -> None:
         self.database, self.dimension = database, dimension
-        self._embeddings = ExampleEmbeddings(database, dimension)
+        self.embeddings = ExampleEmbeddings(database, dimension)
         self._bundle_id, self._vocabulary = bundle_id, list(vocabulary)
         self._generation = ""
         self._seen: tuple[int, str] = (0, GENESIS)  # the newest version known, with its digest: none may lack it later
@@ -203,16 +201,6 @@ class ChangeLog:
             yield following
         if following.digest is not None:
             self._saw(following.version, following.digest)
-
-    def embeddings(
-        self,
-        examples: Sequence[ExamplePhoto],
-        given: Mapping[str, Float32] | None = None,
-        *,
-        within: NextVersion | None = None,
-    ) -> Float32:
-        """Embeddings of photos that are stored or `given`; see :meth:`ExampleEmbeddings.read`."""
-        return self._embeddings.read(examples, given or {}, connection=None if within is None else within.connection)
 
     @property
     def base(self) -> int:

@@ -81,7 +81,7 @@ async def test_photos_are_read_once(running: Running, with_photos: Path, monkeyp
         read.append(len(examples))
         return read_embeddings(database, examples, *others, **named)
 
-    monkeypatch.setattr("service.registry.embeddings.read_embeddings", counted)
+    monkeypatch.setattr("service.registry.arrays.read_embeddings", counted)
     async with running(bundle=with_photos) as client:  # another process, which has read none yet
         first = await explained(client)
         assert sum(read) == len(PHOTOS)

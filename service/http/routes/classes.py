@@ -15,19 +15,21 @@ from service.classes.edits import Create, Put
 from service.classes.leave_one_out import LeftOutPhoto
 from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
-from service.errors import TooLargeError
+from service.errors import BatchTooLargeError, TooLargeError
 from service.http.access import may_change, may_preview, may_read
-from service.http.batches import embed_batch, read_batch
+from service.http.bodies.strictjson import MAX_VALUES, loads
 from service.http.class_documents import (
     DescribedClass,
     fields_of,
     near_duplicates,
     read_class,
+    read_classes,
     read_words,
     with_ids,
 )
 from service.http.class_schemas import (
     BatchAnswer,
+    BatchDocument,
     BatchItem,
     ChangedClass,
     ClassAnswer,
@@ -43,7 +45,7 @@ from service.http.dependencies import (
     no_parameters,
     snapshot_for,
 )
-from service.http.examples import GivenExamples, embed_examples, warnings_of
+from service.http.examples import GivenExamples, embed_examples, embed_examples_of_batch, warnings_of
 from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
@@ -59,7 +61,7 @@ from service.http.headers import (
     set_version,
     to_cursor,
 )
-from service.http.images import EXAMPLES_FIELD, described_body, read_described_images
+from service.http.images import EXAMPLES_FIELD, SentImage, described_body, parse, read_described_images
 from service.http.problems import problem_responses
 from service.http.recognition import Client, while_connected
 from service.http.schemas import ReadQuery
@@ -280,17 +282,16 @@ async def store_batch(request: Request, service: TheService) -> Response:
     Nothing is stored for a client that has gone before its batch was ready to be.
     """
     service.changes.check()
-    vocabulary, settings = service.bundle.manifest.vocabulary, service.settings
-    batch = await off_the_loop(read_batch, await request.body(), vocabulary, settings)
-    deadline = Deadline.from_now(settings.deadline)
+    mode, read, sent = await off_the_loop(_read_batch, await request.body(), service)
+    deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
-        photos = await embed_batch(request, service, batch, seconds=deadline.left)
+        photos = await embed_examples_of_batch(request, service, sent, seconds=deadline.left)
     client = Client()
 
     def store() -> tuple[list[DescribedClass], Snapshot, Snapshot, list[Around]]:
         client.check()
-        edit = Create if batch.mode == "create" else Put
-        described = with_ids(batch.classes, service.registrar.catch_up().get)
+        edit = Create if mode == "create" else Put
+        described = with_ids(read, service.registrar.catch_up().get)
         edits = [
             edit(entry=given.of(one.entry), embeddings=given.embeddings)
             for one, given in zip(described, photos, strict=True)
@@ -313,6 +314,23 @@ async def store_batch(request: Request, service: TheService) -> Response:
 
     headers = {VERSION_HEADER: str(after.registry_version)}
     return await answer(make, values=10 * len(described), headers=headers)
+
+
+def _read_batch(
+    body: bytes, service: Service
+) -> tuple[Literal["create", "upsert"], list[DescribedClass], list[list[SentImage]]]:
+    """The mode of a batch, its classes, and the photos that came with each."""
+    settings, vocabulary = service.settings, service.bundle.manifest.vocabulary
+    most, most_photos = settings.max_batch_classes, min(settings.max_batch_examples, settings.queue_size)
+    given = loads(body, max_values=MAX_VALUES + 2 * most * len(vocabulary))
+    batch = parse(BatchDocument, given, "the batch is not valid")
+    if len(batch.classes) > most:
+        raise BatchTooLargeError(f"the batch has {len(batch.classes)} classes; at most {most} are allowed")
+    photos = [one.get(EXAMPLES_FIELD) for one in batch.classes if isinstance(one, dict)]
+    number = sum(len(of_one) for of_one in photos if isinstance(of_one, list))
+    if number > most_photos:
+        raise TooLargeError(f"the batch has {number} example photos; at most {most_photos} of all classes are allowed")
+    return batch.mode, *read_classes(batch.classes, vocabulary, most_photos=settings.max_examples)
 
 
 def _item(
