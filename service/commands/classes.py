@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from model.errors import DataError
 from service.commands import examples
 from service.commands.class_files import read_attributes, read_documents
-from service.commands.examples import class_path, files_of, in_base64
-from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
+from service.commands.examples import files_of, read_photo
+from service.commands.output import DEFAULT_URL, AsJson, Key, Url, as_document, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
@@ -35,13 +39,12 @@ def list_classes(
     """List the classes."""
     from service.client import Client
 
-    filters: dict[str, str | None] = {"kind": kind, "name": name}
     with Client(url, key=key) as client:
-        classes = list(client.classes(**{k: v for k, v in filters.items() if v is not None}))
+        classes = list(client.classes(kind=kind, name=name))
     if as_json:
-        print_json(classes)
+        print_json([as_document(c) for c in classes])
     else:
-        rows = [(c["id"], c["name"], c["kind"], c["registry_version"]) for c in classes]
+        rows = [(c.id, c.name, c.kind, c.registry_version) for c in classes]
         print_table(("id", "name", "kind", "version"), rows)
 
 
@@ -51,8 +54,8 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
     from service.client import Client
 
     with Client(url, key=key) as client:
-        found = client.request("GET", class_path(class_id))
-        names = [a["name"] for a in client.request("GET", "/attributes")["attributes"]]
+        found = as_document(client.show_class(class_id))
+        names = [attribute.name for attribute in client.attributes().attributes]
     if as_json:
         print_json(found)
         return
@@ -78,17 +81,11 @@ def add_class(
     """Register a class by its attributes, and by photos beside them."""
     from service.client import Client
 
-    document: dict[str, Any] = {
-        "name": name,
-        "attributes": read_attributes(attributes),
-        "description": description,
-        "id": class_id,
-        "examples": in_base64(files_of(photos)) if photos else None,
-    }
+    document = {"name": name, "attributes": read_attributes(attributes), "description": description}
     if photos and replace and class_id is None:
         raise DataError("--replace with --photos needs the --id of the class")
     with Client(url, key=key) as client:
-        added = _send(client, document, replace)
+        added = _send(client, document, class_id, files_of(photos or ()), replace)
     if as_json:
         print_json(added)
     else:
@@ -98,16 +95,14 @@ def add_class(
 @app.command("remove")
 def remove_classes(class_ids: list[str], url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Remove classes; those that cannot be removed are listed at the end."""
-    from service.client import Client, ClientError
+    from service.client import Client, ClientError, ServiceError
 
     kept = []
     with Client(url, key=key) as client:
         for class_id in class_ids:
             try:
-                client.request("DELETE", class_path(class_id))
-            except ClientError as error:
-                if error.status is None:  # nobody answers, so the others cannot be removed either
-                    raise
+                client.remove_class(class_id)
+            except ServiceError as error:  # others mean that nobody answers
                 kept.append(f"{class_id}: {error}")
             else:
                 print_line(f"removed {class_id}")
@@ -128,18 +123,20 @@ def import_classes(
     from service.client import Client, ClientError
 
     documents = [{k: v for k, v in document.items() if v is not None} for document in read_documents(file)]
-    mode, size = "upsert" if replace else "create", chunk or max(len(documents), 1)
+    mode: Literal["create", "upsert"] = "upsert" if replace else "create"
+    size = chunk or max(len(documents), 1)
     done: list[dict[str, Any]] = []
     with Client(url, key=key) as client:
         for start in range(0, len(documents), size):
             part = documents[start : start + size]
             try:
-                answer = client.request("POST", "/classes:batch", json={"mode": mode, "classes": part})
+                answer = client.store_batch(part, mode=mode)
             except ClientError as error:
                 raise ClientError(f"{file}, classes {start} to {start + len(part) - 1}: {error}") from None
-            done += answer["classes"]
+            items = [as_document(item) for item in answer.classes]
+            done += items
             if not as_json:
-                for item in answer["classes"]:
+                for item in items:
                     print_line(_added(item))
     if as_json:
         print_json(done)
@@ -161,10 +158,11 @@ def preview_class(
     """Say what registering a class would do; nothing is stored."""
     from service.client import Client
 
-    document = {"name": name, "attributes": read_attributes(attributes), "images": in_base64(images or ())}
+    document = {"name": name, "attributes": read_attributes(attributes)}
     given = document if class_id is None else {**document, "id": class_id}
+    photos = [(image.name, read_photo(image)) for image in images or ()]
     with Client(url, key=key) as client:
-        found = client.request("POST", "/classes:preview", params={"neighbours": neighbours}, json=given)
+        found = as_document(client.preview_class(given, images=photos, neighbours=neighbours))
     if as_json:
         print_json(found)
         return
@@ -191,17 +189,17 @@ def _prediction(prediction: dict[str, Any]) -> str:
     return f"{prediction['class_id']} {prediction['probability']:.3f}"
 
 
-def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any]:
-    given = {k: v for k, v in document.items() if v is not None}
-    stored: dict[str, Any]
+def _send(
+    client: Client, document: dict[str, Any], class_id: str | None, photos: Sequence[Path], replace: bool
+) -> dict[str, Any]:
+    given = document if class_id is None else {**document, "id": class_id}
     if not replace:
-        stored = client.request("POST", "/classes", json=given)
-    elif "id" in given:
-        stored = client.request("PUT", class_path(given["id"]), json=given)
-    else:  # the service finds the class of this name, whatever its id
-        (item,) = client.request("POST", "/classes:batch", json={"mode": "upsert", "classes": [given]})["classes"]
-        stored = {**client.request("GET", class_path(item["id"])), **item}
-    return stored
+        return as_document(client.add_class(given, examples=photos))
+    if class_id is not None:
+        return as_document(client.put_class(class_id, given, examples=photos))
+    # The service finds the class of this name, whatever its id.
+    (item,) = client.store_batch([given], mode="upsert").classes
+    return {**as_document(client.show_class(item.id)), **as_document(item)}
 
 
 def _added(answer: dict[str, Any]) -> str:
