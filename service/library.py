@@ -16,7 +16,6 @@ import httpx
 
 from service.client import Client, ImageSource
 from service.client.options import ClassifyOptions
-from service.errors import NotReadyError
 from service.http.schemas import ImageAnswer
 from service.inference.sessions import Provider
 from service.server.app import create_app
@@ -121,12 +120,14 @@ class _InProcess(httpx.BaseTransport):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="d3gzsl-classifier", daemon=True)
         self._thread.start()
-        self._wait_for(self._lifespan.__aenter__())
+        try:
+            self._wait_for(self._lifespan.__aenter__())
+        except BaseException:
+            self._end_loop()
+            raise
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request; NotReadyError where the classifier is closed."""
-        if self._loop.is_closed():
-            raise NotReadyError("the classifier is closed")
+        """Answer one request."""
         request.read()
         return self._wait_for(self._answer(request))
 
@@ -139,11 +140,14 @@ class _InProcess(httpx.BaseTransport):
         if self._loop.is_closed():
             return
         self._wait_for(self._lifespan.__aexit__(None, None, None))
+        self._end_loop()
+        if self.at_end is not None:
+            self.at_end()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        if self.at_end is not None:
-            self.at_end()
 
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -63,7 +63,7 @@ def infer(request: Document, *, version: str | None = None, timeout_ms: int | No
         version: the bundle's id, where it must be that one.
         timeout_ms: milliseconds after which the answer is no longer wanted.
     """
-    document = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, BaseModel) else dict(request)
+    document = request.model_dump(exclude_unset=True) if isinstance(request, BaseModel) else dict(request)
     return Call(
         method="POST",
         read=as_model(InferAnswer),

@@ -228,7 +228,7 @@ def to_json(document: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_unset=True)
+        return value.model_dump(exclude_unset=True)
     if isinstance(value, Mapping):
         return dict(value)
     if hasattr(value, "tolist"):  # of NumPy, and of whatever else has arrays
