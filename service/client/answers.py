@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Tagged(BaseModel):
     """An answer with its entity tag, for `if_match` and `if_none_match`; dumps leave it out."""
 
-    etag: str = Field("", exclude=True)
+    etag: str = Field("", exclude=True, repr=False)
 
 
 class TaggedClass(ClassAnswer, Tagged):
