@@ -43,7 +43,7 @@ D3GZSLError                         (model.errors)
 │   └── NotReadyError               not started, stopping or broken
 ├── InferenceError                  the model failed on this image
 │   └── NotFiniteOutputError        what it gave are no finite numbers
-└── ClientError                     (service.client) what a service answered to a command
+└── ClientError                     (service.client) what a client has not got from a service
 """
 
 from __future__ import annotations

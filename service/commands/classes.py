@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from model.errors import DataError
 from service.commands import examples
 from service.commands.class_files import read_attributes, read_documents
-from service.commands.examples import class_path, files_of, in_base64, print_warnings
-from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
+from service.commands.examples import files_of, in_base64, print_warnings, read_photo
+from service.commands.output import DEFAULT_URL, AsJson, Key, Url, as_document, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
@@ -35,13 +38,12 @@ def list_classes(
     """List the classes."""
     from service.client import Client
 
-    filters: dict[str, str | None] = {"kind": kind, "name": name}
     with Client(url, key=key) as client:
-        classes = list(client.classes(**{k: v for k, v in filters.items() if v is not None}))
+        classes = list(client.classes(kind=kind, name=name))
     if as_json:
-        print_json(classes)
+        print_json([as_document(c) for c in classes])
     else:
-        rows = [(c["id"], c["name"], c["kind"], c["registry_version"]) for c in classes]
+        rows = [(c.id, c.name, c.kind, c.registry_version) for c in classes]
         print_table(("id", "name", "kind", "version"), rows)
 
 
@@ -51,8 +53,8 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
     from service.client import Client
 
     with Client(url, key=key) as client:
-        found = client.request("GET", class_path(class_id))
-        names = [a["name"] for a in client.request("GET", "/attributes")["attributes"]]
+        found = as_document(client.show_class(class_id))
+        names = [attribute.name for attribute in client.attributes().attributes]
     if as_json:
         print_json(found)
         return
@@ -80,7 +82,7 @@ def add_class(
     files = files_of(photos or ())
     document = {**_described(name, class_id, attributes, files), "description": description}
     with Client(url, key=key) as client:
-        added = _send(client, document, replace)
+        added = _send(client, document, class_id, files, replace)
     if as_json:
         print_json(added)
     else:
@@ -91,16 +93,14 @@ def add_class(
 @app.command("remove")
 def remove_classes(class_ids: list[str], url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Remove classes; those that cannot be removed are listed at the end."""
-    from service.client import Client, ClientError
+    from service.client import Client, ClientError, ServiceError
 
     kept = []
     with Client(url, key=key) as client:
         for class_id in class_ids:
             try:
-                client.request("DELETE", class_path(class_id))
-            except ClientError as error:
-                if error.status is None:  # nobody answers, so the others cannot be removed either
-                    raise
+                client.remove_class(class_id)
+            except ServiceError as error:  # others mean that nobody answers
                 kept.append(f"{class_id}: {error}")
             else:
                 print_line(f"removed {class_id}")
@@ -121,18 +121,20 @@ def import_classes(
     from service.client import Client, ClientError
 
     documents = [{k: v for k, v in document.items() if v is not None} for document in read_documents(file)]
-    mode, size = "upsert" if replace else "create", chunk or max(len(documents), 1)
+    mode: Literal["create", "upsert"] = "upsert" if replace else "create"
+    size = chunk or max(len(documents), 1)
     done: list[dict[str, Any]] = []
     with Client(url, key=key) as client:
         for start in range(0, len(documents), size):
             part = documents[start : start + size]
             try:
-                answer = client.request("POST", "/classes:batch", json={"mode": mode, "classes": part})
+                answer = client.store_batch(part, mode=mode)
             except ClientError as error:
                 raise ClientError(f"{file}, classes {start} to {start + len(part) - 1}: {error}") from None
-            done += answer["classes"]
+            items = [as_document(item) for item in answer.classes]
+            done += items
             if not as_json:
-                for item in answer["classes"]:
+                for item in items:
                     print_line(_added(item))
                     print_warnings(item)
     if as_json:
@@ -157,10 +159,10 @@ def preview_class(
     from service.client import Client
 
     files = files_of(photos or ())
-    document = {**_described(name, class_id, attributes, files), "images": in_base64(images or ())}
-    given = {k: v for k, v in document.items() if v is not None}
+    document = _described(name, class_id, attributes, files)
+    probes = [(image.name, read_photo(image)) for image in images or ()]
     with Client(url, key=key) as client:
-        found = client.request("POST", "/classes:preview", params={"neighbours": neighbours}, json=given)
+        found = as_document(client.preview_class(document, images=probes, examples=files, neighbours=neighbours))
     if as_json:
         print_json(found)
         return
@@ -196,12 +198,8 @@ def _described(name: str, class_id: str | None, attributes: str | None, photos: 
     """The document of a class; DataError where nothing describes it."""
     if attributes is None and not photos:
         raise DataError("a class needs --attributes or --photos, or both")
-    return {
-        "name": name,
-        "id": class_id,
-        "attributes": None if attributes is None else read_attributes(attributes),
-        "examples": in_base64(photos) if photos else None,
-    }
+    given = {"attributes": None if attributes is None else read_attributes(attributes), "id": class_id}
+    return {"name": name, **{field: value for field, value in given.items() if value is not None}}
 
 
 def _cosine(cosine: float | None) -> str:
@@ -212,17 +210,16 @@ def _predictions(predictions: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{p['class_id']} {p['probability']:.3f}" for p in predictions)
 
 
-def _send(client: Any, document: dict[str, Any], replace: bool) -> dict[str, Any]:
-    given = {k: v for k, v in document.items() if v is not None}
-    stored: dict[str, Any]
+def _send(
+    client: Client, document: dict[str, Any], class_id: str | None, photos: Sequence[Path], replace: bool
+) -> dict[str, Any]:
     if not replace:
-        stored = client.request("POST", "/classes", json=given)
-    elif "id" in given:
-        stored = client.request("PUT", class_path(given["id"]), json=given)
-    else:  # the service finds the class of this name, whatever its id
-        (item,) = client.request("POST", "/classes:batch", json={"mode": "upsert", "classes": [given]})["classes"]
-        stored = {**client.request("GET", class_path(item["id"])), **item}
-    return stored
+        return as_document(client.add_class(document, examples=photos))
+    if class_id is not None:
+        return as_document(client.put_class(class_id, document, examples=photos))
+    # The service finds the class of this name, whatever its id.
+    (item,) = client.store_batch([{**document, "examples": in_base64(photos)}], mode="upsert").classes
+    return {**as_document(client.show_class(item.id)), **as_document(item)}
 
 
 def _added(answer: dict[str, Any]) -> str:

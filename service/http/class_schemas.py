@@ -11,8 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from model.classes import CLASS_ID_PATTERN, Kind
 from model.outside.names import MAX_NAME_LENGTH, clean_name, name_fault
-from service.http.images import JsonImage
-from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, Prediction, ReadQuery
+from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, JsonImage, Prediction, ReadQuery
 
 MAX_DESCRIPTION_LENGTH = 4000
 MAX_METADATA_BYTES = 16_384

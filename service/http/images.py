@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,9 +17,9 @@ from service.http.bodies.forms import boundary_of, parts_of
 from service.http.bodies.reading import read_body
 from service.http.bodies.strictjson import loads
 from service.http.problems import names_of, validation_problems, without_most_unknown
+from service.http.schemas import MAX_ID_LENGTH, JsonImage, JsonImages
 from service.http.threads import off_the_loop
 
-MAX_ID_LENGTH = 256
 MULTIPART_FIELD = "images"
 EXAMPLES_FIELD = "examples"
 CLASS_FIELD = "class"
@@ -73,28 +73,6 @@ def described_body(schema: str, *fields: str) -> dict[str, Any]:
 _UNTYPED = ("", "application/octet-stream")
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class JsonImage(BaseModel):
-    """One image of a JSON body."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = Field(
-        None, description="Returned with the result; the position in the list where it is not given."
-    )
-    data: str = Field(
-        description="The image file in base64 (RFC 4648), standard or URL-safe, or as a data URI.",
-        json_schema_extra={"contentEncoding": "base64"},
-    )
-
-
-class JsonImages(BaseModel):
-    """A JSON body with images."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    images: list[JsonImage] = Field(min_length=1)
 
 
 class SomeJsonImages(BaseModel):

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
@@ -136,26 +136,6 @@ _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20
 
 Responses = dict[int | str, dict[str, Any]]
 _ACCESS = (401, 421, 429, 500)
-
-
-class ProblemError(BaseModel):
-    """One thing that is wrong."""
-
-    pointer: str = Field(
-        description="JSON pointer into the body; /query/..., /path/... and /header/... for the rest of the request."
-    )
-    detail: str = Field(description="What was expected and what came.")
-
-
-class ProblemDocument(BaseModel):
-    """An error, as RFC 9457 has it."""
-
-    type: str = Field(description="URN of the kind of problem; stable.")
-    title: str
-    status: int
-    detail: str
-    request_id: str
-    errors: list[ProblemError]
 
 
 def problem_type_of(error: Exception) -> ProblemType:

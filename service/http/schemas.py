@@ -1,4 +1,4 @@
-"""What the service answers and takes as JSON, beside classes, images and problems."""
+"""What the service answers and takes as JSON, beside classes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ HeadState = Annotated[
     Field(description="Always exact: the answer follows from the bundle and the version of the registry."),
 ]
 
+
+MAX_ID_LENGTH = 256
+"""Longest id of an image."""
 
 Cursor = Annotated[str, Field(min_length=1, pattern="^[A-Za-z0-9_-]+$")]
 """What every cursor looks like; not everything that does is one."""
@@ -155,6 +158,28 @@ class ClassifyAnswer(BaseModel):
     timing_ms: Timing
 
 
+class JsonImage(BaseModel):
+    """One image of a JSON body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = Field(
+        None, description="Returned with the result; the position in the list where it is not given."
+    )
+    data: str = Field(
+        description="The image file in base64 (RFC 4648), standard or URL-safe, or as a data URI.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+
+
+class JsonImages(BaseModel):
+    """A JSON body with images."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    images: list[JsonImage] = Field(min_length=1)
+
+
 class AttributeAnswer(BaseModel):
     """An attribute with its range and mean over the training classes."""
 
@@ -239,3 +264,23 @@ class VersionAnswer(BaseModel):
     head: str
     onnxruntime: str
     provider: Provider = Field(description="What runs the model.")
+
+
+class ProblemError(BaseModel):
+    """One thing that is wrong."""
+
+    pointer: str = Field(
+        description="JSON pointer into the body; /query/..., /path/... and /header/... for the rest of the request."
+    )
+    detail: str = Field(description="What was expected and what came.")
+
+
+class ProblemDocument(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(description="URN of the kind of problem; stable.")
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[ProblemError]

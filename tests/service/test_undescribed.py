@@ -194,7 +194,13 @@ def test_commands_register_and_show_a_class_of_photos_only(with_photos: Path, tm
         asked = ("Fruit", "--photos", folder, "--photos", odd, "--url", server.url)
         tried = command("classes", "preview", *asked, "--image", odd)
         assert tried.returncode == 0, tried.stderr
-        for words in ("recognised without it", f"warning: {odd} (", "odd.png: greenish ", ", fruit 0.", "; today greenish "):
+        for words in (
+            "recognised without it",
+            f"warning: {odd} (",
+            "odd.png: greenish ",
+            ", fruit 0.",
+            "; today greenish ",
+        ):
             assert words in tried.stdout
         added = command("classes", "add", *asked)
         assert f"warning: {odd} (" in added.stdout
