@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -193,6 +193,11 @@ class Vocabulary:
         """Names of the attributes whose value lies outside the range of the training classes."""
         pairs = zip(self.attributes, values_A.tolist(), strict=True)
         return tuple(a.name for a, value in pairs if not a.min <= value <= a.max)
+
+    def others_than(self, names: Collection[str]) -> NDArray[np.bool_]:
+        """Which attributes are not among `names`, bool [A]."""
+        left_out = set(names)
+        return np.array([name not in left_out for name in self.names])
 
     def normalise(self, values: ArrayLike) -> NDArray[np.float32]:
         """Values as users write them, [..., A], to what the generator takes, float32 [..., A]."""

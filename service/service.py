@@ -17,6 +17,7 @@ import numpy as np
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError
+from model.outside.scales import TrainingScale
 from model.outside.threads import available_cpus
 from service.classes.follower import Follower
 from service.classes.neighbours import Neighbour, Neighbours
@@ -108,6 +109,7 @@ class Service:
         keys: who may do what.
         backups: the registry's, where they make themselves.
         bundle: the trained artefact.
+        scale: where the attributes of its seen classes lie.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
         follower: keeps the class table in step with other processes.
@@ -124,6 +126,7 @@ class Service:
     keys: Keys
     backups: Backups | None
     bundle: Bundle
+    scale: TrainingScale
     registrar: Registrar
     changes: SerialExecutor
     follower: Follower
@@ -196,6 +199,7 @@ class Service:
             keys=keys,
             backups=backups,
             bundle=bundle,
+            scale=TrainingScale([entry.attributes for entry in bundle.manifest.classes if entry.kind == "seen"]),
             registrar=registrar,
             follower=follower,
             changes=SerialExecutor(),

@@ -214,6 +214,7 @@ def _notes(answer: dict[str, Any]) -> str:
         for field, words in (("filled", "took their mean"), ("out_of_range", "are beyond the training classes"))
         if answer[field]
     ]
+    notes += answer["warnings"]
     near = [n["class_id"] for n in answer["near_duplicates"]]
     if near:
         notes.append(f"almost the same as {', '.join(near)}")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id
 from model.errors import AttributesError, InvalidInputError, Problem
 from model.outside.names import slug
+from model.outside.scales import TrainingScale
 from model.vocabulary import MOST_GUESSED, Vocabulary
 from service.classes.class_table import KnownClass
 from service.classes.edits import Find, with_free_ids
@@ -38,23 +39,31 @@ class DescribedClass:
         entry: the class.
         filled: attributes that were not given and took the vocabulary's mean.
         out_of_range: attributes beyond the range of the training classes.
+        warnings: what was probably not meant so, in sentences.
         id_made: whether its id was made from its name.
     """
 
     entry: ClassEntry
     filled: tuple[str, ...]
     out_of_range: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     id_made: bool = False
 
 
 def read_class(
-    given: object, vocabulary: Vocabulary, *, class_id: str | None = None, guesses: int = MOST_GUESSED
+    given: object,
+    vocabulary: Vocabulary,
+    *,
+    scale: TrainingScale,
+    class_id: str | None = None,
+    guesses: int = MOST_GUESSED,
 ) -> DescribedClass:
     """The class of a document.
 
     Args:
         given: JSON value.
         vocabulary: of the bundle.
+        scale: where the attributes of the training classes lie.
         class_id: id that the class must have; where it is None the document's own, or one made from the name.
         guesses: for how many unknown attributes similar ones are named.
 
@@ -79,7 +88,13 @@ def read_class(
         metadata=document.metadata,
     )
     made = class_id is None and document.id is None
-    return DescribedClass(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values), id_made=made)
+    return DescribedClass(
+        entry=entry,
+        filled=filled,
+        out_of_range=vocabulary.out_of_range(values),
+        warnings=scale.doubts(values, vocabulary.others_than(filled)),
+        id_made=made,
+    )
 
 
 def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedClass]:
@@ -93,7 +108,7 @@ def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedC
     return [replace(one, entry=entry) for one, entry in zip(described, entries, strict=True)]
 
 
-def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[DescribedClass]:
+def read_classes(given: Sequence[object], vocabulary: Vocabulary, *, scale: TrainingScale) -> list[DescribedClass]:
     """The classes of a batch, no two with one id.
 
     Raises:
@@ -104,7 +119,8 @@ def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[Descri
     places: dict[str, int] = {}
     for i, item in enumerate(given):
         try:
-            described[i] = read_class(item, vocabulary, guesses=max(0, MOST_GUESSED - len(problems)))
+            guesses = max(0, MOST_GUESSED - len(problems))
+            described[i] = read_class(item, vocabulary, scale=scale, guesses=guesses)
         except InvalidInputError as error:
             problems[i] = [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
     for i, one in zip(described, with_ids([*described.values()], lambda _id: None), strict=True):

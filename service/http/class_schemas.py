@@ -144,6 +144,7 @@ class ChangedClass(ClassAnswer):
     head: HeadState
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
+    warnings: list[str] = Field(description="What was probably not meant so, in sentences.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
 
 
@@ -178,6 +179,7 @@ class BatchItem(BaseModel):
     etag: str
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
+    warnings: list[str] = Field(description="What was probably not meant so, in sentences.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
 
 
@@ -257,6 +259,7 @@ class PreviewAnswer(BaseModel):
     attributes: list[float]
     filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
+    warnings: list[str] = Field(description="What was probably not meant so, in sentences.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
     nearest_by_attributes: list[NeighbourAnswer]
     nearest_by_row: list[NeighbourAnswer]

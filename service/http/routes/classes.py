@@ -239,7 +239,7 @@ async def _read_described(
     document, images = await read_described_images(request, most=service.settings.max_examples, field=EXAMPLES_FIELD)
     if not images and len(await request.body()) > MAX_BODY_BYTES:
         raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
-    described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id)
+    described = await asyncio.to_thread(read_class, document, vocabulary, scale=service.scale, class_id=class_id)
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
         return described, await embed_examples(request, service, images, seconds=deadline.left)
@@ -251,6 +251,7 @@ def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[
         head="exact",
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
+        warnings=list(described.warnings),
         near_duplicates=near_duplicates(duplicates),
     )
 
@@ -300,7 +301,7 @@ def _read_batch(body: bytes, service: Service) -> tuple[Literal["create", "upser
     batch = parse(BatchDocument, given, "the batch is not valid")
     if len(batch.classes) > most:
         raise BatchTooLargeError(f"the batch has {len(batch.classes)} classes; at most {most} are allowed")
-    return batch.mode, read_classes(batch.classes, vocabulary)
+    return batch.mode, read_classes(batch.classes, vocabulary, scale=service.scale)
 
 
 def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence[Neighbour]) -> BatchItem:
@@ -316,5 +317,6 @@ def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence
         etag=known.etag,
         filled=list(one.filled),
         out_of_range=list(one.out_of_range),
+        warnings=list(one.warnings),
         near_duplicates=near_duplicates(near),
     )

@@ -48,7 +48,8 @@ async def preview_class(
     async with deadline.kept():
         service.analyses.check()
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
-        read = await asyncio.to_thread(read_class, document, service.bundle.manifest.vocabulary)
+        vocabulary = service.bundle.manifest.vocabulary
+        read = await asyncio.to_thread(read_class, document, vocabulary, scale=service.scale)
         (described,) = with_ids([read], snapshot.get)
         outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
@@ -76,6 +77,7 @@ async def preview_class(
         attributes=list(described.entry.attributes),
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
+        warnings=list(described.warnings),
         near_duplicates=near_duplicates(duplicates),
         nearest_by_attributes=[_neighbour(n) for n in around.nearest_by_attributes(query.neighbours)],
         nearest_by_row=[_neighbour(n) for n in around.nearest_by_row(query.neighbours)],
