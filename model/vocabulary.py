@@ -112,16 +112,18 @@ class Vocabulary:
         *,
         pointer: str = "/attributes",
         guesses: int = MOST_GUESSED,
+        otherwise: Sequence[float] | None = None,
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """A user's description of a class as a full vector.
 
         Args:
-            given: A numbers in vocabulary order, or names to numbers; names left out take the vocabulary's mean.
+            given: A numbers in vocabulary order, or names to numbers.
             pointer: prefix of the JSON pointers in errors.
             guesses: for how many unknown names errors name similar ones.
+            otherwise: what names that are left out take, A numbers; the vocabulary's means where it is None.
 
         Returns:
-            float64 [A] on the users' scale, and the names that were filled with their mean.
+            float64 [A] on the users' scale, and the names that were left out.
 
         Raises:
             AttributeCountError: wrong length.
@@ -129,7 +131,7 @@ class Vocabulary:
             AttributesError: values that are no numbers, not finite or beyond 1e12; names every one.
         """
         if isinstance(given, Mapping):
-            return self._resolve_named(given, pointer, guesses)
+            return self._resolve_named(given, pointer, guesses, otherwise)
         if isinstance(given, str | bytes) or not isinstance(given, Sequence):
             raise AttributesError(
                 "attributes must be a list of numbers or an object of names to numbers",
@@ -150,9 +152,9 @@ class Vocabulary:
         return np.asarray(given, dtype=np.float64), ()
 
     def _resolve_named(
-        self, given: Mapping[str, float], pointer: str, guesses: int
+        self, given: Mapping[str, float], pointer: str, guesses: int, otherwise: Sequence[float] | None
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        values = np.array([a.mean for a in self.attributes], dtype=np.float64)
+        values = np.array([a.mean for a in self.attributes] if otherwise is None else otherwise, dtype=np.float64)
         places = {name: self._position.get(clean_name(str(name))) for name in given}
         unknown = [name for name, place in places.items() if place is None]
         problems = [

@@ -17,8 +17,12 @@ from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, p
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
 
-AttributesOption = Annotated[
-    str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
+_FORMS = "name=number,..., a JSON array or object, or @FILE with either JSON form."
+AttributesBesideLike = Annotated[
+    str | None, typer.Option("--attributes", help=f"{_FORMS} May be left out beside --like.")
+]
+LikeOption = Annotated[
+    str | None, typer.Option(help="Id or name of a class that has the same in all that --attributes does not name.")
 ]
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
@@ -56,7 +60,8 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
     if as_json:
         print_json(found)
         return
-    words = [(k, found[k]) for k in ("id", "name", "kind", "description", "examples", "registry_version")]
+    fields = ("id", "name", "kind", "description", "examples", "registry_version", *(["like"] if found["like"] else []))
+    words = [(k, found[k]) for k in fields]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
     print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
 
@@ -64,7 +69,8 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
 @app.command("add")
 def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
-    attributes: AttributesOption,
+    attributes: AttributesBesideLike = None,
+    like: LikeOption = None,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
     photos: Annotated[
@@ -75,12 +81,12 @@ def add_class(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a class by its attributes, and by photos beside them."""
+    """Register a class by its attributes, or like another class, and by photos beside them."""
     from service.client import Client
 
     document: dict[str, Any] = {
         "name": name,
-        "attributes": read_attributes(attributes),
+        **_described(attributes, like),
         "description": description,
         "id": class_id,
         "examples": in_base64(files_of(photos)) if photos else None,
@@ -148,7 +154,8 @@ def import_classes(
 @app.command("preview")
 def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
-    attributes: AttributesOption,
+    attributes: AttributesBesideLike = None,
+    like: LikeOption = None,
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
     ] = None,
@@ -161,8 +168,8 @@ def preview_class(
     """Say what registering a class would do; nothing is stored."""
     from service.client import Client
 
-    document = {"name": name, "attributes": read_attributes(attributes), "images": in_base64(images or ())}
-    given = document if class_id is None else {**document, "id": class_id}
+    document = {"name": name, **_described(attributes, like), "images": in_base64(images or ()), "id": class_id}
+    given = {field: value for field, value in document.items() if value is not None}
     with Client(url, key=key) as client:
         found = client.request("POST", "/classes:preview", params={"neighbours": neighbours}, json=given)
     if as_json:
@@ -187,6 +194,12 @@ def preview_class(
         print_line(f"{result['id']}: {words}")
 
 
+def _described(attributes: str | None, like: str | None) -> dict[str, Any]:
+    if attributes is None and like is None:
+        raise DataError("expected --attributes or --like, or both; got neither")
+    return {"attributes": None if attributes is None else read_attributes(attributes), "like": like}
+
+
 def _prediction(prediction: dict[str, Any]) -> str:
     return f"{prediction['class_id']} {prediction['probability']:.3f}"
 
@@ -209,9 +222,10 @@ def _added(answer: dict[str, Any]) -> str:
 
 
 def _notes(answer: dict[str, Any]) -> str:
+    filled = f"are as {like} has them" if (like := answer.get("like")) else "took their mean"
     notes = [
         f"{len(answer[field])} attributes {words}"
-        for field, words in (("filled", "took their mean"), ("out_of_range", "are beyond the training classes"))
+        for field, words in (("filled", filled), ("out_of_range", "are beyond the training classes"))
         if answer[field]
     ]
     notes += answer["warnings"]

@@ -17,6 +17,7 @@ from model.outside.scales import TrainingScale
 from model.vocabulary import MOST_GUESSED, Vocabulary
 from service.classes.class_table import KnownClass
 from service.classes.edits import Find, with_free_ids
+from service.classes.like import POINTER, ClassesToBeLike
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
     InvalidBatchError,
@@ -37,7 +38,7 @@ class DescribedClass:
 
     Attributes:
         entry: the class.
-        filled: attributes that were not given and took the vocabulary's mean.
+        filled: attributes that were not given and took the vocabulary's mean, or what the class in `like` has.
         out_of_range: attributes beyond the range of the training classes.
         warnings: what was probably not meant so, in sentences.
         id_made: whether its id was made from its name.
@@ -55,6 +56,7 @@ def read_class(
     vocabulary: Vocabulary,
     *,
     scale: TrainingScale,
+    others: ClassesToBeLike,
     class_id: str | None = None,
     guesses: int = MOST_GUESSED,
 ) -> DescribedClass:
@@ -64,6 +66,7 @@ def read_class(
         given: JSON value.
         vocabulary: of the bundle.
         scale: where the attributes of the training classes lie.
+        others: the classes that it may be like.
         class_id: id that the class must have; where it is None the document's own, or one made from the name.
         guesses: for how many unknown attributes similar ones are named.
 
@@ -73,7 +76,8 @@ def read_class(
     """
     wrong: Wrong = []
     document = _document(given, wrong)
-    values, filled = _attributes(given, vocabulary, wrong, guesses)
+    like = _like(document, others, wrong)
+    values, filled = _attributes(given, vocabulary, wrong, guesses, like)
     chosen = class_id
     if document is not None:
         chosen = _chosen_id(document, class_id, wrong)
@@ -86,6 +90,7 @@ def read_class(
         attributes=tuple(values.tolist()),
         description=document.description,
         metadata=document.metadata,
+        like=None if like is None else like.id,
     )
     made = class_id is None and document.id is None
     return DescribedClass(
@@ -108,7 +113,9 @@ def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedC
     return [replace(one, entry=entry) for one, entry in zip(described, entries, strict=True)]
 
 
-def read_classes(given: Sequence[object], vocabulary: Vocabulary, *, scale: TrainingScale) -> list[DescribedClass]:
+def read_classes(
+    given: Sequence[object], vocabulary: Vocabulary, *, scale: TrainingScale, others: ClassesToBeLike
+) -> list[DescribedClass]:
     """The classes of a batch, no two with one id.
 
     Raises:
@@ -120,7 +127,7 @@ def read_classes(given: Sequence[object], vocabulary: Vocabulary, *, scale: Trai
     for i, item in enumerate(given):
         try:
             guesses = max(0, MOST_GUESSED - len(problems))
-            described[i] = read_class(item, vocabulary, scale=scale, guesses=guesses)
+            described[i] = read_class(item, vocabulary, scale=scale, others=others, guesses=guesses)
         except InvalidInputError as error:
             problems[i] = [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
     for i, one in zip(described, with_ids([*described.values()], lambda _id: None), strict=True):
@@ -179,16 +186,41 @@ def _document(given: object, wrong: Wrong) -> ClassDocument | None:
         return None
 
 
+def _like(document: ClassDocument | None, others: ClassesToBeLike, wrong: Wrong) -> ClassEntry | None:
+    """The class that one is to be like, if any."""
+    if document is None or not document.like:
+        return None
+    try:
+        return others.find(document.like)
+    except InvalidInputError as error:
+        wrong += [(type(error), problem) for problem in error.problems]
+        return None
+
+
 def _attributes(
-    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int
+    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int, like: ClassEntry | None
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    if not isinstance(given, Mapping) or "attributes" not in given:
+    """Values of all attributes, and the names of those that were not given; what is wrong is appended."""
+    if not isinstance(given, Mapping):
+        return None, ()
+    if "attributes" not in given:
+        if like is not None:
+            return np.array(like.attributes, dtype=np.float64), vocabulary.names
+        if "like" not in given:
+            detail = "expected attributes, or a class in like; got neither"
+            wrong.append((InvalidRequestError, Problem(pointer="/attributes", detail=detail)))
         return None, ()
     try:
-        return vocabulary.resolve(given["attributes"], guesses=guesses)
+        values, filled = vocabulary.resolve(
+            given["attributes"], guesses=guesses, otherwise=None if like is None else like.attributes
+        )
     except AttributesError as error:
         wrong += [(type(error), problem) for problem in error.problems]
         return None, ()
+    if like is not None and not filled:
+        detail = f"expected attributes that leave some for {like.id!r} to fill, or no like; all {len(values)} are given"
+        wrong.append((InvalidRequestError, Problem(pointer=POINTER, detail=detail)))
+    return values, filled
 
 
 def _chosen_id(document: ClassDocument, class_id: str | None, wrong: Wrong) -> str | None:

@@ -26,7 +26,7 @@ Attributes = Annotated[
         {
             "anyOf": [_NUMBERS, _NAMED_NUMBERS],
             "description": "One number per attribute in the order of GET /attributes, or names with numbers; names "
-            "left out take the vocabulary's mean.",
+            "left out take the vocabulary's mean, or what the class in `like` has. May be left out beside `like`.",
         }
     ),
 ]
@@ -49,6 +49,14 @@ Name = Annotated[
             "maxLength": MAX_NAME_LENGTH,
             "description": "What people call the class; kept in Unicode's normal form C, without spaces around it.",
         }
+    ),
+]
+Like = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        description="Id or name of a class, seen or unseen, whose attributes fill what is not given.",
     ),
 ]
 Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH, description="Free text.")]
@@ -78,7 +86,8 @@ class ClassDocument(_ClassText):
         None, description="Made from the name where it is not given."
     )
     name: Name
-    attributes: Attributes
+    attributes: Attributes = Field(default_factory=dict)  # a default would be promised to clients
+    like: Like = Field(default_factory=str)
     description: Description = ""
     metadata: Metadata = Field(default_factory=dict)
 
@@ -102,6 +111,9 @@ class ClassAnswer(BaseModel):
     description: str
     metadata: dict[str, JsonValue]
     examples: int = Field(description="Number of its example photos.")
+    like: str | None = Field(
+        default=None, description="Id of the class whose attributes, as they were then, filled what was not given."
+    )
     registry_version: int = Field(description="Version at which the class last changed; 0 for the bundle's own.")
 
 
@@ -142,7 +154,9 @@ class ChangedClass(ClassAnswer):
     """A class after a change."""
 
     head: HeadState
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     warnings: list[str] = Field(description="What was probably not meant so, in sentences.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
@@ -177,7 +191,10 @@ class BatchItem(BaseModel):
     status: Literal["created", "replaced", "unchanged"]
     registry_version: int = Field(description="Version at which the class last changed.")
     etag: str
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    like: str | None = Field(description="Id of the class whose attributes filled what was not given.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     warnings: list[str] = Field(description="What was probably not meant so, in sentences.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
@@ -257,7 +274,10 @@ class PreviewAnswer(BaseModel):
     exists: bool = Field(description="Whether a class with this id would be replaced.")
     registry_version: int = Field(description="Version of the class table that was looked at.")
     attributes: list[float]
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    like: str | None = Field(description="Id of the class whose attributes filled what was not given.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     warnings: list[str] = Field(description="What was probably not meant so, in sentences.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")

@@ -35,7 +35,7 @@ async def test_a_batch_is_one_version(client: Client) -> None:
     body = answer.json()
     assert body["registry_version"] == await version(client) == 1
     tags = [(await client.get(f"/classes/{class_id}")).headers["etag"] for class_id in ("deep-violet", "g")]
-    same = {"status": "created", "registry_version": 1, "warnings": [], "near_duplicates": []}
+    same = {"status": "created", "registry_version": 1, "like": None, "warnings": [], "near_duplicates": []}
     assert body["classes"] == [
         {"id": "deep-violet", "etag": tags[0], "filled": [], "out_of_range": [], **same},
         {"id": "g", "etag": tags[1], "filled": ["blue"], "out_of_range": ["red"], **same},

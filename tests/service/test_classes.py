@@ -47,6 +47,7 @@ async def test_a_registered_class_is_recognised_from_the_next_request_on(client:
         "description": "a colour",
         "metadata": {"hex": "#e600e6"},
         "examples": 0,
+        "like": None,
         "registry_version": 1,
         "head": "exact",
         "filled": [],

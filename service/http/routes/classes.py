@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ from model.classes import CLASS_ID_PATTERN
 from model.outside.names import fold_name
 from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
+from service.classes.like import ClassesToBeLike
 from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError, TooLargeError
@@ -239,7 +240,11 @@ async def _read_described(
     document, images = await read_described_images(request, most=service.settings.max_examples, field=EXAMPLES_FIELD)
     if not images and len(await request.body()) > MAX_BODY_BYTES:
         raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
-    described = await asyncio.to_thread(read_class, document, vocabulary, scale=service.scale, class_id=class_id)
+    newest = isinstance(document, Mapping) and "like" in document
+    others = ClassesToBeLike(await service.changes.run(service.registrar.catch_up) if newest else service.snapshot)
+    described = await asyncio.to_thread(
+        read_class, document, vocabulary, scale=service.scale, others=others, class_id=class_id
+    )
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
         return described, await embed_examples(request, service, images, seconds=deadline.left)
@@ -270,7 +275,12 @@ async def store_batch(request: Request, service: TheService) -> Response:
     Nothing is stored for a client that has gone before its batch was ready to be.
     """
     service.changes.check()
-    mode, read = await off_the_loop(_read_batch, await request.body(), service)
+    body = await request.body()
+    if b'"like"' in body:  # which may look through all classes as they are now
+        newest = await service.changes.run(service.registrar.catch_up)
+        mode, read = await asyncio.to_thread(_read_batch, body, service, newest)
+    else:
+        mode, read = await off_the_loop(_read_batch, body, service, service.snapshot)
     client = Client()
 
     def store() -> tuple[list[DescribedClass], Snapshot, Snapshot, list[list[Neighbour]]]:
@@ -295,13 +305,15 @@ async def store_batch(request: Request, service: TheService) -> Response:
     return await answer(make, values=10 * len(described), headers=headers)
 
 
-def _read_batch(body: bytes, service: Service) -> tuple[Literal["create", "upsert"], list[DescribedClass]]:
+def _read_batch(
+    body: bytes, service: Service, snapshot: Snapshot
+) -> tuple[Literal["create", "upsert"], list[DescribedClass]]:
     most, vocabulary = service.settings.max_batch_classes, service.bundle.manifest.vocabulary
     given = loads(body, max_values=MAX_VALUES + 2 * most * len(vocabulary))
     batch = parse(BatchDocument, given, "the batch is not valid")
     if len(batch.classes) > most:
         raise BatchTooLargeError(f"the batch has {len(batch.classes)} classes; at most {most} are allowed")
-    return batch.mode, read_classes(batch.classes, vocabulary, scale=service.scale)
+    return batch.mode, read_classes(batch.classes, vocabulary, scale=service.scale, others=ClassesToBeLike(snapshot))
 
 
 def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence[Neighbour]) -> BatchItem:
@@ -315,6 +327,7 @@ def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence
         status=status,
         registry_version=known.registry_version,
         etag=known.etag,
+        like=one.entry.like,
         filled=list(one.filled),
         out_of_range=list(one.out_of_range),
         warnings=list(one.warnings),

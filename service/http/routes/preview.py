@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from model.errors import D3GZSLError
+from service.classes.like import ClassesToBeLike
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
 from service.http.access import client_of, may_preview
@@ -49,7 +50,9 @@ async def preview_class(
         service.analyses.check()
         document, images = await read_described_images(request, most=service.settings.max_batch_images)
         vocabulary = service.bundle.manifest.vocabulary
-        read = await asyncio.to_thread(read_class, document, vocabulary, scale=service.scale)
+        read = await asyncio.to_thread(
+            read_class, document, vocabulary, scale=service.scale, others=ClassesToBeLike(snapshot)
+        )
         (described,) = with_ids([read], snapshot.get)
         outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
         if images:
@@ -75,6 +78,7 @@ async def preview_class(
         exists=snapshot.get(described.entry.id) is not None,
         registry_version=snapshot.registry_version,
         attributes=list(described.entry.attributes),
+        like=described.entry.like,
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         warnings=list(described.warnings),
