@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,26 @@ LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 network
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttributeWords:
+    """What an attribute means and in which unit it is, for people; either may be empty."""
+
+    description: str = ""
+    unit: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """The fields that are not empty."""
+        return {name: text for name, text in asdict(self).items() if text}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> AttributeWords:
+        """Read the JSON of :meth:`to_json`; what else there is does not count."""
+        return cls(description=str(fields.get("description", "")), unit=str(fields.get("unit", "")))
+
+
+NO_WORDS = AttributeWords()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attribute:
     """One attribute with its range and mean over the training classes, on the scale users write it in."""
 
@@ -36,6 +56,7 @@ class Attribute:
     min: float
     max: float
     mean: float
+    words: AttributeWords = NO_WORDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +126,11 @@ class Vocabulary:
             scale=tuple(np.broadcast_to(np.asarray(scale, dtype=np.float64), len(names)).tolist()),
             unit_length=unit_length,
         )
+
+    def with_words(self, words: Mapping[str, AttributeWords]) -> Vocabulary:
+        """The same vocabulary with other descriptions and units by names; attributes without any have none."""
+        attributes = tuple(replace(a, words=words.get(a.name, NO_WORDS)) for a in self.attributes)
+        return replace(self, attributes=attributes)
 
     def resolve(
         self,
@@ -213,7 +239,7 @@ class Vocabulary:
         """The fields as JSON values."""
         return {
             "attributes": [
-                {"name": a.name, "min": float(a.min), "max": float(a.max), "mean": float(a.mean)}
+                {"name": a.name, "min": float(a.min), "max": float(a.max), "mean": float(a.mean), **a.words.to_json()}
                 for a in self.attributes
             ],
             "offset": [float(v) for v in self.offset],
@@ -226,7 +252,13 @@ class Vocabulary:
         """Read the JSON of :meth:`to_json`; KeyError, TypeError or ValueError where it has another form."""
         return cls(
             attributes=tuple(
-                Attribute(name=str(a["name"]), min=float(a["min"]), max=float(a["max"]), mean=float(a["mean"]))
+                Attribute(
+                    name=str(a["name"]),
+                    min=float(a["min"]),
+                    max=float(a["max"]),
+                    mean=float(a["mean"]),
+                    words=AttributeWords.from_json(a),
+                )
                 for a in fields["attributes"]
             ),
             offset=tuple(float(v) for v in fields["offset"]),

@@ -56,14 +56,16 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
 
     with Client(url, key=key) as client:
         found = client.request("GET", class_path(class_id))
-        names = [a["name"] for a in client.request("GET", "/attributes")["attributes"]]
+        attributes = client.request("GET", "/attributes")["attributes"]
     if as_json:
         print_json(found)
         return
     fields = ("id", "name", "kind", "description", "examples", "registry_version", *(["like"] if found["like"] else []))
     words = [(k, found[k]) for k in fields]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
-    print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
+    values = zip(attributes, found["attributes"], strict=True)
+    rows = [(a["name"], value, a.get("unit", ""), a.get("description", "")) for a, value in values]
+    print_table(("attribute", "value", "unit", "description"), rows)
 
 
 @app.command("add")
