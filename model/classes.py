@@ -73,6 +73,7 @@ class ClassEntry:
         description: free text.
         metadata: free JSON object.
         examples: photos that it was given, no two with one id, in the order of ids.
+        like: id of the class whose attributes, as they were then, filled what was not given; None for no such one.
     """
 
     id: str
@@ -82,6 +83,7 @@ class ClassEntry:
     description: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[ExamplePhoto, ...] = ()
+    like: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -103,6 +105,7 @@ class ClassEntry:
             "description": self.description,
             "metadata": dict(self.metadata),
             **({"examples": [photo.to_json() for photo in self.examples]} if self.examples else {}),
+            **({} if self.like is None else {"like": self.like}),
         }
 
     @classmethod
@@ -118,6 +121,7 @@ class ClassEntry:
             description=str(fields.get("description", "")),
             metadata=dict(fields.get("metadata", {})),
             examples=tuple(map(ExamplePhoto.from_json, fields.get("examples", ()))),
+            like=str(fields["like"]) if "like" in fields else None,
         )
 
 

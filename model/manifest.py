@@ -186,7 +186,7 @@ def _read_class(place: int, fields: Mapping[str, Any]) -> ClassEntry:
 def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary, head: HeadSpec) -> str:
     """Identity of everything that decides a class's row: both graphs, the vocabulary and the head spec.
 
-    Rows of synthesised classes are not part of it: their noise is keyed by it.
+    Rows of synthesised classes are not part of it: their noise is keyed by it. Nor is what is written about attributes.
 
     Returns:
         32 hexadecimal digits.
@@ -194,7 +194,7 @@ def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary
     identity = {
         "trunk": trunk_sha256,
         "synthesizer": synthesizer_sha256,
-        "vocabulary": vocabulary.to_json(),
+        "vocabulary": vocabulary.with_words({}).to_json(),
         "head": head.to_json(),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -17,6 +17,7 @@ import numpy as np
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError
+from model.outside.scales import TrainingScale
 from model.outside.threads import available_cpus
 from service.classes.follower import Follower
 from service.classes.leave_one_out import LeftOutPhoto, PhotographedClass, leave_one_out
@@ -109,6 +110,7 @@ class Service:
         keys: who may do what.
         backups: the registry's, where they make themselves.
         bundle: the trained artefact.
+        scale: where the attributes of its seen classes lie.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
         follower: keeps the class table in step with other processes.
@@ -125,6 +127,7 @@ class Service:
     keys: Keys
     backups: Backups | None
     bundle: Bundle
+    scale: TrainingScale
     registrar: Registrar
     changes: SerialExecutor
     follower: Follower
@@ -197,6 +200,9 @@ class Service:
             keys=keys,
             backups=backups,
             bundle=bundle,
+            scale=TrainingScale(
+                [e.attributes for e in bundle.manifest.classes if e.kind == "seen" and e.attributes is not None]
+            ),
             registrar=registrar,
             follower=follower,
             changes=SerialExecutor(),

@@ -21,8 +21,16 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
 
-PHOTOS = typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
-ATTRIBUTES = typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
+_FORMS = "name=number,..., a JSON array or object, or @FILE with either JSON form."
+Attributes = Annotated[
+    str | None, typer.Option("--attributes", help=f"{_FORMS} May be left out beside --like or --photos.")
+]
+LikeOption = Annotated[
+    str | None, typer.Option(help="Id or name of a class that has the same in all that --attributes does not name.")
+]
+Photos = Annotated[
+    list[Path] | None, typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
+]
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
 
@@ -54,33 +62,37 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
 
     with Client(url, key=key) as client:
         found = as_document(client.show_class(class_id))
-        names = [attribute.name for attribute in client.attributes().attributes]
+        attributes = client.attributes().attributes
     if as_json:
         print_json(found)
         return
-    words = [(k, found[k]) for k in ("id", "name", "kind", "description", "examples", "registry_version")]
+    fields = ("id", "name", "kind", "description", "examples", "registry_version", *(["like"] if found["like"] else []))
+    words = [(k, found[k]) for k in fields]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
     if found["attributes"] is not None:
-        print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
+        values = zip(attributes, found["attributes"], strict=True)
+        rows = [(a.name, value, a.unit or "", a.description or "") for a, value in values]
+        print_table(("attribute", "value", "unit", "description"), rows)
 
 
 @app.command("add")
 def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
-    attributes: Annotated[str | None, ATTRIBUTES] = None,
+    attributes: Attributes = None,
+    like: LikeOption = None,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
-    photos: Annotated[list[Path] | None, PHOTOS] = None,
+    photos: Photos = None,
     replace: Replace = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a class by its attributes, by photos, or by both."""
+    """Register a class by its attributes, like another class, by photos, or by several of these."""
     from service.client import Client
 
     files = files_of(photos or ())
-    document = {**_described(name, class_id, attributes, files), "description": description}
+    document = {**_described(name, class_id, attributes, like, files), "description": description}
     with Client(url, key=key) as client:
         added = _send(client, document, class_id, files, replace)
     if as_json:
@@ -144,8 +156,9 @@ def import_classes(
 @app.command("preview")
 def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
-    attributes: Annotated[str | None, ATTRIBUTES] = None,
-    photos: Annotated[list[Path] | None, PHOTOS] = None,
+    attributes: Attributes = None,
+    like: LikeOption = None,
+    photos: Photos = None,
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
     ] = None,
@@ -159,7 +172,7 @@ def preview_class(
     from service.client import Client
 
     files = files_of(photos or ())
-    document = _described(name, class_id, attributes, files)
+    document = _described(name, class_id, attributes, like, files)
     probes = [(image.name, read_photo(image)) for image in images or ()]
     with Client(url, key=key) as client:
         found = as_document(client.preview_class(document, images=probes, examples=files, neighbours=neighbours))
@@ -194,11 +207,13 @@ def preview_class(
             print_line(f"{result['id']}: {_predictions(result['predictions'])}; today {_predictions(result['before'])}")
 
 
-def _described(name: str, class_id: str | None, attributes: str | None, photos: Sequence[Path]) -> dict[str, Any]:
+def _described(
+    name: str, class_id: str | None, attributes: str | None, like: str | None, photos: Sequence[Path]
+) -> dict[str, Any]:
     """The document of a class; DataError where nothing describes it."""
-    if attributes is None and not photos:
-        raise DataError("a class needs --attributes or --photos, or both")
-    given = {"attributes": None if attributes is None else read_attributes(attributes), "id": class_id}
+    if attributes is None and like is None and not photos:
+        raise DataError("a class needs --attributes, --like or --photos; got none of these")
+    given = {"attributes": None if attributes is None else read_attributes(attributes), "like": like, "id": class_id}
     return {"name": name, **{field: value for field, value in given.items() if value is not None}}
 
 
@@ -218,7 +233,8 @@ def _send(
     if class_id is not None:
         return as_document(client.put_class(class_id, document, examples=photos))
     # The service finds the class of this name, whatever its id.
-    (item,) = client.store_batch([{**document, "examples": in_base64(photos)}], mode="upsert").classes
+    given = {**document, "examples": in_base64(photos)} if photos else document
+    (item,) = client.store_batch([given], mode="upsert").classes
     return {**as_document(client.show_class(item.id)), **as_document(item)}
 
 
@@ -227,9 +243,10 @@ def _added(answer: dict[str, Any]) -> str:
 
 
 def _notes(answer: dict[str, Any]) -> str:
+    filled = f"are as {like} has them" if (like := answer.get("like")) else "took their mean"
     notes = [
         f"{len(answer[field])} attributes {words}"
-        for field, words in (("filled", "took their mean"), ("out_of_range", "are beyond the training classes"))
+        for field, words in (("filled", filled), ("out_of_range", "are beyond the training classes"))
         if answer[field]
     ]
     near = [n["class_id"] for n in answer["near_duplicates"]]

@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id
 from model.errors import AttributesError, InvalidInputError, Problem
 from model.outside.names import slug
+from model.outside.scales import TrainingScale
 from model.vocabulary import MOST_GUESSED, Vocabulary
 from service.classes.class_table import KnownClass
 from service.classes.edits import Find, with_free_ids
+from service.classes.like import POINTER, ClassesToBeLike
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
     InvalidBatchError,
@@ -37,14 +39,16 @@ class DescribedClass:
 
     Attributes:
         entry: the class.
-        filled: attributes that were not given and took the vocabulary's mean.
+        filled: attributes that were not given and took the vocabulary's mean, or what the class in `like` has.
         out_of_range: attributes beyond the range of the training classes.
+        warnings: what was probably not meant so, in sentences.
         id_made: whether its id was made from its name.
     """
 
     entry: ClassEntry
     filled: tuple[str, ...]
     out_of_range: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     id_made: bool = False
 
 
@@ -52,6 +56,8 @@ def read_class(
     given: object,
     vocabulary: Vocabulary,
     *,
+    scale: TrainingScale,
+    others: ClassesToBeLike,
     class_id: str | None = None,
     with_photos: bool = False,
     guesses: int = MOST_GUESSED,
@@ -61,6 +67,8 @@ def read_class(
     Args:
         given: JSON value.
         vocabulary: of the bundle.
+        scale: where the attributes of the training classes lie.
+        others: the classes that it may be like.
         class_id: id that the class must have; where it is None the document's own, or one made from the name.
         with_photos: whether example photos come with it, so that it needs no attributes.
         guesses: for how many unknown attributes similar ones are named.
@@ -71,7 +79,8 @@ def read_class(
     """
     wrong: Wrong = []
     document = _document(given, wrong)
-    values, filled = _attributes(given, vocabulary, wrong, guesses, with_photos)
+    like = _like(document, others, wrong)
+    values, filled = _attributes(given, vocabulary, wrong, guesses, like, with_photos)
     chosen = class_id
     if document is not None:
         chosen = _chosen_id(document, class_id, wrong)
@@ -84,10 +93,16 @@ def read_class(
         attributes=None if values is None else tuple(values.tolist()),
         description=document.description,
         metadata=document.metadata,
+        like=None if like is None else like.id,
     )
     made = class_id is None and document.id is None
-    out_of_range = () if values is None else vocabulary.out_of_range(values)
-    return DescribedClass(entry=entry, filled=filled, out_of_range=out_of_range, id_made=made)
+    return DescribedClass(
+        entry=entry,
+        filled=filled,
+        out_of_range=() if values is None else vocabulary.out_of_range(values),
+        warnings=() if values is None else scale.doubts(values, vocabulary.others_than(filled)),
+        id_made=made,
+    )
 
 
 def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedClass]:
@@ -102,13 +117,20 @@ def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedC
 
 
 def read_classes(
-    given: Sequence[object], vocabulary: Vocabulary, *, most_photos: int
+    given: Sequence[object],
+    vocabulary: Vocabulary,
+    *,
+    scale: TrainingScale,
+    others: ClassesToBeLike,
+    most_photos: int,
 ) -> tuple[list[DescribedClass], list[list[SentImage]]]:
     """The classes of a batch, no two with one id, and the photos that came with each.
 
     Args:
         given: JSON values.
         vocabulary: of the bundle.
+        scale: where the attributes of the training classes lie.
+        others: the classes that they may be like.
         most_photos: of one class.
 
     Raises:
@@ -123,7 +145,12 @@ def read_classes(
         try:
             guesses = max(0, MOST_GUESSED - len(problems))
             described[i] = read_class(
-                document, vocabulary, with_photos=bool(photos[i] or wrong_photos), guesses=guesses
+                document,
+                vocabulary,
+                scale=scale,
+                others=others,
+                with_photos=bool(photos[i] or wrong_photos),
+                guesses=guesses,
             )
         except InvalidInputError as error:
             wrong += error.problems
@@ -187,21 +214,41 @@ def _document(given: object, wrong: Wrong) -> ClassDocument | None:
         return None
 
 
+def _like(document: ClassDocument | None, others: ClassesToBeLike, wrong: Wrong) -> ClassEntry | None:
+    """The class that one is to be like, if any."""
+    if document is None or not document.like:
+        return None
+    try:
+        return others.find(document.like)
+    except InvalidInputError as error:
+        wrong += [(type(error), problem) for problem in error.problems]
+        return None
+
+
 def _attributes(
-    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int, with_photos: bool
+    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int, like: ClassEntry | None, with_photos: bool
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Values of all attributes, and the names of those that were not given; what is wrong is appended."""
     if not isinstance(given, Mapping):
         return None, ()
     if "attributes" not in given:
-        if not with_photos:
-            detail = "expected attributes, or photos in examples, or both; got neither"
+        if like is not None:
+            return np.array(like.attributes, dtype=np.float64), vocabulary.names
+        if "like" not in given and not with_photos:
+            detail = "expected attributes, a class in like, or photos in examples; got none of these"
             wrong.append((InvalidRequestError, Problem(pointer="/attributes", detail=detail)))
         return None, ()
     try:
-        return vocabulary.resolve(given["attributes"], guesses=guesses)
+        values, filled = vocabulary.resolve(
+            given["attributes"], guesses=guesses, otherwise=None if like is None else like.attributes
+        )
     except AttributesError as error:
         wrong += [(type(error), problem) for problem in error.problems]
         return None, ()
+    if like is not None and not filled:
+        detail = f"expected attributes that leave some for {like.id!r} to fill, or no like; all {len(values)} are given"
+        wrong.append((InvalidRequestError, Problem(pointer=POINTER, detail=detail)))
+    return values, filled
 
 
 def _chosen_id(document: ClassDocument, class_id: str | None, wrong: Wrong) -> str | None:

@@ -25,7 +25,8 @@ Attributes = Annotated[
         {
             "anyOf": [_NUMBERS, _NAMED_NUMBERS],
             "description": "One number per attribute in the order of GET /attributes, or names with numbers; names "
-            "left out take the vocabulary's mean. May be left out of a class with example photos.",
+            "left out take the vocabulary's mean, or what the class in `like` has. May be left out beside `like`, and "
+            "of a class with example photos.",
         }
     ),
 ]
@@ -48,6 +49,14 @@ Name = Annotated[
             "maxLength": MAX_NAME_LENGTH,
             "description": "What people call the class; kept in Unicode's normal form C, without spaces around it.",
         }
+    ),
+]
+Like = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        description="Id or name of a class, seen or unseen, whose attributes fill what is not given.",
     ),
 ]
 Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH, description="Free text.")]
@@ -83,6 +92,7 @@ class ClassDocument(_ClassText):
     )
     name: Name
     attributes: Attributes = Field(default_factory=dict)  # a default would be promised to clients
+    like: Like = Field(default_factory=str)
     description: Description = ""
     metadata: Metadata = Field(default_factory=dict)
 
@@ -106,6 +116,9 @@ class ClassAnswer(BaseModel):
     description: str
     metadata: dict[str, JsonValue]
     examples: int = Field(description="Number of its example photos.")
+    like: str | None = Field(
+        default=None, description="Id of the class whose attributes, as they were then, filled what was not given."
+    )
     registry_version: int = Field(description="Version at which the class last changed; 0 for the bundle's own.")
 
 
@@ -154,7 +167,9 @@ class ChangedClass(ClassAnswer):
     """A class after a change."""
 
     head: HeadState
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
     warnings: Warnings
@@ -190,7 +205,10 @@ class BatchItem(BaseModel):
     registry_version: int = Field(description="Version at which the class last changed.")
     etag: str
     examples: int = Field(description="Number of its example photos.")
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    like: str | None = Field(description="Id of the class whose attributes filled what was not given.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
     warnings: Warnings
@@ -287,7 +305,10 @@ class PreviewAnswer(BaseModel):
     exists: bool = Field(description="Whether a class with this id would be replaced.")
     registry_version: int = Field(description="Version of the class table that was looked at.")
     attributes: list[float] | None = Field(description="Null for a class without a description.")
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    like: str | None = Field(description="Id of the class whose attributes filled what was not given.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
     warnings: Warnings

@@ -187,6 +187,8 @@ class AttributeAnswer(BaseModel):
     min: float
     max: float
     mean: float
+    description: str | None = Field(default=None, description="What it means; only where the bundle says it.")
+    unit: str | None = Field(default=None, description="Of min, max and mean; only where the bundle says it.")
 
 
 class AttributeList(BaseModel):

@@ -185,7 +185,7 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
     seen_values = values[store.seen]
     vocabulary = Vocabulary.from_classes(
         store.attribute_names, values, offset=seen_values.mean(axis=0), scale=1.0, unit_length=True
-    )
+    ).with_words(store.attribute_words)
     return Dataset(
         features=store.features,
         labels=store.labels,

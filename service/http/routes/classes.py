@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from model.outside.names import fold_name
 from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
 from service.classes.leave_one_out import LeftOutPhoto
+from service.classes.like import ClassesToBeLike
 from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError, TooLargeError
@@ -243,7 +245,17 @@ async def _read_described(
     images = sent[EXAMPLES_FIELD]
     if not images and len(await request.body()) > MAX_BODY_BYTES:
         raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
-    described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id, with_photos=bool(images))
+    newest = isinstance(document, Mapping) and "like" in document
+    others = ClassesToBeLike(await service.changes.run(service.registrar.catch_up) if newest else service.snapshot)
+    described = await asyncio.to_thread(
+        read_class,
+        document,
+        vocabulary,
+        scale=service.scale,
+        others=others,
+        class_id=class_id,
+        with_photos=bool(images),
+    )
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
         return described, await embed_examples(request, service, images, seconds=deadline.left)
@@ -262,7 +274,7 @@ def _changed(known: KnownClass, described: DescribedClass, given: GivenExamples,
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         near_duplicates=near_duplicates(duplicates),
-        warnings=warnings_of(left_out, given.places),
+        warnings=[*described.warnings, *warnings_of(left_out, given.places)],
     )
 
 
@@ -282,7 +294,12 @@ async def store_batch(request: Request, service: TheService) -> Response:
     Nothing is stored for a client that has gone before its batch was ready to be.
     """
     service.changes.check()
-    mode, read, sent = await off_the_loop(_read_batch, await request.body(), service)
+    body = await request.body()
+    if b'"like"' in body:  # which may look through all classes as they are now
+        newest = await service.changes.run(service.registrar.catch_up)
+        mode, read, sent = await asyncio.to_thread(_read_batch, body, service, newest)
+    else:
+        mode, read, sent = await off_the_loop(_read_batch, body, service, service.snapshot)
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
         photos = await embed_examples_of_batch(request, service, sent, seconds=deadline.left)
@@ -317,7 +334,7 @@ async def store_batch(request: Request, service: TheService) -> Response:
 
 
 def _read_batch(
-    body: bytes, service: Service
+    body: bytes, service: Service, snapshot: Snapshot
 ) -> tuple[Literal["create", "upsert"], list[DescribedClass], list[list[SentImage]]]:
     """The mode of a batch, its classes, and the photos that came with each."""
     settings, vocabulary = service.settings, service.bundle.manifest.vocabulary
@@ -330,7 +347,14 @@ def _read_batch(
     number = sum(len(of_one) for of_one in photos if isinstance(of_one, list))
     if number > most_photos:
         raise TooLargeError(f"the batch has {number} example photos; at most {most_photos} of all classes are allowed")
-    return batch.mode, *read_classes(batch.classes, vocabulary, most_photos=settings.max_examples)
+    read, sent = read_classes(
+        batch.classes,
+        vocabulary,
+        scale=service.scale,
+        others=ClassesToBeLike(snapshot),
+        most_photos=settings.max_examples,
+    )
+    return batch.mode, read, sent
 
 
 def _item(
@@ -348,8 +372,9 @@ def _item(
         registry_version=known.registry_version,
         etag=known.etag,
         examples=len(known.entry.examples),
+        like=one.entry.like,
         filled=list(one.filled),
         out_of_range=list(one.out_of_range),
         near_duplicates=near_duplicates(near),
-        warnings=warnings_of(left_out, given.places, within=f"/classes/{place}"),
+        warnings=[*one.warnings, *warnings_of(left_out, given.places, within=f"/classes/{place}")],
     )

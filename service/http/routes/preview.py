@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from model.errors import D3GZSLError
 from service.classes.leave_one_out import LeftOutPhoto
+from service.classes.like import ClassesToBeLike
 from service.classes.neighbours import Neighbour
 from service.classes.preview import Preview
 from service.http.access import client_of, may_preview
@@ -58,7 +59,14 @@ async def preview_class(
         document, sent_by_field = await read_described_images(request, most=most)
         examples, images = sent_by_field[EXAMPLES_FIELD], sent_by_field[MULTIPART_FIELD]
         vocabulary = service.bundle.manifest.vocabulary
-        read = await asyncio.to_thread(read_class, document, vocabulary, with_photos=bool(examples))
+        read = await asyncio.to_thread(
+            read_class,
+            document,
+            vocabulary,
+            scale=service.scale,
+            others=ClassesToBeLike(snapshot),
+            with_photos=bool(examples),
+        )
         (described,) = with_ids([read], snapshot.get)
         given = await embed_examples(request, service, examples, seconds=deadline.left)
         outcomes: Sequence[EmbeddedImage | D3GZSLError] = ()
@@ -86,10 +94,11 @@ async def preview_class(
         exists=snapshot.get(described.entry.id) is not None,
         registry_version=snapshot.registry_version,
         attributes=None if (attributes := described.entry.attributes) is None else list(attributes),
+        like=described.entry.like,
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         near_duplicates=near_duplicates(duplicates),
-        warnings=warnings_of(preview.left_out, given.places),
+        warnings=[*described.warnings, *warnings_of(preview.left_out, given.places)],
         nearest_by_attributes=[_neighbour(n) for n in around.nearest_by_attributes(query.neighbours)],
         nearest_by_row=[_neighbour(n) for n in around.nearest_by_row(query.neighbours)],
         confusion=_confusion(service, preview),
