@@ -96,4 +96,16 @@ class BundleError(D3GZSLError):
 
 
 class MissingDependencyError(D3GZSLError):
-    """An optional dependency that this command needs is not installed."""
+    """An optional dependency that is needed is not installed.
+
+    Args:
+        message: what is needed, and what for.
+        extras: of this project, each of which brings it; the message ends with how to install them.
+    """
+
+    def __init__(self, message: str, *extras: str) -> None:
+        if extras:
+            named = " or ".join(f"`{extra}`" for extra in extras)
+            commands = ", or ".join(f"pip install 'd3gzsl[{extra}]'" for extra in extras)
+            message = f"{message}; install d3gzsl with the extra {named}: {commands}"
+        super().__init__(message)

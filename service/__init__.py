@@ -10,17 +10,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from service.client import Client, ClientError
+    from service.client import AsyncClient, Client, ClientError, Retries, ServiceError
+    from service.library import Classifier
     from service.server.app import create_app
     from service.service import Service
     from service.settings import Settings
 
-__all__ = ["Client", "ClientError", "Service", "Settings", "create_app"]
+__all__ = [
+    "AsyncClient",
+    "Classifier",
+    "Client",
+    "ClientError",
+    "Retries",
+    "Service",
+    "ServiceError",
+    "Settings",
+    "create_app",
+]
 
 _DEFINED_IN = {
+    "AsyncClient": "service.client",
+    "Classifier": "service.library",
     "Client": "service.client",
     "ClientError": "service.client",
+    "Retries": "service.client",
     "Service": "service.service",
+    "ServiceError": "service.client",
     "Settings": "service.settings",
     "create_app": "service.server.app",
 }

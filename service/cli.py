@@ -8,6 +8,7 @@ import typer
 
 from model import __version__
 from model.errors import D3GZSLError
+from model.outside.extras import what_is_missing
 from service.commands import bundle, classes, classify, keys, registry, serve
 
 app = typer.Typer(
@@ -41,6 +42,11 @@ def main() -> None:
         app()
     except D3GZSLError as error:
         sys.stderr.write(f"d3gzsl: {error}\n")
+        raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if (missing := what_is_missing(error)) is None:
+            raise
+        sys.stderr.write(f"d3gzsl: {missing}\n")
         raise SystemExit(2) from None
 
 

@@ -32,6 +32,7 @@ D3GZSLError                         (model.errors)
 ├── ClassError
 │   ├── UnknownClassError
 │   ├── UnknownExampleError
+│   ├── LastExampleError            a class would have neither a description nor a photo
 │   ├── ClassExistsError
 │   ├── SeenClassError              seen classes cannot be changed
 │   └── PreconditionError           If-Match or If-None-Match does not hold
@@ -42,7 +43,7 @@ D3GZSLError                         (model.errors)
 │   └── NotReadyError               not started, stopping or broken
 ├── InferenceError                  the model failed on this image
 │   └── NotFiniteOutputError        what it gave are no finite numbers
-└── ClientError                     (service.client) what a service answered to a command
+└── ClientError                     (service.client) what a client has not got from a service
 """
 
 from __future__ import annotations
@@ -164,6 +165,10 @@ class UnknownClassError(ClassError):
 
 class UnknownExampleError(ClassError):
     """The class has no example photo with this id."""
+
+
+class LastExampleError(ClassError):
+    """The class has no description, so that its last example photo cannot be taken back."""
 
 
 class ClassExistsError(ClassError):

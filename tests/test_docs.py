@@ -19,7 +19,6 @@ from pydantic_core import PydanticUndefined
 from model.bundle import Bundle
 from service.cli import app as service_cli
 from service.http import class_schemas, problems, schemas
-from service.http.images import JsonImages
 from service.server.app import create_app
 from service.service import Service
 from service.settings import PREFIX, Settings
@@ -232,8 +231,8 @@ ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.RegistryAnswer,
     schemas.VersionPage,
     schemas.VersionAnswer,
-    problems.ProblemDocument,
-    JsonImages,
+    schemas.ProblemDocument,
+    schemas.JsonImages,
 )
 
 
@@ -249,7 +248,7 @@ def test_json_examples_are_answers_of_the_service() -> None:
     examples = [json.loads(block) for block in blocks(EVERYTHING, "json")]
     shown = {model for example in examples for model in ANSWERS if fits(model, example)}
     assert [example for example in examples if not any(fits(model, example) for model in ANSWERS)] == []
-    assert {schemas.ClassifyAnswer, schemas.Explanation, class_schemas.ChangedClass, problems.ProblemDocument} <= shown
+    assert {schemas.ClassifyAnswer, schemas.Explanation, class_schemas.ChangedClass, schemas.ProblemDocument} <= shown
 
 
 def test_every_field_of_an_answer_is_explained() -> None:

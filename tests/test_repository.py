@@ -269,6 +269,15 @@ def test_the_service_installs_and_serves_without_torch(installed: Path, tmp_path
         service.communicate(timeout=60)
 
 
+@pytest.mark.slow
+def test_training_without_its_extra_says_how_to_install_it(installed: Path, tmp_path: Path) -> None:
+    for line in (["fit", "DATA", "--out", "RUN"], ["evaluate", "RUN"], ["recipes"]):
+        command = [str(installed / "d3gzsl-train"), *line]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert done.stderr.endswith("extra `training`: pip install 'd3gzsl[training]'\n")
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(url).status_code == 200

@@ -62,4 +62,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 def __getattr__(name: str) -> Any:
     if name not in _DEFINED_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_DEFINED_IN[name]), name)
+    try:
+        return getattr(import_module(_DEFINED_IN[name]), name)
+    except ModuleNotFoundError as error:
+        from model.outside.extras import what_is_missing
+
+        raise what_is_missing(error) or error from None

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from model.errors import D3GZSLError
+from model.outside.extras import what_is_missing
 from training import console
 from training.commands.data import backbone, extract, fetch
 from training.commands.fit import fit, recipes, tune
@@ -44,6 +45,11 @@ def main() -> None:
         app()
     except D3GZSLError as error:
         console.fail(str(error))
+        sys.exit(USER_ERROR)
+    except ModuleNotFoundError as error:
+        if (missing := what_is_missing(error)) is None:
+            raise
+        console.fail(str(missing))
         sys.exit(USER_ERROR)
     except OSError as error:  # no permission, no space: the file and the reason say all
         if error.filename is None:

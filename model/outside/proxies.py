@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -77,16 +79,8 @@ class ProxiedTransport(httpx.BaseTransport):
             httpx.TransportError: there is no answer; names the proxy, where one was asked.
         """
         proxy = proxy_for(str(request.url))
-        if proxy is None:
-            return self._transport(None).handle_request(request)
-        try:
-            return self._transport(proxy.url).handle_request(request)
-        except ImportError:
-            needs = "SOCKS proxies need the package socksio, which `pip install httpx[socks]` brings"
-            raise ProxyError(f"{proxy}: {needs}; {_way_out(request.url.host)}") from None
-        except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
-            raise type(error)(f"{reason}, through the proxy of {proxy}; {_way_out(request.url.host)}") from error
+        with _named(proxy, request):
+            return self._transport(None if proxy is None else proxy.url).handle_request(request)
 
     def close(self) -> None:
         """Close every connection."""
@@ -97,6 +91,46 @@ class ProxiedTransport(httpx.BaseTransport):
         if proxy not in self._transports:
             self._transports[proxy] = httpx.HTTPTransport(proxy=proxy)
         return self._transports[proxy]
+
+
+class AsyncProxiedTransport(httpx.AsyncBaseTransport):
+    """The same for asynchronous clients."""
+
+    def __init__(self) -> None:
+        self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request; raises what :meth:`ProxiedTransport.handle_request` does."""
+        proxy = proxy_for(str(request.url))
+        with _named(proxy, request):
+            return await self._transport(None if proxy is None else proxy.url).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for transport in self._transports.values():
+            await transport.aclose()
+
+    def _transport(self, proxy: str | None) -> httpx.AsyncHTTPTransport:
+        if proxy not in self._transports:
+            self._transports[proxy] = httpx.AsyncHTTPTransport(proxy=proxy)
+        return self._transports[proxy]
+
+
+@contextmanager
+def _named(proxy: Proxy | None, request: httpx.Request) -> Iterator[None]:
+    """Errors of a proxy name it, and how to do without."""
+    try:
+        yield
+    except ImportError:
+        if proxy is None:
+            raise
+        needs = "SOCKS proxies need the package socksio, which `pip install httpx[socks]` brings"
+        raise ProxyError(f"{proxy}: {needs}; {_way_out(request.url.host)}") from None
+    except httpx.TransportError as error:
+        if proxy is None:
+            raise
+        reason = str(error) or type(error).__name__
+        raise type(error)(f"{reason}, through the proxy of {proxy}; {_way_out(request.url.host)}") from error
 
 
 def _way_out(host: str) -> str:

@@ -62,7 +62,7 @@ def run_parts_on_cluster(
         import ray
         import ray.data
     except ImportError:
-        raise MissingDependencyError("--engine ray needs Ray; install d3gzsl with the extra `ray`") from None
+        raise MissingDependencyError("--engine ray needs Ray", "ray") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # A cluster that is there has its size; one that is made here gets it.
     cpus = None if "RAY_ADDRESS" in os.environ else workers

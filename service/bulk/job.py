@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
 from model.head import Row
-from model.outside.folders import is_left_behind, printable
+from model.outside.folders import files_under
 from service.classes.class_table import KnownClass
 from service.classes.ranking import Scope
 from service.classes.snapshot import Snapshot
@@ -201,36 +201,6 @@ def read_class_table(folder: Path) -> Snapshot:
     ]
     rows = [Row(w, float(b)) for w, b in zip(weight, bias, strict=True)]
     return Snapshot.build(fields["registry_version"], known, rows, dimension=weight.shape[1])
-
-
-def files_under(root: Path, *, leave_out: Collection[Path] = ()) -> Iterator[str]:
-    """Paths of all files below a folder, relative to it, with forward slashes, folder by folder in the order of names.
-
-    Names that begin with a dot are passed over, and so are files and folders that desktops leave behind, pipes and
-    devices. Links to files are followed, those to folders are not; a link to nothing counts as a file, which cannot be
-    read.
-
-    Args:
-        root: the folder, absolute.
-        leave_out: absolute paths of files and folders that do not count.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-    skipped = {str(path) for path in leave_out}
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(root / folder) as found:
-                entries = sorted((entry for entry in found if not is_left_behind(entry.name)), key=lambda e: e.name)
-        except OSError as error:
-            raise DataError(f"{printable(str(root / folder))}: cannot be read: {error.strerror}") from None
-        entries = [entry for entry in entries if entry.path not in skipped]
-        for entry in entries:
-            if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
-                yield folder + entry.name
-        waiting += [f"{folder}{entry.name}/" for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
 
 
 def write_listing(file: Path, paths: Iterator[str], *, part_size: int) -> tuple[int, list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,18 +11,13 @@ import typer
 from model.errors import D3GZSLError, DataError
 from model.outside.folders import is_left_behind, printable
 from service.commands.classify_folder import Registry, classes_of, folder_to_file
-from service.commands.output import AsJson, Key, print_json, print_table
+from service.commands.output import AsJson, Key, as_document, print_json, print_table
 
 if TYPE_CHECKING:
-    from service.client import Client
+    from service.classes.ranking import Scope
 
 _BATCH = 16
-_ABOUT_THE_IMAGE = (
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-)
-"""Statuses of a request with one image that cannot be answered."""
+_FOLDER = "a folder; its files are classified into a file with --out FILE.parquet"
 
 
 def classify(
@@ -70,18 +64,12 @@ def classify(
             "--engine, --workers, --batch, --resume and --overwrite are for folders: give --out FILE.parquet"
         )
     meant = [path for path in images if path.name.startswith(".") or not is_left_behind(path.name)]
-    read = [(printable(str(path)), _read_file(path)) for path in meant or images]
-    files = [(name, found) for name, found in read if isinstance(found, bytes)]
-    if not files:
-        _refuse([_unread(name, str(found)) for name, found in read])
     if url is not None:
-        answers = list(_remote(files, url, key, {"top_k": top_k, "scope": scope}))
+        about, results = _remote(meant or images, url, key, top_k, scope)
     else:
-        answers = list(_local(files, bundle, registry, top_k, scope))
-    answered = (result for answer in answers for result in answer["results"])
-    results = [next(answered) if isinstance(found, bytes) else _unread(name, found) for name, found in read]
+        about, results = _here(meant or images, bundle, registry, top_k, scope)
     if as_json:
-        print_json({**next((answer for answer in answers if "bundle" in answer), {}), "results": results})
+        print_json({**about, "results": results})
     else:
         print_table(("image", "class", "kind", "probability", "novelty"), _rows(results))
     for result in results:
@@ -101,7 +89,7 @@ def _refuse(results: Sequence[dict[str, Any]]) -> None:
 def _read_file(path: Path) -> bytes | str:
     """The bytes of a file, or why it cannot be read."""
     if path.is_dir():
-        return "a folder; its files are classified into a file with --out FILE.parquet"
+        return _FOLDER
     try:
         return path.read_bytes()
     except OSError as error:
@@ -113,39 +101,32 @@ def _unread(name: str, reason: str) -> dict[str, Any]:
 
 
 def _remote(
-    files: Sequence[tuple[str, bytes]], url: str, key: str | None, query: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+    paths: Sequence[Path], url: str, key: str | None, top_k: int, scope: Scope
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a service says of itself with its first answer, and the results."""
     from service.client import Client
 
+    files = [path for path in paths if not path.is_dir()]
     with Client(url, key=key) as client:
-        for some in _batches(files):
-            yield from ask(client, [(name[-256:], data) for name, data in some], query)
+        answers = list(client.classify_files(files, batch=_BATCH, top_k=top_k, scope=scope))
+    about = next((as_document(a.answer) for a in answers if a.answer is not None), {})
+    found = iter(answers)
+    results = [
+        _unread(printable(str(path)), _FOLDER) if path.is_dir() else as_document(next(found).result) for path in paths
+    ]
+    return about, results
 
 
-def ask(client: Client, files: Sequence[tuple[str, bytes]], query: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The answers of a service to some images: in halves where they are too much for one request.
-
-    Args:
-        client: of the service.
-        files: names and bytes.
-        query: parameters of POST /classify.
-
-    Raises:
-        ClientError: the service cannot be reached, or refuses for another reason than a single image.
-    """
-    from service.client import ClientError
-
-    try:
-        yield client.classify(files, **query)
-    except ClientError as error:
-        if len(files) == 1 and error.status in _ABOUT_THE_IMAGE:
-            yield {"results": [_unread(files[0][0], error.detail)]}
-        elif len(files) > 1 and error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            half = len(files) // 2
-            yield from ask(client, files[:half], query)
-            yield from ask(client, files[half:], query)
-        else:
-            raise
+def _here(
+    paths: Sequence[Path], bundle: Path | None, registry: Registry, top_k: int, scope: Scope
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same from a bundle on this machine."""
+    read = [(printable(str(path)), _read_file(path)) for path in paths]
+    files = [(name, found) for name, found in read if isinstance(found, bytes)]
+    answers = list(_local(files, bundle, registry, top_k, scope)) if files else []
+    answered = (result for answer in answers for result in answer["results"])
+    results = [next(answered) if isinstance(found, bytes) else _unread(name, found) for name, found in read]
+    return next(iter(answers), {}), results
 
 
 def _local(
@@ -153,7 +134,7 @@ def _local(
     path: Path | None,
     registry: Registry,
     top_k: int,
-    scope: Literal["all", "seen", "unseen"],
+    scope: Scope,
 ) -> Iterator[dict[str, Any]]:
     """What a service on this bundle, with this registry or without registered classes, would answer."""
     import numpy as np

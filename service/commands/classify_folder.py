@@ -36,7 +36,7 @@ def folder_to_file(
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise MissingDependencyError("--out needs pyarrow; install d3gzsl with the extra `bulk`") from None
+        raise MissingDependencyError("--out needs pyarrow", "bulk") from None
     from service.bulk.job import BulkRequest
     from service.bulk.run import partial_folder, run_job
     from service.service import load_bundle

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from model.errors import DataError
 from model.outside.folders import is_left_behind
-from service.commands.output import DEFAULT_URL, AsJson, Key, Url, print_json, print_line, print_table
+from service.commands.output import DEFAULT_URL, AsJson, Key, Url, as_document, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List, add and remove the example photos of a class.")
+
+_PLACE = re.compile(r"^/examples/(\d+)(?= )")
 
 Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")]
 
@@ -25,7 +27,7 @@ def list_examples(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_jso
     from service.client import Client
 
     with Client(url, key=key) as client:
-        _show(client.request("GET", _path(class_id)), as_json)
+        _show(as_document(client.list_examples(class_id)), as_json)
 
 
 @app.command("add")
@@ -37,7 +39,10 @@ def add_examples(
 
     files = files_of(photos)
     with Client(url, key=key) as client:
-        _show(client.request("POST", _path(class_id), json={"images": in_base64(files)}), as_json)
+        answer = as_document(client.add_examples(class_id, files))
+    _show(answer, as_json)
+    if not as_json:
+        print_warnings(answer, files)
 
 
 @app.command("remove")
@@ -47,7 +52,7 @@ def remove_examples(class_id: str, example_ids: list[str], url: Url = DEFAULT_UR
 
     with Client(url, key=key) as client:
         for example_id in example_ids:
-            client.request("DELETE", f"{_path(class_id)}/{quote(example_id, safe='')}")
+            client.remove_example(class_id, example_id)
             print_line(f"removed {example_id}")
 
 
@@ -68,15 +73,23 @@ def _inside(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def read_photo(file: Path) -> bytes:
+    """The bytes of an image file; DataError where it cannot be opened."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+
+
 def in_base64(files: Sequence[Path]) -> list[dict[str, str]]:
     """Image files as a JSON body has them; DataError where one cannot be opened."""
-    images = []
-    for file in files:
-        try:
-            images.append({"id": file.name, "data": base64.b64encode(file.read_bytes()).decode()})
-        except OSError as error:
-            raise DataError(f"{file}: {error.strerror}") from None
-    return images
+    return [{"id": file.name, "data": base64.b64encode(read_photo(file)).decode()} for file in files]
+
+
+def print_warnings(answer: dict[str, Any], files: Sequence[Path] = ()) -> None:
+    """A line for each warning of an answer, with the files in place of positions in the request."""
+    for warning in answer["warnings"]:
+        print_line("warning: " + _PLACE.sub(lambda place: str(files[int(place[1])]), warning))
 
 
 def _show(answer: dict[str, Any], as_json: bool) -> None:
@@ -85,12 +98,3 @@ def _show(answer: dict[str, Any], as_json: bool) -> None:
         return
     rows = [(e["id"], f"{e['width']} x {e['height']}", e["added_at"]) for e in answer["examples"]]
     print_table(("id", "size", "added"), rows)
-
-
-def class_path(class_id: str) -> str:
-    """Path of a class in the service."""
-    return f"/classes/{quote(class_id, safe='')}"
-
-
-def _path(class_id: str) -> str:
-    return f"{class_path(class_id)}/examples"

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[str, typer.Option(help="Address of the service.")]
 Key = Annotated[str | None, typer.Option(envvar="D3GZSL_KEY", help="Access key, where the service needs one.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def as_document(answer: BaseModel) -> dict[str, Any]:
+    """An answer of a service as JSON: what the service said, and nothing that it left out."""
+    return answer.model_dump(mode="json", exclude_unset=True)
 
 
 def print_json(value: Any) -> None:

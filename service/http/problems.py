@@ -15,7 +15,7 @@ from typing import Any, get_args
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
@@ -72,6 +72,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
         409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"
     ),
     own.ClassExistsError: ProblemType(409, "class-exists", "The class exists already"),
+    own.LastExampleError: ProblemType(409, "last-example", "The class has nothing but this example photo"),
     own.SeenClassError: ProblemType(409, "seen-class", "Seen classes cannot be changed"),
     own.PreconditionError: ProblemType(412, "precondition-failed", "The state is not the expected one"),
     base.ImageTooLargeError: ProblemType(413, "image-too-large", "The image is too large"),
@@ -135,26 +136,6 @@ _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20
 
 Responses = dict[int | str, dict[str, Any]]
 _ACCESS = (401, 421, 429, 500)
-
-
-class ProblemError(BaseModel):
-    """One thing that is wrong."""
-
-    pointer: str = Field(
-        description="JSON pointer into the body; /query/..., /path/... and /header/... for the rest of the request."
-    )
-    detail: str = Field(description="What was expected and what came.")
-
-
-class ProblemDocument(BaseModel):
-    """An error, as RFC 9457 has it."""
-
-    type: str = Field(description="URN of the kind of problem; stable.")
-    title: str
-    status: int
-    detail: str
-    request_id: str
-    errors: list[ProblemError]
 
 
 def problem_type_of(error: Exception) -> ProblemType:

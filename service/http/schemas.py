@@ -1,4 +1,4 @@
-"""What the service answers and takes as JSON, beside classes, images and problems."""
+"""What the service answers and takes as JSON, beside classes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ HeadState = Annotated[
     Field(description="Always exact: the answer follows from the bundle and the version of the registry."),
 ]
 
+
+MAX_ID_LENGTH = 256
+"""Longest id of an image."""
 
 Cursor = Annotated[str, Field(min_length=1, pattern="^[A-Za-z0-9_-]+$")]
 """What every cursor looks like; not everything that does is one."""
@@ -59,7 +62,9 @@ class ClassifyQuery(RankQuery):
     """Parameters of /classify."""
 
     explain: Literal["attributes"] | None = Field(None, description="Say which attributes spoke for and against.")
-    top_attributes: int = Field(5, ge=1, le=100, description="Most attributes on each side of an explanation.")
+    top_attributes: int = Field(
+        5, ge=1, le=100, description="Most attributes on each side of an explanation, and photos."
+    )
 
 
 class ContributionAnswer(BaseModel):
@@ -71,11 +76,27 @@ class ContributionAnswer(BaseModel):
     contribution: float = Field(description="Log-odds of the class against every other that the difference is worth.")
 
 
+class NearestExample(BaseModel):
+    """An example photo of a class that is like an image."""
+
+    id: str = Field(description="Hash of its pixels as the networks see them.")
+    cosine: float = Field(description="Between the embeddings of both.")
+
+
+class PhotoEvidenceAnswer(BaseModel):
+    """What the example photos of a class have to do with its score."""
+
+    count: int = Field(description="Number of its example photos.")
+    share: float = Field(description="How much of its row is photos, n / (k + n); the rest is description.")
+    nearest: list[NearestExample] = Field(description="The photos that are most like the image, the nearest first.")
+
+
 class Explanation(BaseModel):
-    """Which attributes spoke for a class and which against it, the strongest first."""
+    """Which attributes spoke for a class and which against it, the strongest first; and its nearest photos."""
 
     supporting: list[ContributionAnswer]
     opposing: list[ContributionAnswer]
+    photos: PhotoEvidenceAnswer | None = Field(None, description="Only of a class with example photos.")
 
 
 class Prediction(BaseModel):
@@ -137,6 +158,28 @@ class ClassifyAnswer(BaseModel):
     timing_ms: Timing
 
 
+class JsonImage(BaseModel):
+    """One image of a JSON body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = Field(
+        None, description="Returned with the result; the position in the list where it is not given."
+    )
+    data: str = Field(
+        description="The image file in base64 (RFC 4648), standard or URL-safe, or as a data URI.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+
+
+class JsonImages(BaseModel):
+    """A JSON body with images."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    images: list[JsonImage] = Field(min_length=1)
+
+
 class AttributeAnswer(BaseModel):
     """An attribute with its range and mean over the training classes."""
 
@@ -144,6 +187,8 @@ class AttributeAnswer(BaseModel):
     min: float
     max: float
     mean: float
+    description: str | None = Field(default=None, description="What it means; only where the bundle says it.")
+    unit: str | None = Field(default=None, description="Of min, max and mean; only where the bundle says it.")
 
 
 class AttributeList(BaseModel):
@@ -221,3 +266,23 @@ class VersionAnswer(BaseModel):
     head: str
     onnxruntime: str
     provider: Provider = Field(description="What runs the model.")
+
+
+class ProblemError(BaseModel):
+    """One thing that is wrong."""
+
+    pointer: str = Field(
+        description="JSON pointer into the body; /query/..., /path/... and /header/... for the rest of the request."
+    )
+    detail: str = Field(description="What was expected and what came.")
+
+
+class ProblemDocument(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(description="URN of the kind of problem; stable.")
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[ProblemError]

@@ -64,9 +64,7 @@ def open_session(file: Path, runtime: SessionConfig, *, row: dict[str, tuple[int
     try:
         import onnxruntime as ort
     except ImportError:
-        raise MissingDependencyError(
-            "ONNX Runtime is not installed; install d3gzsl with the extra `cpu` or `gpu`"
-        ) from None
+        raise MissingDependencyError("ONNX Runtime is not installed", "cpu", "gpu") from None
     wanted = _NAMES[runtime.provider]
     there = ort.get_available_providers()
     if wanted not in there:

@@ -85,9 +85,7 @@ def open_engine(url: URL, timeout: float, json_deserializer: Any) -> sa.Engine:
     try:
         import psycopg
     except ImportError:
-        raise MissingDependencyError(
-            "the driver for PostgreSQL is not installed; install d3gzsl with the extra `postgres`"
-        ) from None
+        raise MissingDependencyError("the driver for PostgreSQL is not installed", "postgres") from None
     # A database without an encoding of its own would answer in bytes.
     arguments = {"connect_timeout": max(2, round(timeout)), "client_encoding": "utf8", **_BROKEN_LINE}
     engine = sa.create_engine(url, connect_args=arguments, json_deserializer=json_deserializer)

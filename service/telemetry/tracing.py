@@ -76,4 +76,4 @@ class Tracing:
 
 
 def _missing() -> MissingDependencyError:
-    return MissingDependencyError("traces need OpenTelemetry; install d3gzsl with the extra `tracing`")
+    return MissingDependencyError("traces need OpenTelemetry", "tracing")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import httpx
 import pytest
 
-from model.outside.proxies import ProxyError, proxy_for
+from model.outside.proxies import AsyncProxiedTransport, ProxiedTransport, ProxyError, proxy_for
 
 VARIABLES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -72,3 +75,36 @@ def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(monkeypatch: pytes
     monkeypatch.setenv("ALL_PROXY", address)
     with pytest.raises(ProxyError, match=r"ALL_PROXY \(.*expected the address of a proxy"):
         proxy_for("http://example.com")
+
+
+def asked(url: str, *, asynchronously: bool) -> Exception:
+    """What either transport raises for an address that cannot be reached."""
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(transport=AsyncProxiedTransport()) as client:
+            await client.get(url)
+
+    def ask_and_wait() -> None:
+        with httpx.Client(transport=ProxiedTransport()) as client:
+            client.get(url)
+
+    with pytest.raises((ProxyError, httpx.TransportError)) as caught:
+        asyncio.run(ask()) if asynchronously else ask_and_wait()
+    return caught.value
+
+
+@pytest.mark.parametrize("asynchronously", [False, True])
+def test_both_transports_follow_the_same_rules(monkeypatch: pytest.MonkeyPatch, asynchronously: bool) -> None:
+    direct = asked("http://127.0.0.1:9", asynchronously=asynchronously)
+    assert isinstance(direct, httpx.ConnectError)
+    assert "proxy" not in str(direct)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")
+    through = asked("http://service.invalid", asynchronously=asynchronously)
+    assert isinstance(through, httpx.ConnectError)
+    assert "through the proxy of HTTP_PROXY (http://127.0.0.1:9); NO_PROXY=service.invalid asks" in str(through)
+    assert "secret" not in str(through)
+    assert "proxy" not in str(asked("http://127.0.0.1:9", asynchronously=asynchronously))
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
+    socks = asked("http://service.invalid", asynchronously=asynchronously)
+    assert isinstance(socks, ProxyError)
+    assert "SOCKS proxies need the package socksio" in str(socks)

@@ -20,14 +20,13 @@ import pytest
 
 from model.bundle import Bundle
 from model.errors import BundleError, DataError
-from model.outside.folders import printable
+from model.outside.folders import files_under, printable
 from service.bulk import results, run
 from service.bulk.classifier import Classifier
 from service.bulk.job import (
     PART_SIZE,
     BulkRequest,
     Job,
-    files_under,
     locked,
     read_class_table,
     read_part,

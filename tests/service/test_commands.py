@@ -5,16 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 import service.service
-from service.client import Client, ClientError
-from service.commands.classify import ask
 from service.keys import digest
 from tests.service.processes import Server, command, serving
 from tests.service.tiny import NAMES, VIOLET, png
@@ -105,35 +101,6 @@ def test_images_that_cannot_be_read_are_named_beside_the_others(
         assert [list(r)[-1] for r in found["results"]] == ["predictions", "error", "error", "predictions"]
         assert found["registry_version"] >= 0
     assert "exclude each other" in failed("classify", images[0], "--bundle", bundle_dir, "--url", server.url)
-
-
-def test_images_that_are_too_much_for_one_request_are_sent_in_several() -> None:
-    sent: list[list[str]] = []
-
-    def small(request: httpx.Request) -> httpx.Response:
-        """A service that takes two images at once, none of them larger than three bytes."""
-        images = {image["id"]: b64decode(image["data"]) for image in json.loads(request.content)["images"]}
-        sent.append(list(images))
-        if len(images) > 2 or max(map(len, images.values())) > 3:
-            problem = {"title": "Too large", "detail": "expected less", "errors": []}
-            return httpx.Response(413, json=problem)
-        return httpx.Response(200, json={"bundle": "b", "results": [{"id": name} for name in images]})
-
-    files = [(f"{i}.png", b"x" * (9 if i == 4 else 1)) for i in range(5)]
-    with Client("http://127.0.0.1:1", transport=httpx.MockTransport(small)) as client:
-        results = [result for answer in ask(client, files, {}) for result in answer["results"]]
-    assert [result["id"] for result in results] == [name for name, _ in files]
-    assert [result.get("error") for result in results] == [None, None, None, None, {"detail": "expected less"}]
-    assert sent[-1] == ["4.png"]
-
-    def refusing(_request: httpx.Request) -> httpx.Response:
-        return httpx.Response(401, json={"title": "A key", "detail": "is needed", "errors": []})
-
-    with (
-        Client("http://127.0.0.1:1", transport=httpx.MockTransport(refusing)) as client,
-        pytest.raises(ClientError, match="A key: is needed"),
-    ):
-        list(ask(client, files, {}))
 
 
 def test_classes_are_added_listed_shown_and_removed(fresh: Server) -> None:
@@ -298,6 +265,21 @@ def test_a_bundle_is_inspected_on_one_screen() -> None:
     full = ran("bundle", "inspect", service.service.EMBEDDED_BUNDLE, "--full")
     assert "lda.per_class.red-checked-circle" in full
     assert "--full" not in full
+
+
+def test_what_attributes_mean_is_shown(bundle_dir: Path, tmp_path: Path) -> None:
+    told = Path(shutil.copytree(bundle_dir, tmp_path / "told"))
+    manifest = json.loads((told / "manifest.json").read_text())
+    manifest["vocabulary"]["attributes"][1] |= {"description": "How much of it is green", "unit": "share"}
+    (told / "manifest.json").write_text(json.dumps(manifest))
+    ran("bundle", "verify", told)  # it is the same bundle
+    assert "How much of it is green" in ran("bundle", "inspect", told, "--full")
+    with serving(told, tmp_path / "data") as server:
+        red, green, _blue = server.request("GET", "/attributes").json()["attributes"]
+        shown = ran("classes", "show", "greenish", "--url", server.url)
+    assert set(red) == {"name", "min", "max", "mean"}
+    assert (green["description"], green["unit"]) == ("How much of it is green", "share")
+    assert "How much of it is green" in shown
 
 
 def test_verify_finds_what_inspect_does_not_read(bundle_dir: Path, tmp_path: Path) -> None:

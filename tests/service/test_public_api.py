@@ -16,7 +16,7 @@ import service
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["service.client", "service.server.app", "model.bundle"])
+@pytest.mark.parametrize("name", ["service.client.clients", "service.library", "service.server.app", "model.bundle"])
 def test_the_examples_are_true(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = doctest.testmod(importlib.import_module(name))

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from model.errors import MissingDependencyError
 from training import console
 from training.commands.options import AsJson, Overwrite, Splits
 
@@ -37,12 +36,7 @@ def backbone(
     ResNet-101 gives 2048 pooled features of images whose shorter side is resized to 256 pixels and whose centre of
     224 x 224 is kept.
     """
-    try:
-        from training.features import backbone_export
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"`d3gzsl-train backbone` needs {error.name}: install d3gzsl with the extra `training`"
-        ) from None
+    from training.features import backbone_export
 
     if weights == "imagenet":
         with console.progress_bar(quiet=as_json, unit="bytes") as bar:

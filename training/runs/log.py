@@ -77,9 +77,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise MissingDependencyError(
-                "--tensorboard needs the package tensorboard: install d3gzsl with the extra `tensorboard`"
-            ) from None
+            raise MissingDependencyError("--tensorboard needs the package tensorboard", "tensorboard") from None
         self._folder = run_dir / BOARD
         self._new, self._writers = SummaryWriter, dict[str, SummaryWriter]()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -117,9 +117,7 @@ def _open_storage(url: URL) -> RDBStorage:
                 grace_period=GRACE,
             )
         except ImportError:
-            raise MissingDependencyError(
-                "--storage: the driver for PostgreSQL is not installed; install d3gzsl with the extra `postgres`"
-            ) from None
+            raise MissingDependencyError("--storage: the driver for PostgreSQL is not installed", "postgres") from None
         except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError) as error:
             if attempt + 1 == _ATTEMPTS or not _is_race(error):
                 raise

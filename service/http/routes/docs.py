@@ -19,9 +19,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
 
 from service.http.class_schemas import BatchDocument, ClassDocument, ClassWords, DescribedDocument, PreviewDocument
-from service.http.images import JsonImages
-from service.http.problems import ProblemDocument
-from service.http.schemas import RollbackDocument
+from service.http.schemas import JsonImages, ProblemDocument, RollbackDocument
 from service.http.v2.schemas import InferRequest, V2Error
 from service.service import Service
 
