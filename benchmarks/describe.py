@@ -23,7 +23,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +60,6 @@ Picture = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """By what the unseen classes are known: so many photos each, and their description or not."""
-
-    photos: int
-    described: bool
-
-    def to_json(self) -> Row:
-        return {"photos": self.photos, "described": self.described}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Served:
     """A bundle and the rows that it is asked about.
 
@@ -95,20 +83,15 @@ def main() -> None:
     file = arguments.out.with_suffix(".json")
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    states = [State(photos=n, described=True) for n in arguments.photos]
-    states += [State(photos=n, described=False) for n in arguments.photos if n]
     with tempfile.TemporaryDirectory() as name:
         for folder in arguments.sets:
+            asked = wanted(folder, arguments)
+            if not any(missing(file, key) for keys in asked.values() for key in keys):
+                continue
             work = (arguments.work or Path(name)) / folder.name
             work.mkdir(parents=True, exist_ok=True)
             for served in trained(folder, work, arguments):
-                if served.form == "pictures":
-                    asyncio.run(measure(served, folder.name, states, range(arguments.draws), arguments))
-                else:
-                    fewest_and_most = [
-                        State(photos=n, described=True) for n in (arguments.photos[0], arguments.photos[-1])
-                    ]
-                    asyncio.run(measure(served, folder.name, fewest_and_most, range(1), arguments))
+                asyncio.run(measure(served, asked[served.form], arguments))
     if arguments.speed:
         save_speed(file, measure_speed(arguments.speed))
     write(arguments.out)
@@ -128,6 +111,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keeps features and bundles here, and takes those that are there")
     parser.add_argument("--speed", type=Path, help="backbone to measure registering and classifying with")
     return parser.parse_args()
+
+
+def wanted(folder: Path, arguments: argparse.Namespace) -> dict[str, list[Row]]:
+    """The rows that a set will have, by the form in which its images are sent; `described`: with attributes."""
+    states = [{"photos": n, "described": True} for n in arguments.photos]
+    states += [{"photos": n, "described": False} for n in arguments.photos if n]
+    of = {"data": folder.name, "seed": arguments.seed}
+    keys = {
+        "pictures": [
+            {**of, "form": "pictures", "draw": number, **state} for state in states for number in range(arguments.draws)
+        ]
+    }
+    if (folder / "images").is_dir():
+        fewest_and_most = (arguments.photos[0], arguments.photos[-1])
+        keys["photos"] = [{**of, "form": "photos", "draw": 0, "photos": n, "described": True} for n in fewest_and_most]
+    return keys
+
+
+def missing(file: Path, key: Row) -> bool:
+    """Whether there is no such row yet."""
+    return not any(key.items() <= row.items() for row in rows_of(file))
 
 
 def trained(folder: Path, work: Path, arguments: argparse.Namespace) -> Iterator[Served]:
@@ -173,12 +177,10 @@ def exported(dataset: Dataset, run: Trained, folder: Path) -> Path:
     return folder
 
 
-async def measure(
-    served: Served, data: str, states: Sequence[State], draws: range, arguments: argparse.Namespace
-) -> None:
-    """Every state of every draw that the file has no row of."""
+async def measure(served: Served, keys: Sequence[Row], arguments: argparse.Namespace) -> None:
+    """Every row that the file has not."""
     file, manifest = arguments.out.with_suffix(".json"), Bundle.load(served.bundle).manifest
-    prior, of = manifest.head.photos, {"data": data, "seed": arguments.seed, "form": served.form}
+    prior, of = manifest.head.photos, {name: keys[0][name] for name in ("data", "seed", "form")}
     others = {row["bundle"] for row in rows_of(file) if of.items() <= row.items()} - {manifest.bundle_id}
     if others:
         raise SystemExit(f"{file}: the rows of {of} are of the bundle {', '.join(others)}, not of {manifest.bundle_id}")
@@ -188,12 +190,11 @@ async def measure(
         app = create_app(Service.open(settings))
         transport = httpx.ASGITransport(app=app)
         async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            for state, number in product(states, draws):
-                key = {**of, "draw": number, **state.to_json()}
-                if any(key.items() <= row.items() for row in rows_of(file)):
+            for key in keys:
+                if not missing(file, key):
                     continue
-                drawn, tested = draw_photos(served.dataset, max(arguments.photos), seed=number)
-                await register(client, served, drawn, state)
+                drawn, tested = draw_photos(served.dataset, max(arguments.photos), seed=key["draw"])
+                await register(client, served, drawn, photos=key["photos"], described=key["described"])
                 scores = await classify(client, served, tested)
                 row = {**key, **scores, "test_rows": len(tested), **chosen, "bundle": manifest.bundle_id}
                 row |= {"recipe": arguments.recipe, "backbone": served.backbone, "commit": code_commit()}
@@ -213,20 +214,22 @@ def draw_photos(dataset: Dataset, most: int, *, seed: int) -> tuple[dict[int, li
     return drawn, dataset.test[~np.isin(dataset.test, taken)].tolist()
 
 
-async def register(client: httpx.AsyncClient, served: Served, drawn: dict[int, list[int]], state: State) -> None:
+async def register(
+    client: httpx.AsyncClient, served: Served, drawn: dict[int, list[int]], *, photos: int, described: bool
+) -> None:
     """Replace every unseen class; with its description alone it is as the bundle has it."""
     (await client.post("/registry:rollback", json={"version": 0})).raise_for_status()
-    if not state.photos:
+    if not photos:
         return
     for index, rows in drawn.items():
         entry = served.dataset.classes[index]
-        photos = [{"data": base64.b64encode(served.picture(row)).decode()} for row in rows[: state.photos]]
-        document: dict[str, Any] = {"name": entry.name, "examples": photos}
-        if state.described:
+        examples = [{"data": base64.b64encode(served.picture(row)).decode()} for row in rows[:photos]]
+        document: dict[str, Any] = {"name": entry.name, "examples": examples}
+        if described:
             document["attributes"] = list(entry.attributes)
         answer = await client.put(f"/classes/{entry.id}", json=document, timeout=600)
         answer.raise_for_status()
-        assert answer.json()["examples"] == state.photos, answer.text
+        assert answer.json()["examples"] == photos, answer.text
 
 
 async def classify(client: httpx.AsyncClient, served: Served, rows: Sequence[int]) -> dict[str, float]:
