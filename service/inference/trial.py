@@ -18,6 +18,7 @@ from typing import Any
 from model.errors import BundleError, MissingDependencyError
 from service.inference.graph import Graph, GraphFile
 from service.inference.sessions import SessionConfig
+from service.inference.tokens import try_tokenizer
 
 _MEMORY = 2**29
 """Bytes for a graph beside six times its file: what reading it, its weights and their packing for the kernels take."""
@@ -39,7 +40,10 @@ def try_graphs(*graphs: GraphFile) -> None:
     new = [graph for graph in graphs if (str(graph.file), graph.sha256) not in _passed]
     if not new:
         return
-    question = [{**asdict(graph), "file": str(graph.file)} for graph in new]
+    question = [
+        {**asdict(graph), "file": str(graph.file), "tokenizer": graph.tokenizer and str(graph.tokenizer)}
+        for graph in new
+    ]
     seconds = _cpu_seconds(new)
     path = os.pathsep.join(map(os.path.abspath, sys.path))  # finds the same packages as this process
     try:
@@ -76,7 +80,12 @@ def _last_line(text: str) -> str:
 
 
 def _cpu_seconds(graphs: list[GraphFile]) -> int:
-    return _CPU_SECONDS + round(_CPU_SECONDS_PER_BYTE * sum(graph.file.stat().st_size for graph in graphs))
+    return _CPU_SECONDS + round(_CPU_SECONDS_PER_BYTE * _bytes(graphs))
+
+
+def _bytes(graphs: list[GraphFile]) -> int:
+    files = [file for graph in graphs for file in (graph.file, graph.tokenizer) if file is not None]
+    return sum(file.stat().st_size for file in files)
 
 
 def _limit(graphs: list[GraphFile]) -> None:
@@ -84,7 +93,7 @@ def _limit(graphs: list[GraphFile]) -> None:
     pages = Path("/proc/self/statm")
     if pages.exists():  # Linux; other systems do not enforce the limit either
         taken = int(pages.read_text().split()[0]) * resource.getpagesize()
-        most = taken + _MEMORY + 6 * sum(graph.file.stat().st_size for graph in graphs)
+        most = taken + _MEMORY + 6 * _bytes(graphs)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     seconds = _cpu_seconds(graphs)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
@@ -99,7 +108,9 @@ def _fault_of(graph: GraphFile) -> str | None:
         name = str(graph.file)
         inputs = {key: (2, *shape) for key, shape in graph.inputs.items()}
         check_graph(read_graph(graph.file.read_bytes(), name), name, inputs=inputs)
-        Graph(graph, SessionConfig(threads=1))
+        runs = Graph(graph, SessionConfig(threads=1))
+        if graph.tokenizer is not None:
+            try_tokenizer(graph.tokenizer, runs)
     except BundleError as error:
         return _TOO_MUCH.format(graph.file) if "bad_alloc" in str(error) else str(error)
     except MemoryError:
@@ -118,7 +129,8 @@ def _main() -> None:
 
 def _graph_file(fields: dict[str, Any]) -> GraphFile:
     shapes = {ends: {name: tuple(shape) for name, shape in fields[ends].items()} for ends in ("inputs", "outputs")}
-    return GraphFile(file=Path(fields["file"]), sha256=fields["sha256"], **shapes)
+    tokenizer = fields["tokenizer"] and Path(fields["tokenizer"])
+    return GraphFile(file=Path(fields["file"]), sha256=fields["sha256"], tokenizer=tokenizer, **shapes)
 
 
 if __name__ == "__main__":

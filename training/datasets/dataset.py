@@ -114,8 +114,8 @@ class Dataset:
 
     @cached_property
     def attributes(self) -> NDArray[np.float32]:
-        """Normalised attributes, float32 [C, A]."""
-        return self.vocabulary.normalise([c.attributes or () for c in self.classes])
+        """What describes each class, normalised, float32 [C, A]."""
+        return self.vocabulary.described(self.classes)
 
     @property
     def testable(self) -> bool:
