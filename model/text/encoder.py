@@ -159,7 +159,7 @@ class TextEncoder:
 
     def __init__(self, spec: EncoderSpec, tokens: Tokens, run: RunGraph, *, identity: str) -> None:
         self.spec, self.identity = spec, identity
-        self._tokens, self._run = tokens, run
+        self._tokens, self.run = tokens, run
 
     def describe(self, sentences: Sequence[str], pointers: Sequence[str]) -> ClassText:
         """The text of a class: v = mean of e(s) over its sentences s, of length 1 where vectors are normalised.
@@ -188,7 +188,7 @@ class TextEncoder:
                 problems.append(Problem(pointer=pointer, detail=fault))
         if problems:
             raise TextError("the text cannot be encoded", problems)
-        pooled = [self.spec.pool(self._run(np.array([one], dtype=np.int64))[0]) for one in ids]
+        pooled = [self.spec.pool(self.run(np.array([one], dtype=np.int64))[0]) for one in ids]
         vector = self.spec.mean(pooled).astype("<f4")
         if not np.isfinite(vector).all():
             detail = "expected a text from which the encoder makes finite numbers"

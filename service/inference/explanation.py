@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
@@ -163,14 +162,14 @@ class Explainer:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        effects = self._effects(entry, np.array(entry.attributes, dtype=np.float64))
+        effects = self._effects(entry)
         with self._lock:
             self._kept[key] = effects
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
         return effects
 
-    def _effects(self, entry: ClassEntry, attributes_A: NDArray[np.float64]) -> AttributeEffects:
+    def _effects(self, entry: ClassEntry) -> AttributeEffects:
         manifest = self._bundle.manifest
         vocabulary, head = manifest.vocabulary, manifest.head
         samples = min(SAMPLES, head.samples)
