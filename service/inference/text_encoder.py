@@ -13,8 +13,7 @@ from model.head import Float32
 from model.text.encoder import TextEncoder
 from service.inference.graph import Graph, encoder_graph
 from service.inference.sessions import SessionConfig
-from service.inference.tokens import read_tokens
-from service.inference.trial import try_graphs
+from service.inference.trial import read_tokens, try_graphs
 
 
 def open_text_encoder(bundle: Bundle, *, threads: int) -> TextEncoder | None:

@@ -15,10 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from model.bundle import MAX_TOKENIZER_BYTES
 from model.errors import BundleError, MissingDependencyError
+from model.guards.files import read_plain
+from model.guards.tokenizers import check_tokenizer
+from model.text.description import MAX_SENTENCE_LENGTH
+from model.text.encoder import Tokens
 from service.inference.graph import Graph, GraphFile
 from service.inference.sessions import SessionConfig
-from service.inference.tokens import try_tokenizer
 
 _MEMORY = 2**29
 """Bytes for a graph beside six times its file: what reading it, its weights and their packing for the kernels take."""
@@ -26,6 +32,8 @@ _CPU_SECONDS, _CPU_SECONDS_PER_BYTE = 6, 60 / 2**30
 _PATIENCE = 20  # times as long as the CPU time that is allowed, for machines that do other work too
 
 _TOO_MUCH = "{}: two rows take too much memory"
+
+_PROBE = "A photo of a grey animal, 3 m tall. "
 
 _passed: set[tuple[str, str]] = set()
 """Files with their hashes that this process has seen pass."""
@@ -118,6 +126,33 @@ def _fault_of(graph: GraphFile) -> str | None:
     except MissingDependencyError:
         return None  # the process that asked cannot load a graph either, and says so
     return None
+
+
+def read_tokens(file: Path) -> Tokens:
+    """The tokenizer in a file.
+
+    Raises:
+        BundleError: it is not allowed, or cannot be read.
+        MissingDependencyError: `tokenizers` is not installed.
+    """
+    data = read_plain(file, limit=MAX_TOKENIZER_BYTES)
+    check_tokenizer(data, str(file))
+    return Tokens(data, str(file))
+
+
+def try_tokenizer(file: Path, graph: Graph) -> None:
+    """Have a tokenizer read the longest text, and the graph its largest token id.
+
+    Raises:
+        BundleError: one of them cannot.
+        MissingDependencyError: `tokenizers` is not installed.
+    """
+    tokens = read_tokens(file)
+    tokens.of((_PROBE * MAX_SENTENCE_LENGTH)[:MAX_SENTENCE_LENGTH])
+    try:
+        graph.run({"input_ids": np.full((1, 3), tokens.largest_id, dtype=np.int64)}, ("token_embeddings",))
+    except BundleError as error:
+        raise BundleError(f"{file}: the graph does not take its token {tokens.largest_id}: {error}") from None
 
 
 def _main() -> None:
