@@ -144,7 +144,7 @@ def import_classes(
     done: list[dict[str, Any]] = []
     with Client(url, key=key) as client:
         read = read_documents(file)
-        if any(document.get("description") for document in read) and client.request("GET", "/attributes")["text"]:
+        if any(document.get("description") for document in read) and client.attributes().text:
             read = read_documents(file, by_text=True)
         documents = [{k: v for k, v in document.items() if v is not None} for document in read]
         mode: Literal["create", "upsert"] = "upsert" if replace else "create"
