@@ -17,6 +17,8 @@ from model.lda import LdaHead
 from model.manifest import BackboneInfo, bundle_id
 from model.synthesis import class_embeddings
 from model.vocabulary import TextBlock, Vocabulary
+from service.service import Service
+from service.settings import Settings
 from tests.model import tiny_text
 from tests.service import tiny
 from tests.service.tiny import A, D, K, Z
@@ -132,3 +134,14 @@ def text_bundle(
 def with_encoder(**changes: Any) -> TextEncoderFiles:
     """The tiny encoder with some of its parts replaced."""
     return replace(tiny_text.files(), **changes)
+
+
+def stored_row(bundle: Path, data_dir: Path, class_id: str) -> tuple[bytes, float, bytes]:
+    """What a process that starts now serves for a class: weight, bias and the text's vector."""
+    service = Service.open(Settings(bundle=bundle, data_dir=data_dir, threads=1))
+    try:
+        known, row = service.snapshot.there(class_id), service.snapshot.row(class_id)
+        assert known.entry.text is not None
+        return row.weight.tobytes(), row.bias, known.entry.text.vector
+    finally:
+        service.close()
