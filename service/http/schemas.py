@@ -191,10 +191,19 @@ class AttributeAnswer(BaseModel):
     unit: str | None = Field(default=None, description="Of min, max and mean; only where the bundle says it.")
 
 
+class TextTaken(BaseModel):
+    """What is taken as the text of a class."""
+
+    max_tokens: int = Field(description="Most tokens of one text as the encoder counts them; a longer one is refused.")
+    max_texts: int = Field(description="Most texts of one class.")
+    max_length: int = Field(description="Most characters of one text.")
+
+
 class AttributeList(BaseModel):
     """The vocabulary, in order."""
 
-    attributes: list[AttributeAnswer]
+    attributes: list[AttributeAnswer] = Field(description="None where classes are described by text alone.")
+    text: TextTaken | None = Field(description="What is taken as text; null where classes have none.")
 
 
 class KindCounts(BaseModel):

@@ -7,6 +7,7 @@ import copy
 import hashlib
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,25 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(extra["$defs"])
         names = service.bundle.manifest.vocabulary.names
         for name in ("ClassDocument", "DescribedDocument", "PreviewDocument"):
-            numbers, named = schemas[name]["properties"]["attributes"]["anyOf"]
-            numbers |= {"minItems": len(names), "maxItems": len(names)}
-            named |= {"propertyNames": {"enum": list(names)}}
+            _describe_by(schemas[name], names, text=service.text_encoder is not None)
         for operation in _operations(document):
             if "requestBody" in operation:
                 operation.setdefault("parameters", []).append(_CONTENT_ENCODING)
         app.openapi_schema = document
     document = app.openapi_schema if service.keys else _without_keys(app.openapi_schema)
     return document if service.settings.rate_limit else _without_rates(document)
+
+
+def _describe_by(schema: dict[str, Any], names: Sequence[str], *, text: bool) -> None:
+    """Make the schema of a class say what the bundle's classes are described by."""
+    attributes = schema["properties"]["attributes"]
+    numbers, named = attributes["anyOf"]
+    numbers |= {"minItems": len(names), "maxItems": len(names)}
+    named |= {"propertyNames": {"enum": list(names)}}
+    if not text:
+        del schema["properties"]["text"]
+    if not names:
+        attributes["anyOf"] = [numbers]
 
 
 def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
