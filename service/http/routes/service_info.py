@@ -34,11 +34,13 @@ async def attributes(service: TheService) -> AttributeList:
 
     Each has a description and a unit where the bundle has them.
     """
+    manifest = service.bundle.manifest
     return AttributeList(
         attributes=[
             AttributeAnswer(name=a.name, min=a.min, max=a.max, mean=a.mean, **a.words.to_json())
-            for a in service.bundle.manifest.vocabulary.attributes
-        ]
+            for a in manifest.vocabulary.attributes
+        ],
+        max_examples=0 if manifest.head.photos is None else service.settings.max_examples,
     )
 
 
