@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from model.photos import PhotoPrior
 from service.keys import digest
@@ -185,10 +185,14 @@ def test_a_class_is_registered_by_photos_and_wins(with_photos: Path, tmp_path: P
         expect(winner(one)).to_contain_text("Reddish")
         one.get_by_role("button", name="None of these? Describe 3.png").click()
         page.get_by_label("Name", exact=True).fill("Orange")
+        press(page, "Leave all attributes open")
         page.get_by_label("Choose photos").set_input_files(orange[:3])  # type: ignore[arg-type]
         expect(page.get_by_role("list", name="Photos of the class").get_by_role("img")).to_have_count(3)
         press(page, "Remove 2.png")
         expect(page.get_by_role("list", name="Photos of the class").get_by_role("img")).to_have_count(2)
+        press(page, "Preview")
+        expect(winner(page.get_by_role("list", name=re.compile("^Today:")))).to_contain_text("Reddish")
+        expect(winner(page.get_by_role("list", name=re.compile("^With this class:")))).to_contain_text("Orange")
         press(page, "Register")
         expect(page.get_by_role("heading", name="Orange is registered")).to_be_visible()
         expect(winner(page.get_by_role("list", name=re.compile("^Now:")))).to_contain_text("Orange")
@@ -199,7 +203,8 @@ def test_a_class_is_registered_by_photos_and_wins(with_photos: Path, tmp_path: P
         expect(page.get_by_role("button", name="Take back the photo of 10 by 12")).to_have_count(3)
         page.get_by_role("button", name="Take back the photo of 10 by 12").first.click()
         expect(page.get_by_role("button", name="Take back the photo of 10 by 12")).to_have_count(2)
-        assert server.request("GET", "/classes/orange").json()["examples"] == 2
+        stored = server.request("GET", "/classes/orange").json()
+        assert (stored["examples"], stored["attributes"]) == (2, None)
 
 
 def test_a_bundle_without_photos_offers_none(bundle_dir: Path, tmp_path: Path, opened: Open) -> None:
@@ -208,6 +213,30 @@ def test_a_bundle_without_photos_offers_none(bundle_dir: Path, tmp_path: Path, o
         expect(page.get_by_role("heading", name="Attributes")).to_be_visible()
         for absent in ("Photos", "Words"):
             expect(page.get_by_role("heading", name=absent)).to_have_count(0)
+
+
+def test_words_are_sent_where_the_bundle_takes_them(demo: Server, opened: Open) -> None:
+    """The service is stood in for: this bundle has no text encoder."""
+    page = opened(f"{demo.url}/#history")
+    vocabulary = demo.request("GET", "/attributes").json()
+    taken = {"max_tokens": 128, "max_texts": 8, "max_length": 2000}
+    page.route("**/attributes", lambda route: route.fulfill(json={**vocabulary, "text": taken}))
+    sent = []
+
+    def refuse(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        problem = {"title": "Not today", "status": 422, "errors": [{"pointer": "/text/1", "detail": "too long"}]}
+        route.fulfill(status=422, json=problem)
+
+    page.route("**/classes", lambda route: refuse(route) if route.request.method == "POST" else route.continue_())
+    page.reload()
+    go(page, "Register")
+    page.get_by_label("Name", exact=True).fill("Elephant")
+    page.get_by_label("What it looks like").fill("a grey animal\n\n a trunk ")
+    press(page, "Register")
+    expect(page.get_by_role("alert")).to_contain_text("text › 1: too long")
+    expect(page.get_by_label("What it looks like")).to_be_focused()
+    assert sent == [{"name": "Elephant", "description": "", "text": ["a grey animal", "a trunk"]}]
 
 
 def test_a_row_of_a_table_fills_the_sliders(page: Page, tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ export function remarks(answer) {
   if (answer.out_of_range?.length) {
     list.push(`Beyond the range of the training classes: ${answer.out_of_range.map(inWords).join(", ")}. Is the scale right?`);
   }
-  for (const one of answer.warnings ?? []) list.push(typeof one === "string" ? one : one.detail);
+  for (const words of answer.warnings ?? []) {
+    const ofPhoto = words.match(/^\/examples\/(\d+) \(\w+\): (.*)/s);
+    if (!ofPhoto) list.push(words);
+    else if (!Array.isArray(answer.examples)) list.push(`Photo ${Number(ofPhoto[1]) + 1}: ${ofPhoto[2]}`); // a preview lists its photos
+  }
   return list.length ? h("ul", { class: "remarks" }, list.map((words) => h("li", { class: "warning", text: words }))) : null;
 }
 

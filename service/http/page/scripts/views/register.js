@@ -211,7 +211,8 @@ export function registerView({ vocabulary, go }) {
     panel.replaceChildren(h("p", { class: "loading", role: "status", text: "Trying the class out" }));
     try {
       const files = { images: probes.files(), examples: photos?.files() ?? [] };
-      const [answer, today] = await Promise.all([api.preview(document, files), before()]);
+      const answer = await api.preview(document, files);
+      const today = answer.results.map((result) => ({ ...result, predictions: result.before }));
       panel.replaceChildren(previewPanel(answer, probes.images, today));
       tell("The preview is there.");
     } catch (error) {
