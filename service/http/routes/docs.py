@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
@@ -46,7 +46,7 @@ _CONTENT_ENCODING = {
 
 
 def install_docs(app: FastAPI) -> None:
-    """Serve /, /docs and its assets, and complete the OpenAPI document."""
+    """Serve /docs and its assets, and complete the OpenAPI document."""
     app.mount("/docs/assets", StaticFiles(directory=_assets()), name="docs-assets")
 
     # Relative addresses, so that it also works under a path prefix.
@@ -70,10 +70,6 @@ def install_docs(app: FastAPI) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> JSONResponse:
         return JSONResponse(app.openapi())
-
-    @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("docs")
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 

@@ -36,15 +36,17 @@ async def attributes(service: TheService) -> AttributeList:
 
     Each has a description and a unit where the bundle has them.
     """
-    encoder = service.bundle.manifest.text_encoder
+    manifest = service.bundle.manifest
+    encoder = manifest.text_encoder
     return AttributeList(
         attributes=[
             AttributeAnswer(name=a.name, min=a.min, max=a.max, mean=a.mean, **a.words.to_json())
-            for a in service.bundle.manifest.vocabulary.attributes
+            for a in manifest.vocabulary.attributes
         ],
         text=None
         if encoder is None
         else TextTaken(max_tokens=encoder.max_tokens, max_texts=MAX_SENTENCES, max_length=MAX_SENTENCE_LENGTH),
+        max_examples=0 if manifest.head.photos is None else service.settings.max_examples,
     )
 
 
