@@ -179,7 +179,11 @@ def test_what_may_have_been_done_is_not_repeated(
     answer = {"add_class": OK, "roll_back": httpx.Response(200, json=REGISTRY)}.get(
         method, httpx.Response(200, json=BATCH)
     )
-    for failure in (NEVER_SENT, problem(503, "overloaded", "1")):  # of which nothing was done
+    for failure in (
+        NEVER_SENT,
+        problem(503, "overloaded", "1"),
+        problem(429, "too-many-requests", "1"),
+    ):  # of which nothing was done
         found, waits = ask(Service(failure, answer), method, *args, **kwargs)
         assert not isinstance(found, ClientError), found
         assert len(waits) == 1
