@@ -246,7 +246,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
     from model.vocabulary import Vocabulary
     from training.exporting.graphs import SynthesizerGraph, TrunkTail, synthesizer_graph, trunk_graph
     from training.features.backbone import load_backbone
-    from training.features.scaler import Scaler
+    from training.features.scaler import RangeScaler
     from training.networks.d3gzsl import Embedding, Teacher
     from training.networks.generator import Generator
 
@@ -272,7 +272,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
         noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES, feature_dim=width, hidden=HIDDEN, anchors=SEEN
     )
     centre = np.full(width, 0.1, dtype=np.float32)
-    scaler = Scaler(minimum=np.zeros(width, dtype=np.float32), range=np.ones(width, dtype=np.float32))
+    scaler = RangeScaler(minimum=np.zeros(width, dtype=np.float32), range=np.ones(width, dtype=np.float32))
     tail = TrunkTail(scaler=scaler, embedding=embedding, teacher=teacher, centre=centre)
     synthesizer = SynthesizerGraph(generator=generator, embedding=embedding, centre=centre)
     head = LdaHead(np.eye(width))

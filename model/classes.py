@@ -67,20 +67,23 @@ class ClassEntry:
     Attributes:
         id: slug, unique in a class table (see `CLASS_ID_PATTERN`).
         name: what people call it, as :func:`model.outside.names.name_fault` allows it; kept in normal form C.
-        kind: `seen` (trained on images) or `unseen` (described by attributes only).
-        attributes: A numbers on the scale of the vocabulary's ranges.
+        kind: `seen` (trained on images) or `unseen` (described by attributes, by example photos, or by both).
+        attributes: A numbers on the scale of the vocabulary's ranges; None for a class without a description, which has
+            example photos.
         description: free text.
         metadata: free JSON object.
         examples: photos that it was given, no two with one id, in the order of ids.
+        like: id of the class whose attributes, as they were then, filled what was not given; None for no such one.
     """
 
     id: str
     name: str
     kind: Kind
-    attributes: tuple[float, ...]
+    attributes: tuple[float, ...] | None
     description: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[ExamplePhoto, ...] = ()
+    like: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -98,10 +101,11 @@ class ClassEntry:
             "id": self.id,
             "name": self.name,
             "kind": self.kind,
-            "attributes": list(self.attributes),
+            "attributes": None if self.attributes is None else list(self.attributes),
             "description": self.description,
             "metadata": dict(self.metadata),
             **({"examples": [photo.to_json() for photo in self.examples]} if self.examples else {}),
+            **({} if self.like is None else {"like": self.like}),
         }
 
     @classmethod
@@ -113,10 +117,11 @@ class ClassEntry:
             id=str(fields["id"]),
             name=str(fields["name"]),
             kind=fields["kind"],
-            attributes=tuple(map(float, fields["attributes"])),
+            attributes=None if fields["attributes"] is None else tuple(map(float, fields["attributes"])),
             description=str(fields.get("description", "")),
             metadata=dict(fields.get("metadata", {})),
             examples=tuple(map(ExamplePhoto.from_json, fields.get("examples", ()))),
+            like=str(fields["like"]) if "like" in fields else None,
         )
 
 

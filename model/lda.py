@@ -76,6 +76,14 @@ class LdaHead:
         biases = -0.5 * np.einsum("cz,cz->c", weights, means)
         return np.ascontiguousarray(weights, dtype=np.float32), biases.astype(np.float32)
 
+    def squares(self, z_NZ: ArrayLike) -> NDArray[np.float64]:
+        """z^T S^-1 z of each embedding, float64 [N]."""
+        from scipy.linalg import solve_triangular
+
+        whitened = solve_triangular(self._factor, np.asarray(z_NZ, dtype=np.float64).T, lower=True, check_finite=False)
+        squares: NDArray[np.float64] = np.einsum("zn,zn->n", whitened, whitened)
+        return squares
+
 
 def within_class_covariance(z_NZ: ArrayLike, labels_N: ArrayLike) -> NDArray[np.float64]:
     """Covariance of rows around their class's mean in which every class weighs the same, float64 [Z, Z]."""

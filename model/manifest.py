@@ -104,10 +104,9 @@ class Manifest:
         if len(set(ids)) != len(ids):
             raise BundleError(f"{MANIFEST}: classes holds an id twice")
         for entry in self.classes:
-            if len(entry.attributes) != len(self.vocabulary):
+            if (number := len(entry.attributes or ())) != len(self.vocabulary):
                 raise BundleError(
-                    f"{MANIFEST}: class {entry.id!r} has {len(entry.attributes)} attributes, "
-                    f"the vocabulary has {len(self.vocabulary)}"
+                    f"{MANIFEST}: class {entry.id!r} has {number} attributes, the vocabulary has {len(self.vocabulary)}"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -187,7 +186,7 @@ def _read_class(place: int, fields: Mapping[str, Any]) -> ClassEntry:
 def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary, head: HeadSpec) -> str:
     """Identity of everything that decides a class's row: both graphs, the vocabulary and the head spec.
 
-    Rows of synthesised classes are not part of it: their noise is keyed by it.
+    Rows of synthesised classes are not part of it: their noise is keyed by it. Nor is what is written about attributes.
 
     Returns:
         32 hexadecimal digits.
@@ -195,7 +194,7 @@ def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary
     identity = {
         "trunk": trunk_sha256,
         "synthesizer": synthesizer_sha256,
-        "vocabulary": vocabulary.to_json(),
+        "vocabulary": vocabulary.with_words({}).to_json(),
         "head": head.to_json(),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

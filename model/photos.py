@@ -52,6 +52,45 @@ class PhotoPrior:
             return total / (self.undescribed + len(photos))
         return (self.described * np.asarray(described_Z, dtype=np.float64) + total) / (self.described + len(photos))
 
+    def left_out_scores(
+        self,
+        weight_Z: ArrayLike,
+        bias: float,
+        photos_nZ: ArrayLike,
+        squares_n: NDArray[np.float64],
+        *,
+        described: bool,
+        unseen_scale: float,
+    ) -> NDArray[np.float64]:
+        """Score of each photo on the row that its class would have without that photo, float64 [n].
+
+        With K = k + n, the row w = S^-1 m, b = -m^T w / 2 and q_i = z_i^T S^-1 z_i, the mean without photo i is
+        m_i = (K m - z_i) / (K - 1). Its row gives z_i the score z_i^T S^-1 m_i - m_i^T S^-1 m_i / 2
+        = (K z_i^T w - q_i) / (K - 1) + (2 K^2 b + 2 K z_i^T w - q_i) / (2 (K - 1)^2). So nothing is solved anew.
+
+        Args:
+            weight_Z: of the class as it is served, with all its photos.
+            bias: likewise.
+            photos_nZ: centred embeddings of its photos; at least two where there is no description.
+            squares_n: q_i in the metric of the head, see :meth:`model.lda.LdaHead.squares`.
+            described: whether the class has a description.
+            unseen_scale: of the head.
+        """
+        photos = np.asarray(photos_nZ, dtype=np.float64)
+        n = len(photos)
+        whole = (self.described if described else self.undescribed) + n
+        served = self.scale(unseen_scale, n) / unseen_scale  # what the row has beyond the scale of the head
+        products_n, bias = photos @ np.asarray(weight_Z, dtype=np.float64) / served, bias / served
+        left = whole - 1
+        linear_n = (whole * products_n - squares_n) / left
+        constant_n = (2 * whole**2 * bias + 2 * whole * products_n - squares_n) / (2 * left**2)
+        scores: NDArray[np.float64] = (linear_n + constant_n) * self.scale(unseen_scale, n - 1) / unseen_scale
+        return scores
+
+    def weight_of_photos(self, photos: int, *, described: bool) -> float:
+        """How much of the mean of a class with so many photos is theirs, n / (k + n)."""
+        return photos / ((self.described if described else self.undescribed) + photos)
+
     def seen_share(self, photos: int) -> float:
         """Share of the seen penalty that applies to a class with so many photos, 0..1."""
         return photos / (self.fade + photos)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,26 @@ LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 network
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttributeWords:
+    """What an attribute means and in which unit it is, for people; either may be empty."""
+
+    description: str = ""
+    unit: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """The fields that are not empty."""
+        return {name: text for name, text in asdict(self).items() if text}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> AttributeWords:
+        """Read the JSON of :meth:`to_json`; what else there is does not count."""
+        return cls(description=str(fields.get("description", "")), unit=str(fields.get("unit", "")))
+
+
+NO_WORDS = AttributeWords()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attribute:
     """One attribute with its range and mean over the training classes, on the scale users write it in."""
 
@@ -36,6 +56,7 @@ class Attribute:
     min: float
     max: float
     mean: float
+    words: AttributeWords = NO_WORDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,22 +127,29 @@ class Vocabulary:
             unit_length=unit_length,
         )
 
+    def with_words(self, words: Mapping[str, AttributeWords]) -> Vocabulary:
+        """The same vocabulary with other descriptions and units by names; attributes without any have none."""
+        attributes = tuple(replace(a, words=words.get(a.name, NO_WORDS)) for a in self.attributes)
+        return replace(self, attributes=attributes)
+
     def resolve(
         self,
         given: Sequence[float] | Mapping[str, float],
         *,
         pointer: str = "/attributes",
         guesses: int = MOST_GUESSED,
+        otherwise: Sequence[float] | None = None,
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """A user's description of a class as a full vector.
 
         Args:
-            given: A numbers in vocabulary order, or names to numbers; names left out take the vocabulary's mean.
+            given: A numbers in vocabulary order, or names to numbers.
             pointer: prefix of the JSON pointers in errors.
             guesses: for how many unknown names errors name similar ones.
+            otherwise: what names that are left out take, A numbers; the vocabulary's means where it is None.
 
         Returns:
-            float64 [A] on the users' scale, and the names that were filled with their mean.
+            float64 [A] on the users' scale, and the names that were left out.
 
         Raises:
             AttributeCountError: wrong length.
@@ -129,7 +157,7 @@ class Vocabulary:
             AttributesError: values that are no numbers, not finite or beyond 1e12; names every one.
         """
         if isinstance(given, Mapping):
-            return self._resolve_named(given, pointer, guesses)
+            return self._resolve_named(given, pointer, guesses, otherwise)
         if isinstance(given, str | bytes) or not isinstance(given, Sequence):
             raise AttributesError(
                 "attributes must be a list of numbers or an object of names to numbers",
@@ -150,9 +178,9 @@ class Vocabulary:
         return np.asarray(given, dtype=np.float64), ()
 
     def _resolve_named(
-        self, given: Mapping[str, float], pointer: str, guesses: int
+        self, given: Mapping[str, float], pointer: str, guesses: int, otherwise: Sequence[float] | None
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        values = np.array([a.mean for a in self.attributes], dtype=np.float64)
+        values = np.array([a.mean for a in self.attributes] if otherwise is None else otherwise, dtype=np.float64)
         places = {name: self._position.get(clean_name(str(name))) for name in given}
         unknown = [name for name, place in places.items() if place is None]
         problems = [
@@ -194,6 +222,11 @@ class Vocabulary:
         pairs = zip(self.attributes, values_A.tolist(), strict=True)
         return tuple(a.name for a, value in pairs if not a.min <= value <= a.max)
 
+    def others_than(self, names: Collection[str]) -> NDArray[np.bool_]:
+        """Which attributes are not among `names`, bool [A]."""
+        left_out = set(names)
+        return np.array([name not in left_out for name in self.names])
+
     def normalise(self, values: ArrayLike) -> NDArray[np.float32]:
         """Values as users write them, [..., A], to what the generator takes, float32 [..., A]."""
         scaled = (np.asarray(values, dtype=np.float64) - np.array(self.offset)) / np.array(self.scale)
@@ -206,7 +239,7 @@ class Vocabulary:
         """The fields as JSON values."""
         return {
             "attributes": [
-                {"name": a.name, "min": float(a.min), "max": float(a.max), "mean": float(a.mean)}
+                {"name": a.name, "min": float(a.min), "max": float(a.max), "mean": float(a.mean), **a.words.to_json()}
                 for a in self.attributes
             ],
             "offset": [float(v) for v in self.offset],
@@ -219,7 +252,13 @@ class Vocabulary:
         """Read the JSON of :meth:`to_json`; KeyError, TypeError or ValueError where it has another form."""
         return cls(
             attributes=tuple(
-                Attribute(name=str(a["name"]), min=float(a["min"]), max=float(a["max"]), mean=float(a["mean"]))
+                Attribute(
+                    name=str(a["name"]),
+                    min=float(a["min"]),
+                    max=float(a["max"]),
+                    mean=float(a["mean"]),
+                    words=AttributeWords.from_json(a),
+                )
                 for a in fields["attributes"]
             ),
             offset=tuple(float(v) for v in fields["offset"]),

@@ -32,6 +32,7 @@ D3GZSLError                         (model.errors)
 ├── ClassError
 │   ├── UnknownClassError
 │   ├── UnknownExampleError
+│   ├── LastExampleError            a class would have neither a description nor a photo
 │   ├── ClassExistsError
 │   ├── SeenClassError              seen classes cannot be changed
 │   └── PreconditionError           If-Match or If-None-Match does not hold
@@ -164,6 +165,10 @@ class UnknownClassError(ClassError):
 
 class UnknownExampleError(ClassError):
     """The class has no example photo with this id."""
+
+
+class LastExampleError(ClassError):
+    """The class has no description, so that its last example photo cannot be taken back."""
 
 
 class ClassExistsError(ClassError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -17,8 +17,10 @@ import numpy as np
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError
+from model.outside.scales import TrainingScale
 from model.outside.threads import available_cpus
 from service.classes.follower import Follower
+from service.classes.leave_one_out import LeftOutPhoto, PhotographedClass, leave_one_out
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
@@ -108,12 +110,13 @@ class Service:
         keys: who may do what.
         backups: the registry's, where they make themselves.
         bundle: the trained artefact.
+        scale: where the attributes of its seen classes lie.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
         follower: keeps the class table in step with other processes.
         neighbours: finds the classes nearest to one.
         previewer: tries classes out.
-        explainer: says which attributes speak for a class.
+        explainer: says which attributes and photos speak for a class.
         analyses: the thread in which classes are tried out and scores explained.
         decoder: image files to inputs.
         batcher: inputs to embeddings.
@@ -124,6 +127,7 @@ class Service:
     keys: Keys
     backups: Backups | None
     bundle: Bundle
+    scale: TrainingScale
     registrar: Registrar
     changes: SerialExecutor
     follower: Follower
@@ -196,12 +200,15 @@ class Service:
             keys=keys,
             backups=backups,
             bundle=bundle,
+            scale=TrainingScale(
+                [e.attributes for e in bundle.manifest.classes if e.kind == "seen" and e.attributes is not None]
+            ),
             registrar=registrar,
             follower=follower,
             changes=SerialExecutor(),
             neighbours=neighbours,
             previewer=Previewer(bundle, engine, neighbours),
-            explainer=Explainer(bundle, engine),
+            explainer=Explainer(bundle, engine, lambda entry: log.embeddings(entry.examples)),
             analyses=SerialExecutor(name="analyses"),
             decoder=Decoder(
                 bundle.manifest.preprocess,
@@ -233,6 +240,23 @@ class Service:
         if snapshot.get(entry.id) is None:
             return []
         return self.neighbours.near_duplicates(snapshot, [(entry, snapshot.row(entry.id))])[0]
+
+    def judge_photos(self, snapshot: Snapshot, class_ids: Sequence[str]) -> list[tuple[LeftOutPhoto, ...]]:
+        """For each class its example photos, each as if the class did not have it; none of a class that is not there.
+
+        Raises:
+            StorageError: the database refuses to read photos that were not read lately.
+        """
+        found = [(class_id, known) for class_id in class_ids if (known := snapshot.get(class_id)) is not None]
+        classes = {
+            class_id: PhotographedClass(
+                entry=known.entry, row=snapshot.row(class_id), photos=self.log.embeddings(known.entry.examples)
+            )
+            for class_id, known in found
+            if known.entry.examples
+        }
+        judged = dict(zip(classes, leave_one_out(self.bundle, snapshot, [*classes.values()]), strict=True))
+        return [judged.get(class_id, ()) for class_id in class_ids]
 
     async def wait_for_version(self, version: int, *, deadline: float) -> Snapshot:
         """The newest snapshot, once it has reached a version that another process may have made.

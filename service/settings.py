@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     )
     max_batch_classes: int = Field(1000, ge=1, description="Most classes in one batch.")
     max_examples: int = Field(100, ge=1, le=1000, description="Most example photos of one class.")
+    max_batch_examples: int = Field(
+        200, ge=1, description="Most example photos of all classes in one batch; never more than queue_size."
+    )
     max_explained: int = Field(5, ge=0, le=100, description="Most classes that are explained for one image.")
     batch_size: int = Field(16, ge=1, le=1024, description="Most images the model sees at once.")
     queue_size: int = Field(256, ge=1, description="Most images waiting or at work; more are answered with 503.")

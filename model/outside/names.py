@@ -47,6 +47,16 @@ def name_fault(name: str) -> str | None:
     return None
 
 
+def text_fault(text: str, *, longest: int) -> str | None:
+    """What is wrong with a text of one line, or None: it is too long, or has a character that no name may have."""
+    if len(text) > longest:
+        return f"expected at most {longest} characters, got {len(text)}"
+    for place, character in enumerate(text):
+        if (what := _refused(character)) is not None:
+            return f"expected a text without {what}, got U+{ord(character):04X} as character {place + 1}"
+    return None
+
+
 def escaped(text: str) -> str:
     """A text as it can be printed: what no name may hold is written as escapes."""
     return "".join(ascii(c)[1:-1] if _refused(c) is not None else c for c in text)

@@ -40,7 +40,14 @@ class Sheet:
     rows: tuple[SheetRow, ...]
 
 
-def read_sheet(path: Path, problems: list[Problem], *, name: str, optional: frozenset[str] = frozenset()) -> Sheet:
+def read_sheet(
+    path: Path,
+    problems: list[Problem],
+    *,
+    name: str,
+    optional: frozenset[str] = frozenset(),
+    rows_are: str = "class",
+) -> Sheet:
     """Read a table; rows without text, and columns without name and text, are passed over.
 
     Args:
@@ -48,6 +55,7 @@ def read_sheet(path: Path, problems: list[Problem], *, name: str, optional: froz
         problems: what is wrong is appended; a row that is too short keeps the cells that it has.
         name: what the file is called in problems.
         optional: columns whose cells may be missing at the end of a row.
+        rows_are: what a row stands for.
 
     Raises:
         DataError: the file cannot be read.
@@ -67,7 +75,9 @@ def read_sheet(path: Path, problems: list[Problem], *, name: str, optional: froz
         problems.append(Problem(pointer=f"{name} line {reader.line_num}", detail=f"not readable as CSV: {error}"))
         return Sheet(columns=(), rows=())
     if not lines:
-        problems.append(Problem(pointer=name, detail="expected a header and one row per class, the file is empty"))
+        problems.append(
+            Problem(pointer=name, detail=f"expected a header and one row per {rows_are}, the file is empty")
+        )
         return Sheet(columns=(), rows=())
     (first, header), *rest = lines
     width = max(_end(cells) for _, cells in lines)  # what spreadsheets write beyond it is empty

@@ -14,6 +14,7 @@ from service.classes.class_table import KnownClass
 from service.errors import (
     ClassExistsError,
     InvalidExamplesError,
+    LastExampleError,
     PreconditionError,
     SeenClassError,
     UnknownClassError,
@@ -151,11 +152,16 @@ class RemoveExample:
     condition: Precondition = ANY
 
     def decide(self, find: Find) -> ClassEntry:
-        """The class whose row is needed; UnknownExampleError, and the errors of other changes."""
+        """The class whose row is needed; UnknownExampleError, LastExampleError, and the errors of other changes."""
         entry = _changeable(find, self.class_id, self.condition).entry
         kept = tuple(example for example in entry.examples if example.id != self.example_id)
         if len(kept) == len(entry.examples):
             raise UnknownExampleError(f"class {self.class_id!r} has no example with the id {self.example_id!r}")
+        if not kept and entry.attributes is None:
+            raise LastExampleError(
+                f"class {self.class_id!r} has no description, so that it needs this photo; describe it with PUT, "
+                "give it another photo first, or remove the class"
+            )
         return replace(entry, examples=kept)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 
 import numpy as np
@@ -27,10 +28,10 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbour:
-    """Another class, with its cosines to the one in question."""
+    """Another class, with its cosines to the one in question; by attributes None where one has no description."""
 
     known: KnownClass
-    attribute_cosine: float
+    attribute_cosine: float | None
     row_cosine: float
 
 
@@ -40,33 +41,37 @@ class Neighbourhood:
 
     Attributes:
         snapshot: where they are.
+        described: whether the class has a description.
         rows: numbers of their rows, ascending, [C].
-        attribute_cosines: between normalised attributes, float32 [C].
+        attribute_cosines: between normalised attributes, float32 [C]; 0 where one has no description.
         row_cosines: between rows of the head, bias left out, float32 [C].
     """
 
     snapshot: Snapshot
+    described: bool
     rows: NDArray[np.intp]
     attribute_cosines: Float32
     row_cosines: Float32
 
     def nearest_by_attributes(self, most: int) -> list[Neighbour]:
-        """The classes with the most similar attributes, the nearest first."""
-        return self._best(self.attribute_cosines, most)
+        """The classes with the most similar attributes, the nearest first; classes without a description have none."""
+        if not self.described:
+            return []
+        found = (self._neighbour(i) for i in np.argsort(-self.attribute_cosines, kind="stable"))
+        return list(islice((neighbour for neighbour in found if neighbour.attribute_cosine is not None), most))
 
     def nearest_by_row(self, most: int) -> list[Neighbour]:
         """The classes with the most similar rows, the nearest first."""
-        return self._best(self.row_cosines, most)
+        return [self._neighbour(i) for i in np.argsort(-self.row_cosines, kind="stable")[:most]]
 
-    def _best(self, cosines: Float32, most: int) -> list[Neighbour]:
-        return [
-            Neighbour(
-                known=self.snapshot.at(int(self.rows[i])),
-                attribute_cosine=float(self.attribute_cosines[i]),
-                row_cosine=float(self.row_cosines[i]),
-            )
-            for i in np.argsort(-cosines, kind="stable")[:most]
-        ]
+    def _neighbour(self, place: np.intp) -> Neighbour:
+        known = self.snapshot.at(int(self.rows[place]))
+        comparable = self.described and known.entry.attributes is not None
+        return Neighbour(
+            known=known,
+            attribute_cosine=float(self.attribute_cosines[place]) if comparable else None,
+            row_cosine=float(self.row_cosines[place]),
+        )
 
 
 class Neighbours:
@@ -93,11 +98,11 @@ class Neighbours:
         """
         own = snapshot.row_number(entry.id)
         rows = snapshot.rows if own is None else snapshot.rows[snapshot.rows != own]
-        described = self._attributes(snapshot)[rows]
         return Neighbourhood(
             snapshot=snapshot,
+            described=entry.attributes is not None,
             rows=rows,
-            attribute_cosines=_cosines(described, self._vocabulary.normalise(entry.attributes)),
+            attribute_cosines=_cosines(self._attributes(snapshot)[rows], self._normalised([entry])[0]),
             row_cosines=np.concatenate(
                 [np.empty(0, np.float32), *(_cosines(weight, row.weight) for _, weight, _ in snapshot.parts(rows))]
             ),
@@ -113,7 +118,7 @@ class Neighbours:
         if not described:
             return []
         found: list[list[Neighbour]] = [[] for _ in described]
-        attributes = _unit(self._vocabulary.normalise([entry.attributes for entry, _ in described]))
+        attributes = _unit(self._normalised([entry for entry, _ in described]))
         weights = _unit(np.stack([row.weight for _, row in described]))
         own = np.array([-1 if (n := snapshot.row_number(entry.id)) is None else n for entry, _ in described])
         kept = self._attributes(snapshot)
@@ -125,14 +130,16 @@ class Neighbours:
             for i in np.flatnonzero(near.any(axis=1)).tolist():
                 nearer = np.where(near[i], np.maximum(by_attributes[i], by_row[i]), -np.inf)
                 best = np.argsort(-nearer, kind="stable")[: min(_MOST_DUPLICATES, int(near[i].sum()))]
-                found[i] += [
-                    Neighbour(
-                        known=snapshot.at(int(rows[j])),
-                        attribute_cosine=min(float(by_attributes[i, j]), 1.0),
-                        row_cosine=min(float(by_row[i, j]), 1.0),
+                for j in best:
+                    known = snapshot.at(int(rows[j]))
+                    comparable = described[i][0].attributes is not None and known.entry.attributes is not None
+                    found[i].append(
+                        Neighbour(
+                            known=known,
+                            attribute_cosine=min(float(by_attributes[i, j]), 1.0) if comparable else None,
+                            row_cosine=min(float(by_row[i, j]), 1.0),
+                        )
                     )
-                    for j in best
-                ]
                 found[i] = sorted(found[i], key=_distance)[:_MOST_DUPLICATES]
         return found
 
@@ -144,7 +151,7 @@ class Neighbours:
                 self._table, self._length, self._kept = snapshot.table, 0, self._kept[:0].copy()
             new = snapshot.table.known[self._length : snapshot.length]
             if new:
-                described = self._vocabulary.normalise([known.entry.attributes for known in new])
+                described = self._normalised([known.entry for known in new])
                 length = self._length + len(new)
                 if length > len(self._kept):
                     room = np.empty((max(2 * length, 64), described.shape[1]), dtype=np.float32)
@@ -154,9 +161,17 @@ class Neighbours:
                 self._length = length
             return self._kept[: snapshot.length]
 
+    def _normalised(self, entries: Sequence[ClassEntry]) -> Float32:
+        """Normalised attributes of classes, float32 [N, A]; zeros, which are near nothing, without a description."""
+        normalised = np.zeros((len(entries), len(self._vocabulary)), dtype=np.float32)
+        described = [i for i, entry in enumerate(entries) if entry.attributes is not None]
+        if described:
+            normalised[described] = self._vocabulary.normalise([entries[i].attributes or () for i in described])
+        return normalised
+
 
 def _distance(neighbour: Neighbour) -> float:
-    return -max(neighbour.attribute_cosine, neighbour.row_cosine)
+    return -max(neighbour.row_cosine if c is None else c for c in (neighbour.attribute_cosine, neighbour.row_cosine))
 
 
 def _cosines(vectors: Float32, vector: Float32) -> Float32:

@@ -101,6 +101,31 @@ def rank(
     return ranked
 
 
+def best_others(
+    bundle: Bundle, snapshot: Snapshot, z_NZ: Float32, own_N: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Best calibrated score of each embedding among all classes but one, float64 [N], and whose it is, [N].
+
+    Where there is no other class, the score is minus infinity and the number -1.
+
+    Args:
+        bundle: gives the calibration.
+        snapshot: the classes.
+        z_NZ: embeddings.
+        own_N: number of the row that does not take part, -1 for none.
+    """
+    best = np.full(len(z_NZ), -np.inf)
+    winner = np.full(len(z_NZ), -1, dtype=np.intp)
+    for rows, weight, bias in snapshot.parts(snapshot.rows):
+        scores = bundle.manifest.calibration.scores(z_NZ @ weight.T + bias, snapshot.seen_share_at(rows))
+        scores[own_N[:, None] == rows] = -np.inf
+        place = scores.argmax(axis=1)
+        found = scores[np.arange(len(z_NZ)), place]
+        better = found > best
+        best[better], winner[better] = found[better], rows[place[better]]
+    return best, winner
+
+
 def no_scores() -> InferenceError:
     """What is said of an image for which the classes have no finite scores."""
     return InferenceError(

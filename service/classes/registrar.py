@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, D3GZSLError, InvalidInputError, Problem
@@ -129,6 +127,7 @@ class Registrar:
 
         Raises:
             UnknownClassError, UnknownExampleError: there is no such class, or no such example.
+            LastExampleError: a class without a description would have no example left.
             PreconditionError: the class is not in the expected state.
             SeenClassError: the class was seen in training.
             InvalidExamplesError: it would have too many, or the bundle takes none.
@@ -257,7 +256,9 @@ class Registrar:
         given = {edits[i].class_id: _embeddings(edits[i]) for i, _ in missing}
 
         def photos(entry: ClassEntry) -> Float32:
-            return self._photos(entry, given[entry.id], within)
+            return self._log.embeddings(
+                entry.examples, given[entry.id], connection=None if within is None else within.connection
+            )
 
         rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing], photos=photos, go_on=go_on)
         for (i, entry), made in zip(missing, rows, strict=True):
@@ -267,12 +268,6 @@ class Registrar:
                 computed[entry.id] = (entry, made)
         _raise(failures, len(edits), single=single)
         return [_change(snapshot, decision, computed, _embeddings(edits[i])) for i, decision in decided]
-
-    def _photos(self, entry: ClassEntry, given: Embeddings, within: NextVersion | None) -> Float32:
-        """Embeddings of a class's example photos in their order: those that come with the change, and stored ones."""
-        stored = [example for example in entry.examples if example.position is not None]
-        of_stored = dict(zip([e.id for e in stored], self._log.embeddings(stored, within=within), strict=True))
-        return np.stack([(of_stored if e.position is not None else given)[e.id] for e in entry.examples])
 
     def _changes_back(self, log: NextVersion, snapshot: Snapshot, version: int) -> list[Change]:
         """What makes the table that of a former version; nothing for classes that are as they were."""

@@ -19,7 +19,7 @@ from service.client.answers import (
     as_tagged,
     as_text,
 )
-from service.client.images import Images, sources
+from service.client.images import Images, Source, sources
 from service.client.options import ClassifyOptions, ListOptions, PreviewOptions, ReadOptions, VersionsOptions
 from service.client.steps import Call
 from service.http.class_schemas import BatchAnswer, PreviewAnswer
@@ -50,7 +50,7 @@ def classify(
         read=as_results(ClassifyAnswer, given),
         query=query,
         headers={"d3gzsl-timeout-ms": None if timeout_ms is None else str(timeout_ms)},
-        images=given,
+        files=_in_form(images=images),
         repeat=True,
         at_least="query",
     )
@@ -101,14 +101,12 @@ def add_class(document: Document, *, examples: Images = ()) -> Call[TaggedChange
         document: what POST /classes takes: `name`, `attributes`, and so on.
         examples: photos of the class, as evidence.
     """
-    given = sources(examples)
     return Call(
         method="POST",
         template="/classes",
         read=as_tagged(TaggedChange),
         document=document,
-        images=given or None,
-        field="examples",
+        files=_in_form(examples=examples),
     )
 
 
@@ -129,7 +127,6 @@ def put_class(
         if_match: entity tag that the class must have.
         if_none_match: `*` for create only.
     """
-    given = sources(examples)
     return Call(
         method="PUT",
         template="/classes/{class_id}",
@@ -137,8 +134,7 @@ def put_class(
         read=as_tagged(TaggedChange),
         headers={"if-match": if_match, "if-none-match": if_none_match},
         document=document,
-        images=given or None,
-        field="examples",
+        files=_in_form(examples=examples),
         repeat=True,
     )
 
@@ -188,7 +184,7 @@ def store_batch(classes: Sequence[Document], *, mode: Literal["create", "upsert"
     """Create many classes as one version, or with `upsert` create or replace them: all or none.
 
     Args:
-        classes: each as for `add_class`, without photos.
+        classes: each as for `add_class`; photos in base64 in its `examples`.
         mode: only `upsert` is sent again where the answer is lost.
     """
     return Call(
@@ -200,12 +196,15 @@ def store_batch(classes: Sequence[Document], *, mode: Literal["create", "upsert"
     )
 
 
-def preview_class(document: Document, *, images: Images = (), **query: Unpack[PreviewOptions]) -> Call[PreviewAnswer]:
+def preview_class(
+    document: Document, *, images: Images = (), examples: Images = (), **query: Unpack[PreviewOptions]
+) -> Call[PreviewAnswer]:
     """Say what registering a class would do; nothing is stored.
 
     Args:
         document: as for `add_class`.
         images: to classify as if the class were registered.
+        examples: photos of the class, as for `add_class`.
         query: parameters of POST /classes:preview.
     """
     given = sources(images)
@@ -215,7 +214,7 @@ def preview_class(document: Document, *, images: Images = (), **query: Unpack[Pr
         read=as_results(PreviewAnswer, given) if given else as_model(PreviewAnswer),
         query=query,
         document=document,
-        images=given or None,
+        files=_in_form(examples=examples, images=images),
         repeat=True,
         at_least="query",
     )
@@ -256,7 +255,7 @@ def add_examples(
         values={"class_id": class_id},
         read=as_tagged(TaggedExamples),
         headers={"if-match": if_match, "if-none-match": if_none_match},
-        images=sources(photos),
+        files=[("images", photo) for photo in sources(photos)],
         repeat=True,
     )
 
@@ -357,3 +356,8 @@ def about() -> Call[VersionAnswer]:
 def metrics() -> Call[str]:
     """Numbers for Prometheus, in its text format."""
     return Call(method="GET", template="/metrics", read=as_text, repeat=True)
+
+
+def _in_form(**fields: Images) -> list[tuple[str, Source]] | None:
+    """Files with the fields of the form that they stand in; None where there are none."""
+    return [(field, source) for field, images in fields.items() for source in sources(images)] or None

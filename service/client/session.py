@@ -118,9 +118,8 @@ class Session:
             DataError: an image file cannot be read.
         """
         files = None
-        if call.images is not None:
-            images = call.images
-            files = yield Work(lambda: [source.must_read() for source in images])
+        if (sent := call.files) is not None:
+            files = yield Work(lambda: [source.must_read() for _, source in sent])
         tries, uncertain = 0, False
         while True:
             request = self._request(call, files)
@@ -149,8 +148,9 @@ class Session:
             document = {**document, "parameters": parameters}
         headers = {name: value for name, value in call.headers.items() if value is not None}
         body: dict[str, Any] = {}
-        if files is not None:
-            form: list[tuple[str, Any]] = [(call.field, (str(place), data)) for place, data in enumerate(files)]
+        if files is not None and call.files is not None:
+            named = zip(call.files, files, strict=True)
+            form: list[tuple[str, Any]] = [(of[0], (str(place), data)) for place, (of, data) in enumerate(named)]
             if document is not None:
                 form.insert(0, ("class", (None, to_json(document))))
             body["files"] = form

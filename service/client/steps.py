@@ -29,8 +29,7 @@ class Call(Generic[T]):
         query: parameters; those that are None are left out.
         headers: likewise.
         document: body, or the field `class` of a form that has images, too; None for none.
-        images: files of a form; None where the body is the document alone.
-        field: of the images in the form.
+        files: of a form, each with the field that it stands in; None where the body is the document alone.
         repeat: whether sending it twice does no more than sending it once.
         at_least: where the service is told which version of the class table it must know; None where it need not.
         gone_is_done: whether 404 is success, once a former try may have come through.
@@ -43,8 +42,7 @@ class Call(Generic[T]):
     query: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str | None] = field(default_factory=dict)
     document: Any = None
-    images: Sequence[Source] | None = None
-    field: str = "images"
+    files: Sequence[tuple[str, Source]] | None = None
     repeat: bool = False
     at_least: Literal["query", "parameters"] | None = None
     gone_is_done: bool = False

@@ -20,7 +20,9 @@ Directory = Annotated[Path, typer.Argument(help="Bundle directory.", show_defaul
 @app.command()
 def inspect(
     directory: Directory,
-    full: Annotated[bool, typer.Option("--full", help="Show every result, also those of each class.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show every result, also those of each class, and every attribute.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a bundle says about itself; its files are not read."""
@@ -51,6 +53,13 @@ def inspect(
     if isinstance(data, dict) and data.get("commit"):
         rows.append(("commit", data["commit"]))
     print_table(("", str(directory)), [*rows, *shown])
+    if full:
+        columns = ("attribute", "min", "max", "mean", "unit", "description")
+        attributes = [
+            (a.name, f"{a.min:g}", f"{a.max:g}", f"{a.mean:.4g}", a.words.unit, a.words.description)
+            for a in manifest.vocabulary.attributes
+        ]
+        print_table(columns, attributes)
     if head.kind in manifest.metrics:
         print_line(
             "Measured with this bundle's own rows. `d3gzsl-train evaluate` draws other noise for the rows of unseen "

@@ -9,7 +9,7 @@ from typing import Any
 from model.errors import DataError, Problem
 from model.outside.spreadsheets import SheetRow, read_number, read_sheet
 
-_WORDS = frozenset({"id", "name", "class", "description", "split"})
+_WORDS = frozenset({"id", "name", "class", "description", "split", "like"})
 
 
 def read_attributes(text: str) -> Any:
@@ -82,6 +82,8 @@ def _from_row(row: SheetRow, where: str, problems: list[Problem]) -> dict[str, A
     for column, cell in row.cells.items():
         if column in _WORDS:
             continue
+        if not cell and row.cells.get("like"):
+            continue
         value = read_number(cell)
         if value is None:
             found = repr(cell) if cell else "an empty cell"
@@ -93,5 +95,6 @@ def _from_row(row: SheetRow, where: str, problems: list[Problem]) -> dict[str, A
         "id": row.cells.get("id") or None,
         "name": name,
         "description": row.cells.get("description") or None,
-        "attributes": attributes,
+        "attributes": attributes or (None if row.cells.get("like") else {}),
+        "like": row.cells.get("like") or None,
     }

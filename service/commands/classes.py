@@ -12,7 +12,7 @@ import typer
 from model.errors import DataError
 from service.commands import examples
 from service.commands.class_files import read_attributes, read_documents
-from service.commands.examples import files_of, read_photo
+from service.commands.examples import files_of, in_base64, print_warnings, read_photo
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, as_document, print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List and change the classes of a running service.")
 app.add_typer(examples.app, name="examples")
 
-AttributesOption = Annotated[
-    str, typer.Option(help="name=number,..., a JSON array or object, or @FILE with either JSON form.")
+_FORMS = "name=number,..., a JSON array or object, or @FILE with either JSON form."
+Attributes = Annotated[
+    str | None, typer.Option("--attributes", help=f"{_FORMS} May be left out beside --like or --photos.")
+]
+LikeOption = Annotated[
+    str | None, typer.Option(help="Id or name of a class that has the same in all that --attributes does not name.")
+]
+Photos = Annotated[
+    list[Path] | None, typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
 ]
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
@@ -55,41 +62,44 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
 
     with Client(url, key=key) as client:
         found = as_document(client.show_class(class_id))
-        names = [attribute.name for attribute in client.attributes().attributes]
+        attributes = client.attributes().attributes
     if as_json:
         print_json(found)
         return
-    words = [(k, found[k]) for k in ("id", "name", "kind", "description", "examples", "registry_version")]
+    fields = ("id", "name", "kind", "description", "examples", "registry_version", *(["like"] if found["like"] else []))
+    words = [(k, found[k]) for k in fields]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
-    print_table(("attribute", "value"), zip(names, found["attributes"], strict=True))
+    if found["attributes"] is not None:
+        values = zip(attributes, found["attributes"], strict=True)
+        rows = [(a.name, value, a.unit or "", a.description or "") for a, value in values]
+        print_table(("attribute", "value", "unit", "description"), rows)
 
 
 @app.command("add")
 def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
-    attributes: AttributesOption,
+    attributes: Attributes = None,
+    like: LikeOption = None,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
-    photos: Annotated[
-        list[Path] | None, typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
-    ] = None,
+    photos: Photos = None,
     replace: Replace = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a class by its attributes, and by photos beside them."""
+    """Register a class by its attributes, like another class, by photos, or by several of these."""
     from service.client import Client
 
-    document = {"name": name, "attributes": read_attributes(attributes), "description": description}
-    if photos and replace and class_id is None:
-        raise DataError("--replace with --photos needs the --id of the class")
+    files = files_of(photos or ())
+    document = {**_described(name, class_id, attributes, like, files), "description": description}
     with Client(url, key=key) as client:
-        added = _send(client, document, class_id, files_of(photos or ()), replace)
+        added = _send(client, document, class_id, files, replace)
     if as_json:
         print_json(added)
     else:
         print_line(_added(added))
+        print_warnings(added, files)
 
 
 @app.command("remove")
@@ -138,6 +148,7 @@ def import_classes(
             if not as_json:
                 for item in items:
                     print_line(_added(item))
+                    print_warnings(item)
     if as_json:
         print_json(done)
 
@@ -145,7 +156,9 @@ def import_classes(
 @app.command("preview")
 def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
-    attributes: AttributesOption,
+    attributes: Attributes = None,
+    like: LikeOption = None,
+    photos: Photos = None,
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
     ] = None,
@@ -158,11 +171,11 @@ def preview_class(
     """Say what registering a class would do; nothing is stored."""
     from service.client import Client
 
-    document = {"name": name, "attributes": read_attributes(attributes)}
-    given = document if class_id is None else {**document, "id": class_id}
-    photos = [(image.name, read_photo(image)) for image in images or ()]
+    files = files_of(photos or ())
+    document = _described(name, class_id, attributes, like, files)
+    probes = [(image.name, read_photo(image)) for image in images or ()]
     with Client(url, key=key) as client:
-        found = as_document(client.preview_class(given, images=photos, neighbours=neighbours))
+        found = as_document(client.preview_class(document, images=probes, examples=files, neighbours=neighbours))
     if as_json:
         print_json(found)
         return
@@ -170,7 +183,8 @@ def preview_class(
     columns = ("class", "kind", "cosine of attributes", "cosine of rows")
     for field in ("nearest_by_attributes", "nearest_by_row"):
         rows = [
-            (n["class_id"], n["kind"], f"{n['attribute_cosine']:.3f}", f"{n['row_cosine']:.3f}") for n in found[field]
+            (n["class_id"], n["kind"], *(_cosine(n[of]) for of in ("attribute_cosine", "row_cosine")))
+            for n in found[field]
         ]
         print_table(columns, rows)
     confusion = found["confusion"]
@@ -179,25 +193,47 @@ def preview_class(
         (t["class_id"], f"{t['before']:.3f}", f"{t['after']:.3f}", f"{t['taken']:.3f}") for t in confusion["taken"]
     ]
     print_table(("would lose", "wins today", "would win", "taken"), losses)
+    judged = [
+        (str(files[e["place"]]), "yes" if e["recognised"] else "no", e["class_id"], f"{e['log_odds']:.2f}")
+        for e in found["examples"]
+    ]
+    if judged:
+        print_table(("photo", "recognised without it", "nearest other class", "log-odds"), judged)
+    print_warnings(found, files)
     for result in found["results"]:
-        best = result.get("predictions")
-        words = result["error"]["detail"] if best is None else ", ".join(_prediction(p) for p in best)
-        print_line(f"{result['id']}: {words}")
+        if "error" in result:
+            print_line(f"{result['id']}: {result['error']['detail']}")
+        else:
+            print_line(f"{result['id']}: {_predictions(result['predictions'])}; today {_predictions(result['before'])}")
 
 
-def _prediction(prediction: dict[str, Any]) -> str:
-    return f"{prediction['class_id']} {prediction['probability']:.3f}"
+def _described(
+    name: str, class_id: str | None, attributes: str | None, like: str | None, photos: Sequence[Path]
+) -> dict[str, Any]:
+    """The document of a class; DataError where nothing describes it."""
+    if attributes is None and like is None and not photos:
+        raise DataError("a class needs --attributes, --like or --photos; got none of these")
+    given = {"attributes": None if attributes is None else read_attributes(attributes), "like": like, "id": class_id}
+    return {"name": name, **{field: value for field, value in given.items() if value is not None}}
+
+
+def _cosine(cosine: float | None) -> str:
+    return "" if cosine is None else f"{cosine:.3f}"
+
+
+def _predictions(predictions: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{p['class_id']} {p['probability']:.3f}" for p in predictions)
 
 
 def _send(
     client: Client, document: dict[str, Any], class_id: str | None, photos: Sequence[Path], replace: bool
 ) -> dict[str, Any]:
-    given = document if class_id is None else {**document, "id": class_id}
     if not replace:
-        return as_document(client.add_class(given, examples=photos))
+        return as_document(client.add_class(document, examples=photos))
     if class_id is not None:
-        return as_document(client.put_class(class_id, given, examples=photos))
+        return as_document(client.put_class(class_id, document, examples=photos))
     # The service finds the class of this name, whatever its id.
+    given = {**document, "examples": in_base64(photos)} if photos else document
     (item,) = client.store_batch([given], mode="upsert").classes
     return {**as_document(client.show_class(item.id)), **as_document(item)}
 
@@ -207,9 +243,10 @@ def _added(answer: dict[str, Any]) -> str:
 
 
 def _notes(answer: dict[str, Any]) -> str:
+    filled = f"are as {like} has them" if (like := answer.get("like")) else "took their mean"
     notes = [
         f"{len(answer[field])} attributes {words}"
-        for field, words in (("filled", "took their mean"), ("out_of_range", "are beyond the training classes"))
+        for field, words in (("filled", filled), ("out_of_range", "are beyond the training classes"))
         if answer[field]
     ]
     near = [n["class_id"] for n in answer["near_duplicates"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,8 @@ from model.outside.folders import is_left_behind
 from service.commands.output import DEFAULT_URL, AsJson, Key, Url, as_document, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List, add and remove the example photos of a class.")
+
+_PLACE = re.compile(r"^/examples/(\d+)(?= )")
 
 Photos = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")]
 
@@ -35,7 +39,10 @@ def add_examples(
 
     files = files_of(photos)
     with Client(url, key=key) as client:
-        _show(as_document(client.add_examples(class_id, files)), as_json)
+        answer = as_document(client.add_examples(class_id, files))
+    _show(answer, as_json)
+    if not as_json:
+        print_warnings(answer, files)
 
 
 @app.command("remove")
@@ -72,6 +79,17 @@ def read_photo(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
+
+
+def in_base64(files: Sequence[Path]) -> list[dict[str, str]]:
+    """Image files as a JSON body has them; DataError where one cannot be opened."""
+    return [{"id": file.name, "data": base64.b64encode(read_photo(file)).decode()} for file in files]
+
+
+def print_warnings(answer: dict[str, Any], files: Sequence[Path] = ()) -> None:
+    """A line for each warning of an answer, with the files in place of positions in the request."""
+    for warning in answer["warnings"]:
+        print_line("warning: " + _PLACE.sub(lambda place: str(files[int(place[1])]), warning))
 
 
 def _show(answer: dict[str, Any], as_json: bool) -> None:

@@ -54,7 +54,8 @@ def adopt(
     for class_id in adopted.superseded:
         print_line(f"left out, as the bundle has seen it in training: {class_id}")
     for class_id in adopted.without_photos:
-        print_line(f"needs new example photos, as another trunk embedded the former ones: {class_id}")
+        gone = "; left out until then, as it has no description" if class_id in adopted.left_out else ""
+        print_line(f"needs new example photos, as another trunk embedded the former ones{gone}: {class_id}")
 
 
 @app.command()

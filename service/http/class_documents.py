@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id
 from model.errors import AttributesError, InvalidInputError, Problem
 from model.outside.names import slug
+from model.outside.scales import TrainingScale
 from model.vocabulary import MOST_GUESSED, Vocabulary
 from service.classes.class_table import KnownClass
 from service.classes.edits import Find, with_free_ids
+from service.classes.like import POINTER, ClassesToBeLike
 from service.classes.neighbours import NEAR_DUPLICATE, Neighbour
 from service.errors import (
     InvalidBatchError,
@@ -25,6 +27,7 @@ from service.errors import (
     MetadataTooLargeError,
 )
 from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords, NearDuplicate
+from service.http.images import EXAMPLES_FIELD, SentImage, split_images
 from service.http.problems import MOST_NAMED, names_of, validation_problems, without_most_unknown
 
 Wrong = list[tuple[type[InvalidInputError], Problem]]
@@ -36,26 +39,38 @@ class DescribedClass:
 
     Attributes:
         entry: the class.
-        filled: attributes that were not given and took the vocabulary's mean.
+        filled: attributes that were not given and took the vocabulary's mean, or what the class in `like` has.
         out_of_range: attributes beyond the range of the training classes.
+        warnings: what was probably not meant so, in sentences.
         id_made: whether its id was made from its name.
     """
 
     entry: ClassEntry
     filled: tuple[str, ...]
     out_of_range: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     id_made: bool = False
 
 
 def read_class(
-    given: object, vocabulary: Vocabulary, *, class_id: str | None = None, guesses: int = MOST_GUESSED
+    given: object,
+    vocabulary: Vocabulary,
+    *,
+    scale: TrainingScale,
+    others: ClassesToBeLike,
+    class_id: str | None = None,
+    with_photos: bool = False,
+    guesses: int = MOST_GUESSED,
 ) -> DescribedClass:
     """The class of a document.
 
     Args:
         given: JSON value.
         vocabulary: of the bundle.
+        scale: where the attributes of the training classes lie.
+        others: the classes that it may be like.
         class_id: id that the class must have; where it is None the document's own, or one made from the name.
+        with_photos: whether example photos come with it, so that it needs no attributes.
         guesses: for how many unknown attributes similar ones are named.
 
     Raises:
@@ -64,22 +79,30 @@ def read_class(
     """
     wrong: Wrong = []
     document = _document(given, wrong)
-    values, filled = _attributes(given, vocabulary, wrong, guesses)
+    like = _like(document, others, wrong)
+    values, filled = _attributes(given, vocabulary, wrong, guesses, like, with_photos)
     chosen = class_id
     if document is not None:
         chosen = _chosen_id(document, class_id, wrong)
-    if wrong or document is None or values is None or chosen is None:
+    if wrong or document is None or chosen is None:
         raise _error("the class is not valid", wrong)
     entry = ClassEntry(
         id=chosen,
         name=document.name,
         kind="unseen",
-        attributes=tuple(values.tolist()),
+        attributes=None if values is None else tuple(values.tolist()),
         description=document.description,
         metadata=document.metadata,
+        like=None if like is None else like.id,
     )
     made = class_id is None and document.id is None
-    return DescribedClass(entry=entry, filled=filled, out_of_range=vocabulary.out_of_range(values), id_made=made)
+    return DescribedClass(
+        entry=entry,
+        filled=filled,
+        out_of_range=() if values is None else vocabulary.out_of_range(values),
+        warnings=() if values is None else scale.doubts(values, vocabulary.others_than(filled)),
+        id_made=made,
+    )
 
 
 def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedClass]:
@@ -93,29 +116,57 @@ def with_ids(described: Sequence[DescribedClass], find: Find) -> list[DescribedC
     return [replace(one, entry=entry) for one, entry in zip(described, entries, strict=True)]
 
 
-def read_classes(given: Sequence[object], vocabulary: Vocabulary) -> list[DescribedClass]:
-    """The classes of a batch, no two with one id.
+def read_classes(
+    given: Sequence[object],
+    vocabulary: Vocabulary,
+    *,
+    scale: TrainingScale,
+    others: ClassesToBeLike,
+    most_photos: int,
+) -> tuple[list[DescribedClass], list[list[SentImage]]]:
+    """The classes of a batch, no two with one id, and the photos that came with each.
+
+    Args:
+        given: JSON values.
+        vocabulary: of the bundle.
+        scale: where the attributes of the training classes lie.
+        others: the classes that they may be like.
+        most_photos: of one class.
 
     Raises:
         InvalidBatchError: names everything that is wrong with each.
     """
     described: dict[int, DescribedClass] = {}
+    photos: dict[int, list[SentImage]] = {}
     problems: dict[int, list[Problem]] = {}
-    places: dict[str, int] = {}
     for i, item in enumerate(given):
+        wrong: list[Problem] = []
+        document, photos[i], wrong_photos = _split(item, most_photos, f"/classes/{i}")
         try:
-            described[i] = read_class(item, vocabulary, guesses=max(0, MOST_GUESSED - len(problems)))
+            guesses = max(0, MOST_GUESSED - len(problems))
+            described[i] = read_class(
+                document,
+                vocabulary,
+                scale=scale,
+                others=others,
+                with_photos=bool(photos[i] or wrong_photos),
+                guesses=guesses,
+            )
         except InvalidInputError as error:
-            problems[i] = [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in error.problems]
+            wrong += error.problems
+        wrong += wrong_photos
+        if wrong:
+            problems[i] = [replace(p, pointer=f"/classes/{i}{p.pointer}") for p in wrong]
+    places: dict[str, int] = {}
     for i, one in zip(described, with_ids([*described.values()], lambda _id: None), strict=True):
         first = places.setdefault(one.entry.id, i)
         if first != i:
             detail = f"expected an id of its own, got {one.entry.id!r}, which /classes/{first} has too"
-            problems[i] = [Problem(pointer=f"/classes/{i}/id", detail=detail)]
+            problems.setdefault(i, []).append(Problem(pointer=f"/classes/{i}/id", detail=detail))
     if problems:
         named = [problem for i in sorted(problems) for problem in problems[i]]
         raise InvalidBatchError(f"{len(problems)} of {len(given)} classes are not valid", named)
-    return [*described.values()]
+    return [*described.values()], [*photos.values()]
 
 
 def read_words(given: object) -> dict[str, Any]:
@@ -163,16 +214,41 @@ def _document(given: object, wrong: Wrong) -> ClassDocument | None:
         return None
 
 
+def _like(document: ClassDocument | None, others: ClassesToBeLike, wrong: Wrong) -> ClassEntry | None:
+    """The class that one is to be like, if any."""
+    if document is None or not document.like:
+        return None
+    try:
+        return others.find(document.like)
+    except InvalidInputError as error:
+        wrong += [(type(error), problem) for problem in error.problems]
+        return None
+
+
 def _attributes(
-    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int
+    given: object, vocabulary: Vocabulary, wrong: Wrong, guesses: int, like: ClassEntry | None, with_photos: bool
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    if not isinstance(given, Mapping) or "attributes" not in given:
+    """Values of all attributes, and the names of those that were not given; what is wrong is appended."""
+    if not isinstance(given, Mapping):
+        return None, ()
+    if "attributes" not in given:
+        if like is not None:
+            return np.array(like.attributes, dtype=np.float64), vocabulary.names
+        if "like" not in given and not with_photos:
+            detail = "expected attributes, a class in like, or photos in examples; got none of these"
+            wrong.append((InvalidRequestError, Problem(pointer="/attributes", detail=detail)))
         return None, ()
     try:
-        return vocabulary.resolve(given["attributes"], guesses=guesses)
+        values, filled = vocabulary.resolve(
+            given["attributes"], guesses=guesses, otherwise=None if like is None else like.attributes
+        )
     except AttributesError as error:
         wrong += [(type(error), problem) for problem in error.problems]
         return None, ()
+    if like is not None and not filled:
+        detail = f"expected attributes that leave some for {like.id!r} to fill, or no like; all {len(values)} are given"
+        wrong.append((InvalidRequestError, Problem(pointer=POINTER, detail=detail)))
+    return values, filled
 
 
 def _chosen_id(document: ClassDocument, class_id: str | None, wrong: Wrong) -> str | None:
@@ -211,3 +287,19 @@ def _error(message: str, wrong: Iterable[tuple[type[InvalidInputError], Problem]
     if issubclass(kind, AttributesError):
         message = "the attributes do not fit the vocabulary"
     return kind(message, [problem for _, problem in wrong])
+
+
+def _split(item: object, most: int, within: str) -> tuple[object, list[SentImage], tuple[Problem, ...]]:
+    """A class's document, its photos, and what is wrong with these."""
+    if not isinstance(item, dict) or EXAMPLES_FIELD not in item:
+        return item, [], ()
+    document = {name: value for name, value in item.items() if name != EXAMPLES_FIELD}
+    photos = item[EXAMPLES_FIELD]
+    if isinstance(photos, list) and len(photos) > most:
+        detail = f"expected at most {most} of a class, got {len(photos)}"
+        return document, [], (Problem(pointer=f"/{EXAMPLES_FIELD}", detail=detail),)
+    try:
+        _, sent = split_images({EXAMPLES_FIELD: photos}, {EXAMPLES_FIELD: most}, within=within)
+    except InvalidInputError as error:
+        return document, [], error.problems
+    return document, sent[EXAMPLES_FIELD], ()

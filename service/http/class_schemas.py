@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from model.classes import CLASS_ID_PATTERN, Kind
 from model.outside.names import MAX_NAME_LENGTH, clean_name, name_fault
-from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, JsonImage, ReadQuery
+from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, JsonImage, Prediction, ReadQuery
 
 MAX_DESCRIPTION_LENGTH = 4000
 MAX_METADATA_BYTES = 16_384
@@ -25,7 +25,8 @@ Attributes = Annotated[
         {
             "anyOf": [_NUMBERS, _NAMED_NUMBERS],
             "description": "One number per attribute in the order of GET /attributes, or names with numbers; names "
-            "left out take the vocabulary's mean.",
+            "left out take the vocabulary's mean, or what the class in `like` has. May be left out beside `like`, and "
+            "of a class with example photos.",
         }
     ),
 ]
@@ -50,8 +51,21 @@ Name = Annotated[
         }
     ),
 ]
+Like = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        description="Id or name of a class, seen or unseen, whose attributes fill what is not given.",
+    ),
+]
 Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH, description="Free text.")]
 Metadata = Annotated[dict[str, JsonValue], Field(description="Free JSON object of at most 16 KiB.")]
+
+
+Warnings = Annotated[
+    list[str], Field(description="What is probably wrong, such as a photo that looks more like another class.")
+]
 
 
 class _ClassText(BaseModel):
@@ -77,7 +91,8 @@ class ClassDocument(_ClassText):
         None, description="Made from the name where it is not given."
     )
     name: Name
-    attributes: Attributes
+    attributes: Attributes = Field(default_factory=dict)  # a default would be promised to clients
+    like: Like = Field(default_factory=str)
     description: Description = ""
     metadata: Metadata = Field(default_factory=dict)
 
@@ -97,10 +112,13 @@ class ClassAnswer(BaseModel):
     id: str
     name: str
     kind: Kind
-    attributes: list[float]
+    attributes: list[float] | None = Field(description="Null for a class without a description, which has photos.")
     description: str
     metadata: dict[str, JsonValue]
     examples: int = Field(description="Number of its example photos.")
+    like: str | None = Field(
+        default=None, description="Id of the class whose attributes, as they were then, filled what was not given."
+    )
     registry_version: int = Field(description="Version at which the class last changed; 0 for the bundle's own.")
 
 
@@ -121,6 +139,12 @@ class ExampleList(BaseModel):
     examples: list[ExampleAnswer] = Field(description="In the order of their ids.")
 
 
+class ChangedExamples(ExampleList):
+    """The example photos of a class after some were added."""
+
+    warnings: Warnings
+
+
 class DescribedDocument(ClassDocument):
     """A class to create or replace, with example photos if wanted."""
 
@@ -132,7 +156,9 @@ class NearDuplicate(BaseModel):
 
     class_id: str
     name: str
-    attribute_cosine: float = Field(description="Between the normalised attributes of both.")
+    attribute_cosine: float | None = Field(
+        description="Between the normalised attributes of both; null where one has no description."
+    )
     row_cosine: float = Field(description="Between the weights of both.")
     threshold: float = Field(description="A class is named where either cosine reaches this.")
 
@@ -141,9 +167,12 @@ class ChangedClass(ClassAnswer):
     """A class after a change."""
 
     head: HeadState
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+    warnings: Warnings
 
 
 class ClassPage(BaseModel):
@@ -164,7 +193,7 @@ class BatchDocument(BaseModel):
     classes: Annotated[
         list[Any],  # each is read by itself, so that everything that is wrong with any is named
         Field(min_length=1),
-        WithJsonSchema({"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/ClassDocument"}}),
+        WithJsonSchema({"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/DescribedDocument"}}),
     ]
 
 
@@ -175,9 +204,14 @@ class BatchItem(BaseModel):
     status: Literal["created", "replaced", "unchanged"]
     registry_version: int = Field(description="Version at which the class last changed.")
     etag: str
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    examples: int = Field(description="Number of its example photos.")
+    like: str | None = Field(description="Id of the class whose attributes filled what was not given.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+    warnings: Warnings
 
 
 class BatchAnswer(BaseModel):
@@ -194,7 +228,7 @@ class NeighbourAnswer(BaseModel):
     class_id: str
     name: str
     kind: Kind
-    attribute_cosine: float
+    attribute_cosine: float | None = Field(description="Null where one of both has no description.")
     row_cosine: float
 
 
@@ -224,8 +258,8 @@ class Confusion(BaseModel):
     taken: list[LossAnswer] = Field(description="What the nearest unseen classes would lose.")
 
 
-class PreviewDocument(ClassDocument):
-    """A class to try out, with images if wanted."""
+class PreviewDocument(DescribedDocument):
+    """A class to try out, with example photos and images if wanted."""
 
     images: list[JsonImage] = Field(default_factory=list, description="Images to classify as if it were registered.")
 
@@ -246,6 +280,23 @@ class ListQuery(ReadQuery):
     name: str | None = Field(None, max_length=MAX_NAME_LENGTH, description="Classes whose name contains this.")
 
 
+class LeftOutAnswer(BaseModel):
+    """What an example photo would be taken for if the class did not have it."""
+
+    id: str = Field(description="Hash of its pixels as the networks see them.")
+    place: int = Field(description="Its position in `examples` of the request.")
+    recognised: bool = Field(description="Whether the class would be the most probable one.")
+    log_odds: float = Field(description="Of the class against the most probable other one.")
+    class_id: str = Field(description="The most probable of the other classes.")
+    name: str
+
+
+class PreviewedImage(ImageAnswer):
+    """What an image shows if the class is registered, and what it shows today."""
+
+    before: list[Prediction] = Field(description="The classes as they are today, most probable first.")
+
+
 class PreviewAnswer(BaseModel):
     """What registering a class would do; nothing was stored."""
 
@@ -253,11 +304,19 @@ class PreviewAnswer(BaseModel):
     name: str
     exists: bool = Field(description="Whether a class with this id would be replaced.")
     registry_version: int = Field(description="Version of the class table that was looked at.")
-    attributes: list[float]
-    filled: list[str] = Field(description="Attributes that were not given and took the vocabulary's mean.")
+    attributes: list[float] | None = Field(description="Null for a class without a description.")
+    like: str | None = Field(description="Id of the class whose attributes filled what was not given.")
+    filled: list[str] = Field(
+        description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."
+    )
     out_of_range: list[str] = Field(description="Attributes beyond the range of the training classes.")
     near_duplicates: list[NearDuplicate] = Field(description="Classes that are almost the same, the nearest first.")
+    warnings: Warnings
     nearest_by_attributes: list[NeighbourAnswer]
     nearest_by_row: list[NeighbourAnswer]
     confusion: Confusion
-    results: list[ImageAnswer | ImageFailure] = Field(description="The images, in their order.")
+    examples: list[LeftOutAnswer] = Field(
+        description="The example photos in the order in which they came, each once; none where there is nothing to "
+        "judge them by."
+    )
+    results: list[PreviewedImage | ImageFailure] = Field(description="The images, in their order.")

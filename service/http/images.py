@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,21 +46,22 @@ IMAGES_BODY: dict[str, Any] = {
 """OpenAPI entry of a route that takes images."""
 
 
-def described_body(schema: str, *, field: str) -> dict[str, Any]:
-    """OpenAPI entry of a route that takes a class as JSON of a schema, with images in `field` if wanted."""
+def described_body(schema: str, *fields: str) -> dict[str, Any]:
+    """OpenAPI entry of a route that takes a class as JSON of a schema, with images in `fields` if wanted."""
     form = {
         "type": "object",
         "required": [CLASS_FIELD],
         "properties": {
             CLASS_FIELD: {"type": "string", "contentMediaType": "application/json", "description": "A ClassDocument."},
-            field: {"type": "array", "items": _BINARY},
+            **{field: {"type": "array", "items": _BINARY} for field in fields},
         },
         "additionalProperties": False,
     }
+    named = " and ".join(f"`{field}`" for field in fields)
     return {
         "requestBody": {
             "required": True,
-            "description": f"A class, with images in base64 in `{field}` if wanted; or a form with class and files.",
+            "description": f"A class, with images in base64 in {named} if wanted; or a form with class and files.",
             "content": {
                 "application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}},
                 "multipart/form-data": {"schema": form},
@@ -124,15 +125,14 @@ async def read_images(request: Request, *, most: int, most_bytes: int) -> list[S
 
 
 async def read_described_images(
-    request: Request, *, most: int, field: str = MULTIPART_FIELD
-) -> tuple[object, list[SentImage]]:
-    """A JSON document about a class, and images beside it, if any.
+    request: Request, *, most: Mapping[str, int]
+) -> tuple[object, dict[str, list[SentImage]]]:
+    """A JSON document about a class, and images beside it, if any, by their field.
 
     Args:
-        request: with a body of type application/json, in which `field` holds them, or of type multipart/form-data
-            with the document in the field `class` and files in `field`.
-        most: largest number of images.
-        field: `images` or `examples`.
+        request: with a body of type application/json, in which some fields hold them, or of type multipart/form-data
+            with the document in the field `class` and files in these fields.
+        most: largest number of images of each field that is taken, `images` or `examples`.
 
     Raises:
         MediaTypeError: another type.
@@ -142,7 +142,7 @@ async def read_described_images(
     """
     kind = media_type(request)
     if kind == "multipart/form-data":
-        texts, images = await _form(request, texts=(CLASS_FIELD,), field=field)
+        texts, images = await _form(request, texts=(CLASS_FIELD,), fields=tuple(most))
         if CLASS_FIELD not in texts:
             raise InvalidRequestError(
                 "the form is not valid",
@@ -150,10 +150,11 @@ async def read_described_images(
             )
         document: object = await off_the_loop(loads, texts[CLASS_FIELD])
     elif kind == "application/json":
-        document, images = await off_the_loop(_described_json, await request.body(), most, field)
+        document, images = await off_the_loop(_described_json, await request.body(), most)
     else:
         raise MediaTypeError(f"expected application/json or multipart/form-data, got {kind or 'none'}")
-    _check_number(images, most)
+    for field, sent in images.items():
+        _check_number(sent, most[field])
     return document, images
 
 
@@ -175,26 +176,44 @@ def _image_without_type(body: bytes) -> bytes:
     return body
 
 
-def _described_json(body: bytes, most: int, field: str) -> tuple[object, list[SentImage]]:
-    document = loads(body)
-    if not isinstance(document, dict) or field not in document:
-        return document, []
-    _check_number(document[field], most)
-    given = parse(SomeJsonImages, {field: document[field]}, "the list of images is not valid")
-    images = _sent(getattr(given, field), field)
-    return {name: value for name, value in document.items() if name != field}, images
+def _described_json(body: bytes, most: Mapping[str, int]) -> tuple[object, dict[str, list[SentImage]]]:
+    return split_images(loads(body), most)
+
+
+def split_images(
+    document: object, most: Mapping[str, int], *, within: str = ""
+) -> tuple[object, dict[str, list[SentImage]]]:
+    """A JSON document without its images, and these by their field, none where it is no object.
+
+    Args:
+        document: of a class.
+        most: largest number of images of each field that is taken.
+        within: pointer of the document in the body.
+
+    Raises:
+        InvalidRequestError: images in another form.
+        TooLargeError: too many images.
+    """
+    if not isinstance(document, dict):
+        return document, {field: [] for field in most}
+    found = {field: document[field] for field in most if field in document}
+    for field, images in found.items():
+        _check_number(images, most[field])
+    given = parse(SomeJsonImages, found, "the list of images is not valid")
+    rest = {name: value for name, value in document.items() if name not in most}
+    return rest, {field: _sent(getattr(given, field), f"{within}/{field}") for field in most}
 
 
 def _read_json_images(body: bytes, most: int) -> list[SentImage]:
     document = loads(body)
     if isinstance(document, dict):
         _check_number(document.get("images"), most)
-    return _sent(parse(JsonImages, document, "the list of images is not valid").images, MULTIPART_FIELD)
+    return _sent(parse(JsonImages, document, "the list of images is not valid").images, f"/{MULTIPART_FIELD}")
 
 
-def _sent(given: Sequence[JsonImage], field: str) -> list[SentImage]:
+def _sent(given: Sequence[JsonImage], pointer: str) -> list[SentImage]:
     return [
-        SentImage(id=image.id or str(i), data=_decode_base64(f"/{field}/{i}/data", image.data))
+        SentImage(id=image.id or str(i), data=_decode_base64(f"{pointer}/{i}/data", image.data))
         for i, image in enumerate(given)
     ]
 
@@ -207,7 +226,8 @@ def _decode_base64(pointer: str, text: str) -> bytes | MalformedBodyError:
 
 
 async def _multipart(request: Request) -> list[SentImage]:
-    _, images = await _form(request)
+    _, found = await _form(request)
+    images = found[MULTIPART_FIELD]
     if not images:
         raise InvalidRequestError(
             "the form is not valid",
@@ -217,27 +237,28 @@ async def _multipart(request: Request) -> list[SentImage]:
 
 
 async def _form(
-    request: Request, *, texts: Sequence[str] = (), field: str = MULTIPART_FIELD
-) -> tuple[dict[str, bytes], list[SentImage]]:
-    """The text fields of a form, of which only some names are taken, and its files."""
+    request: Request, *, texts: Sequence[str] = (), fields: Sequence[str] = (MULTIPART_FIELD,)
+) -> tuple[dict[str, bytes], dict[str, list[SentImage]]]:
+    """The text fields of a form, of which only some names are taken, and its files by their fields."""
     boundary = boundary_of(request.headers.get("content-type", ""))
     parts = await off_the_loop(parts_of, await request.body(), boundary)
     found: dict[str, bytes] = {}
     problems: list[Problem] = []
-    images: list[SentImage] = []
+    images: dict[str, list[SentImage]] = {field: [] for field in fields}
     for part in parts:
         where = f"/{pointer_part(part.name)}"
         if part.name in texts:
             if part.name in found:
                 problems.append(Problem(pointer=where, detail="expected the field once, got it twice"))
             found[part.name] = part.data
-        elif part.name != field:
-            names = " and ".join(repr(n) for n in (*texts, field))
+        elif part.name not in images:
+            names = " and ".join(repr(n) for n in (*texts, *fields))
             problems.append(Problem(pointer=where, detail=f"expected the field {names} only"))
         elif part.filename is None:
             problems.append(Problem(pointer=where, detail="expected a file with a filename, got a text field"))
         elif part.filename or part.data:  # a page sends a control in which no file was chosen as a file without both
-            images.append(SentImage(id=(part.filename or str(len(images)))[:MAX_ID_LENGTH], data=part.data))
+            files = images[part.name]
+            files.append(SentImage(id=(part.filename or str(len(files)))[:MAX_ID_LENGTH], data=part.data))
     if problems:
         raise InvalidRequestError("the form is not valid", problems)
     return found, images

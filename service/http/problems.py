@@ -72,6 +72,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
         409, "batch-conflict", "Classes of the batch meet others; nothing of it was stored"
     ),
     own.ClassExistsError: ProblemType(409, "class-exists", "The class exists already"),
+    own.LastExampleError: ProblemType(409, "last-example", "The class has nothing but this example photo"),
     own.SeenClassError: ProblemType(409, "seen-class", "Seen classes cannot be changed"),
     own.PreconditionError: ProblemType(412, "precondition-failed", "The state is not the expected one"),
     base.ImageTooLargeError: ProblemType(413, "image-too-large", "The image is too large"),

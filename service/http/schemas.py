@@ -62,7 +62,9 @@ class ClassifyQuery(RankQuery):
     """Parameters of /classify."""
 
     explain: Literal["attributes"] | None = Field(None, description="Say which attributes spoke for and against.")
-    top_attributes: int = Field(5, ge=1, le=100, description="Most attributes on each side of an explanation.")
+    top_attributes: int = Field(
+        5, ge=1, le=100, description="Most attributes on each side of an explanation, and photos."
+    )
 
 
 class ContributionAnswer(BaseModel):
@@ -74,11 +76,27 @@ class ContributionAnswer(BaseModel):
     contribution: float = Field(description="Log-odds of the class against every other that the difference is worth.")
 
 
+class NearestExample(BaseModel):
+    """An example photo of a class that is like an image."""
+
+    id: str = Field(description="Hash of its pixels as the networks see them.")
+    cosine: float = Field(description="Between the embeddings of both.")
+
+
+class PhotoEvidenceAnswer(BaseModel):
+    """What the example photos of a class have to do with its score."""
+
+    count: int = Field(description="Number of its example photos.")
+    share: float = Field(description="How much of its row is photos, n / (k + n); the rest is description.")
+    nearest: list[NearestExample] = Field(description="The photos that are most like the image, the nearest first.")
+
+
 class Explanation(BaseModel):
-    """Which attributes spoke for a class and which against it, the strongest first."""
+    """Which attributes spoke for a class and which against it, the strongest first; and its nearest photos."""
 
     supporting: list[ContributionAnswer]
     opposing: list[ContributionAnswer]
+    photos: PhotoEvidenceAnswer | None = Field(None, description="Only of a class with example photos.")
 
 
 class Prediction(BaseModel):
@@ -169,6 +187,8 @@ class AttributeAnswer(BaseModel):
     min: float
     max: float
     mean: float
+    description: str | None = Field(default=None, description="What it means; only where the bundle says it.")
+    unit: str | None = Field(default=None, description="Of min, max and mean; only where the bundle says it.")
 
 
 class AttributeList(BaseModel):

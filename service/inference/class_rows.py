@@ -1,4 +1,4 @@
-"""From a class's description to its row of the head.
+"""From a class's description and example photos to its row of the head.
 
 C: classes, N: synthesised samples, Z: embedding dimension.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
@@ -32,7 +33,7 @@ def no_photos(entry: ClassEntry) -> Float32:
 
 
 def compute_row(bundle: Bundle, engine: Engine, entry: ClassEntry, *, photos: Photos = no_photos) -> Row:
-    """Synthesise a class's embeddings and make its row; the same whenever it is done.
+    """Make a class's row from its synthesised embeddings and its photos; the same whenever it is done.
 
     Raises:
         AttributesError: no finite row can be made from its attributes.
@@ -67,34 +68,62 @@ def compute_rows(
         go_on()
         part = entries[start : start + together]
         with np.errstate(all="ignore"):  # numbers beyond float32 are refused below, in words
-            embeddings = many_class_embeddings(
-                engine.synthesize,
-                bundle_id=manifest.bundle_id,
-                classes=[(entry.id, entry.attributes) for entry in part],
-                vocabulary=manifest.vocabulary,
-                head=manifest.head,
-            )
-            weights, biases = bundle.head.rows(embeddings.mean(axis=1, dtype=np.float64))
+            means = _described_means(bundle, engine, part)
+            only_described = [i for i, entry in enumerate(part) if not entry.examples]
+            rows = iter(_rows(bundle, means[only_described]))
             for i, entry in enumerate(part):
-                if entry.examples:
-                    weights[i], biases[i] = _with_photos(bundle, embeddings[i], photos(entry))
-        finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
-        made += [Row(weights[i], float(biases[i])) if finite[i] else unusable_attributes() for i in range(len(part))]
+                described = None if entry.attributes is None else means[i]
+                row = row_with_photos(bundle, described, photos(entry)) if entry.examples else next(rows)
+                finite = np.isfinite(row.weight).all() and np.isfinite(row.bias)
+                made.append(row if finite else unusable_attributes())
     return made
 
 
-def _with_photos(bundle: Bundle, embeddings_NZ: Float32, photos_nZ: Float32) -> tuple[Float32, float]:
-    """The row of a class with example photos, weight [Z] and bias, as if it were the only one."""
+def _rows(bundle: Bundle, means_CZ: NDArray[np.float64]) -> list[Row]:
+    if not len(means_CZ):  # or the head would read its whole factor for nothing
+        return []
+    return [Row(weight, float(bias)) for weight, bias in zip(*bundle.head.rows(means_CZ), strict=True)]
+
+
+def _described_means(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) -> NDArray[np.float64]:
+    """Mean embedding of each class as it is described, float64 [C, Z]; zeros for one without a description."""
+    manifest = bundle.manifest
+    described = [(i, entry.id, entry.attributes) for i, entry in enumerate(entries) if entry.attributes is not None]
+    assert all(entry.examples for entry in entries if entry.attributes is None)  # else it would be no class
+    means = np.zeros((len(entries), manifest.head.dimension))
+    if described:
+        embeddings = many_class_embeddings(
+            engine.synthesize,
+            bundle_id=manifest.bundle_id,
+            classes=[(class_id, attributes) for _, class_id, attributes in described],
+            vocabulary=manifest.vocabulary,
+            head=manifest.head,
+        )
+        means[[i for i, *_ in described]] = embeddings.mean(axis=1, dtype=np.float64)
+    return means
+
+
+def row_with_photos(bundle: Bundle, described_Z: NDArray[np.float64] | None, photos_nZ: Float32) -> Row:
+    """The row of a class with example photos.
+
+    Args:
+        bundle: gives the head.
+        described_Z: mean embedding of the class as it is described; None without a description.
+        photos_nZ: embeddings of its photos in their order, at least one.
+
+    Raises:
+        InvalidExamplesError: the bundle takes no photos.
+    """
     prior = bundle.manifest.head.photos
     if prior is None:
         raise InvalidExamplesError(
             "no class can be made from photos", [Problem(pointer="/examples", detail=TAKES_NONE)]
         )
-    mean = prior.mean(embeddings_NZ.mean(axis=0, dtype=np.float64), photos_nZ)
+    mean = prior.mean(described_Z, photos_nZ)
     weight, bias = bundle.head.rows(mean[None])
     unseen_scale = bundle.manifest.head.unseen_scale  # in the bundle's rows already
     scale = prior.scale(unseen_scale, len(photos_nZ)) / unseen_scale
-    return (weight[0] * scale).astype(np.float32), float(np.float32(bias[0] * scale))
+    return Row((weight[0] * scale).astype(np.float32), float(np.float32(bias[0] * scale)))
 
 
 def unusable_attributes() -> AttributesError:

@@ -33,6 +33,7 @@ class Adoption:
         classes: how many classes were taken over.
         superseded: ids of registered classes that the new bundle has seen in training, which it keeps as it knows them.
         without_photos: ids of classes that lost example photos, as another trunk made their embeddings.
+        left_out: ids of those among them that have no description either, so that nothing of them could be taken over.
     """
 
     version: int
@@ -40,6 +41,7 @@ class Adoption:
     classes: int
     superseded: tuple[str, ...]
     without_photos: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, track: Track = iter) -> Adoption:
@@ -72,11 +74,14 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
     wanted = [entry for i, (entry, bundled) in kept.items() if entry and not (bundled and i in own)]
     removed = sum(change.entry is None for change in made)
     trunk = bundle.manifest.files[TRUNK] if bundle.manifest.head.photos else None
-    without_photos = []
+    without_photos, left_out = [], []
     for former in track(wanted):
         entry = replace(former, examples=tuple(e for e in former.examples if e.trunk == trunk))
         if len(entry.examples) < len(former.examples):
             without_photos.append(entry.id)
+        if entry.attributes is None and not entry.examples:
+            left_out.append(entry.id)
+            continue
         embeddings = read_embeddings(database, entry.examples, bundle.manifest.head.dimension)
         try:
             row = compute(entry, embeddings)
@@ -90,6 +95,7 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
         classes=len(made) - removed,
         superseded=superseded,
         without_photos=tuple(without_photos),
+        left_out=tuple(left_out),
     )
 
 

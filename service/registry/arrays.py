@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from threading import Lock
+from types import MappingProxyType
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,6 +21,9 @@ from model.head import Float32, Row
 from service.registry.change import Change, StoredRow
 from service.registry.database import Database
 from service.registry.tables import example_embeddings
+
+_KEPT_BYTES = 16_000_000
+_KEPT_AT_LEAST = 1000  # so that what a change has just read is there when it is judged
 
 
 def embedding_bytes(embedding_Z: Float32) -> bytes:
@@ -53,6 +59,58 @@ def read_embeddings(
             raise database.damaged(f": the embedding of the example {example.id} is not as it was written")
         embeddings[place] = np.frombuffer(stored, dtype="<f4")
     return embeddings
+
+
+class ExampleEmbeddings:
+    """Gives the embeddings of photos, which never change; keeps those that were asked for last, by their digests.
+
+    Any thread may ask.
+
+    Args:
+        database: with those that are stored.
+        dimension: Z.
+    """
+
+    def __init__(self, database: Database, dimension: int) -> None:
+        self._database, self._dimension = database, dimension
+        self._capacity = max(_KEPT_AT_LEAST, _KEPT_BYTES // (4 * dimension))
+        self._lock = Lock()
+        self._kept: OrderedDict[str, Float32] = OrderedDict()
+
+    def __call__(
+        self,
+        examples: Sequence[ExamplePhoto],
+        given: Mapping[str, Float32] = MappingProxyType({}),
+        *,
+        connection: sa.Connection | None = None,
+    ) -> Float32:
+        """Embeddings of photos in their order, float32 [n, Z]; what is kept or given is not read again.
+
+        Args:
+            examples: the photos.
+            given: embeddings by the ids of their photos; has those that are not stored.
+            connection: to the database, where there is one already.
+
+        Raises:
+            RegistryDamagedError: a stored one is missing, or is not as it was written.
+            StorageError: the database refuses.
+        """
+        with self._lock:
+            found = {e.digest: self._kept[e.digest] for e in examples if e.digest in self._kept}
+        found |= {e.digest: given[e.id] for e in examples if e.position is None}
+        missing = [example for example in examples if example.digest not in found]
+        read = read_embeddings(self._database, missing, self._dimension, connection=connection)
+        found |= {example.digest: embedding for example, embedding in zip(missing, read, strict=True)}
+        self._keep(found)
+        return np.array([found[e.digest] for e in examples], dtype=np.float32).reshape(len(examples), self._dimension)
+
+    def _keep(self, found: Mapping[str, Float32]) -> None:
+        with self._lock:
+            for digest, embedding in found.items():
+                self._kept[digest] = embedding
+                self._kept.move_to_end(digest)
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
 
 
 def stored_row(change: Change) -> StoredRow:

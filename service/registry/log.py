@@ -18,11 +18,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from model.classes import ClassEntry, ExamplePhoto
+from model.classes import ClassEntry
 from model.errors import D3GZSLError
-from model.head import Float32
 from service.errors import RegistryError, RegistryReplacedError, StorageError
-from service.registry.arrays import embedding_bytes, read_embeddings, read_row, stored_row
+from service.registry.arrays import ExampleEmbeddings, embedding_bytes, read_row, stored_row
 from service.registry.change import (
     AUTHOR,
     GENESIS,
@@ -133,6 +132,7 @@ class ChangeLog:
 
     def __init__(self, database: Database, *, bundle_id: str, dimension: int, vocabulary: Sequence[str]) -> None:
         self.database, self.dimension = database, dimension
+        self.embeddings = ExampleEmbeddings(database, dimension)
         self._bundle_id, self._vocabulary = bundle_id, list(vocabulary)
         self._generation = ""
         self._seen: tuple[int, str] = (0, GENESIS)  # the newest version known, with its digest: none may lack it later
@@ -201,16 +201,6 @@ class ChangeLog:
             yield following
         if following.digest is not None:
             self._saw(following.version, following.digest)
-
-    def embeddings(self, examples: Sequence[ExamplePhoto], *, within: NextVersion | None = None) -> Float32:
-        """Embeddings of photos that are stored, in their order, float32 [n, Z].
-
-        Raises:
-            RegistryDamagedError: one is missing, or is not as it was written.
-            StorageError: the database refuses.
-        """
-        connection = None if within is None else within.connection
-        return read_embeddings(self.database, examples, self.dimension, connection=connection)
 
     @property
     def base(self) -> int:

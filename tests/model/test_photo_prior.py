@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model.head import HeadSpec
+from model.lda import LdaHead
 from model.photos import PhotoPrior
 
 PRIOR = PhotoPrior(described=2.0, undescribed=1.0, fade=3.0)
@@ -51,3 +52,25 @@ def test_a_head_keeps_its_prior_and_is_the_same_without() -> None:
     plain = HeadSpec(dimension=7, samples=3, noise_dimension=2, shrinkage=0.5)
     assert "photos" not in plain.to_json()
     assert HeadSpec.from_json(plain.to_json()).photos is None
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("photos", [2, 3, 7])
+def test_scores_without_a_photo_are_those_of_the_row_made_without_it(described: bool, photos: int) -> None:
+    random = np.random.default_rng(photos)
+    prior, unseen_scale = PhotoPrior(described=2.5, undescribed=0.5, fade=3.0), 1.4
+    factor = np.tril(random.standard_normal((6, 6))) + 3 * np.eye(6)
+    head = LdaHead(factor).scaled(unseen_scale)
+    prior_mean = random.standard_normal(6) if described else None
+    z = random.standard_normal((photos, 6))
+
+    def served(of: np.ndarray) -> tuple[np.ndarray, float]:
+        weight, bias = head.rows(prior.mean(prior_mean, of)[None])
+        scale = prior.scale(unseen_scale, len(of)) / unseen_scale
+        return scale * weight[0], scale * float(bias[0])
+
+    weight, bias = served(z)
+    found = prior.left_out_scores(weight, bias, z, head.squares(z), described=described, unseen_scale=unseen_scale)
+    for i in range(photos):
+        without, bias_without = served(np.delete(z, i, axis=0))
+        assert found[i] == pytest.approx(z[i] @ without + bias_without, rel=1e-5, abs=1e-6)

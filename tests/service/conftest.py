@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from service.inference.engine import Engine
 from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
+from tests.service.photos import PRIOR
 from tests.service.processes import Server, serving
-from tests.service.tiny import tiny_bundle
+from tests.service.tiny import HEAD, tiny_bundle
 
 Client = httpx.AsyncClient
 Running = Callable[..., AbstractAsyncContextManager[Client]]
@@ -36,6 +38,13 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def with_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that takes example photos."""
+    spec = replace(HEAD, photos=PRIOR, unseen_scale=1.25)
+    return tiny_bundle(tmp_path_factory.mktemp("photos") / "tiny", spec=spec)
 
 
 @pytest.fixture

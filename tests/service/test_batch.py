@@ -35,7 +35,14 @@ async def test_a_batch_is_one_version(client: Client) -> None:
     body = answer.json()
     assert body["registry_version"] == await version(client) == 1
     tags = [(await client.get(f"/classes/{class_id}")).headers["etag"] for class_id in ("deep-violet", "g")]
-    same = {"status": "created", "registry_version": 1, "near_duplicates": []}
+    same = {
+        "status": "created",
+        "registry_version": 1,
+        "examples": 0,
+        "like": None,
+        "near_duplicates": [],
+        "warnings": [],
+    }
     assert body["classes"] == [
         {"id": "deep-violet", "etag": tags[0], "filled": [], "out_of_range": [], **same},
         {"id": "g", "etag": tags[1], "filled": ["blue"], "out_of_range": ["red"], **same},

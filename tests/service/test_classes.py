@@ -47,14 +47,16 @@ async def test_a_registered_class_is_recognised_from_the_next_request_on(client:
         "description": "a colour",
         "metadata": {"hex": "#e600e6"},
         "examples": 0,
+        "like": None,
         "registry_version": 1,
         "head": "exact",
         "filled": [],
         "out_of_range": [],
+        "warnings": [],
         "near_duplicates": [],
     }
     shown = await client.get(answer.headers["location"])
-    of_the_change = ("head", "filled", "out_of_range", "near_duplicates")
+    of_the_change = ("head", "filled", "out_of_range", "warnings", "near_duplicates")
     assert shown.json() == {k: v for k, v in answer.json().items() if k not in of_the_change}
     assert shown.headers["etag"] == answer.headers["etag"]
     assert await best(client) == ("deep-violet", 1)
@@ -69,6 +71,16 @@ async def test_attributes_by_name(client: Client) -> None:
     body = answer.json()
     assert body["attributes"] == [1.5, pytest.approx(1 / 3), 0.9]
     assert (body["filled"], body["out_of_range"]) == (["green"], ["red"])
+
+
+async def test_values_on_another_scale_are_said_wherever_a_class_is_described(client: Client) -> None:
+    percents = {"name": "x", "attributes": {"red": 90, "blue": 80}}
+    words = ["looks like values on 0..100; the bundle's are on 0..1: divided by 100?"]
+    assert (await client.post("/classes", json=percents)).json()["warnings"] == words
+    assert (await client.put("/classes/x", json=percents)).json()["warnings"] == words
+    assert (await client.post("/classes:preview", json=percents)).json()["warnings"] == words
+    batch = {"mode": "upsert", "classes": [percents, DOCUMENT]}
+    assert [c["warnings"] for c in (await client.post("/classes:batch", json=batch)).json()["classes"]] == [words, []]
 
 
 async def test_the_same_class_by_array_and_by_name_has_the_same_row(running: Running) -> None:

@@ -267,6 +267,21 @@ def test_a_bundle_is_inspected_on_one_screen() -> None:
     assert "--full" not in full
 
 
+def test_what_attributes_mean_is_shown(bundle_dir: Path, tmp_path: Path) -> None:
+    told = Path(shutil.copytree(bundle_dir, tmp_path / "told"))
+    manifest = json.loads((told / "manifest.json").read_text())
+    manifest["vocabulary"]["attributes"][1] |= {"description": "How much of it is green", "unit": "share"}
+    (told / "manifest.json").write_text(json.dumps(manifest))
+    ran("bundle", "verify", told)  # it is the same bundle
+    assert "How much of it is green" in ran("bundle", "inspect", told, "--full")
+    with serving(told, tmp_path / "data") as server:
+        red, green, _blue = server.request("GET", "/attributes").json()["attributes"]
+        shown = ran("classes", "show", "greenish", "--url", server.url)
+    assert set(red) == {"name", "min", "max", "mean"}
+    assert (green["description"], green["unit"]) == ("How much of it is green", "share")
+    assert "How much of it is green" in shown
+
+
 def test_verify_finds_what_inspect_does_not_read(bundle_dir: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(bundle_dir, tmp_path / "broken"))
     (broken / "head.npz").write_bytes(b"damaged")

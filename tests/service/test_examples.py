@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from model.bundle import Bundle
-from model.photos import PhotoPrior
 from model.synthesis import class_embeddings
 from service.service import Service
 from service.settings import Settings
-from tests.service.conftest import Running, running_app
+from tests.service.conftest import Client, Running, running_app
+from tests.service.photos import COLOURS, ORANGE, PHOTOS, add, in_json, probabilities, rows
 from tests.service.processes import command, serving
-from tests.service.tiny import HEAD, png, synthesize, tiny_bundle
+from tests.service.tiny import png, synthesize
 
 pytestmark = pytest.mark.anyio
-
-PRIOR = PhotoPrior(described=2.0, undescribed=1.0, fade=3.0)
-COLOURS = ((250, 120, 10), (240, 130, 30), (255, 110, 0), (235, 140, 20))
-ORANGE = {"id": "orange", "name": "Orange", "attributes": [0.9, 0.5, 0.05]}
-
-
-@pytest.fixture(scope="module")
-def with_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = replace(HEAD, photos=PRIOR, unseen_scale=1.25)
-    return tiny_bundle(tmp_path_factory.mktemp("photos") / "tiny", spec=spec)
-
-
-PHOTOS = [png(colour) for colour in COLOURS]
-
-
-def in_json(photos: list[bytes]) -> list[dict[str, str]]:
-    return [{"data": base64.b64encode(data).decode()} for data in photos]
-
-
-async def add(client: httpx.AsyncClient, *photos: bytes, class_id: str = "orange") -> httpx.Response:
-    files = [("images", (f"{i}.png", data, "image/png")) for i, data in enumerate(photos)]
-    return await client.post(f"/classes/{class_id}/examples", files=files)
-
-
-async def probabilities(client: httpx.AsyncClient) -> dict[str, float]:
-    """Of every class for one orange image."""
-    response = await client.post("/classify?top_k=100", content=png((245, 125, 15)))
-    return {p["class_id"]: p["probability"] for p in response.json()["results"][0]["predictions"]}
-
-
-async def rows(client: httpx.AsyncClient) -> dict[str, float]:
-    """What depends on every bit of the row, without the order of registration."""
-    return dict(sorted((await probabilities(client)).items()))
-
 
 # --- one class ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +173,7 @@ async def test_seen_and_unknown_classes_take_none(running: Running, with_photos:
         assert (bundled.status_code, len(bundled.json()["examples"])) == (200, 1)
 
 
-async def test_a_bundle_without_the_numbers_says_so(client: httpx.AsyncClient) -> None:
+async def test_a_bundle_without_the_numbers_says_so(client: Client) -> None:
     refused = await client.post("/classes", json={**ORANGE, "examples": in_json(PHOTOS[:1])})
     assert refused.status_code == 422
     assert "expected none" in refused.json()["errors"][0]["detail"]
@@ -257,7 +220,6 @@ def test_commands_add_list_and_remove_photos(with_photos: Path, tmp_path: Path) 
         for arguments, words in (
             (("examples", "add", "orange", tmp_path / "missing.png"), "missing.png"),
             (("examples", "add", "orange", empty), "empty folder"),
-            (("add", "Orange", "--attributes", "[1, 0, 0]", "--photos", folder, "--replace"), "--id"),
         ):
             refused = command("classes", *arguments, "--url", server.url)
             assert refused.returncode == 2

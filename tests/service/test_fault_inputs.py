@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.service.processes import ROOT, environment, serving
 
-LINES = "forms,base64,encodings,http,refusals,hosts,versions,errors,advice,openapi"
+LINES = "forms,base64,encodings,http,refusals,hosts,versions,errors,advice,openapi,names,images"
 
 
 def test_every_input_gets_the_answer_that_it_should(tmp_path: Path) -> None:

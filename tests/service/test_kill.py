@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from tests.service.nursery import HANG, Nursery
+from tests.service.photos import in_json
 from tests.service.processes import command
-from tests.service.tiny import png
+from tests.service.tiny import photo, png
 
 BATCH = 3
 IMAGE: dict[str, Any] = {"content": png((200, 40, 220)), "headers": {"content-type": "image/png"}}
@@ -133,3 +134,99 @@ def test_every_promise_outlives_kill_9(nursery: Nursery, bundle_dir: Path, tmp_p
     report = command("registry", "check", *flags[:4], "--json")
     assert report.returncode == 0, report.stdout + report.stderr
     assert json.loads(report.stdout)["classes"] == len(there) + 3
+
+
+class Photographers:
+    """Two clients that give a class of their own photos and take some back, and remember what was promised."""
+
+    def __init__(self, url: str, life: int, promised: dict[str, set[str]]) -> None:
+        self.promised = promised
+        self.open: dict[str, set[str] | None] = {}  # what the last request makes of a class; None for one more photo
+        self.wrong: list[str] = []
+        self._threads = [threading.Thread(target=self._run, args=(url, life, kind)) for kind in ("described", "bare")]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, url: str, life: int, kind: str) -> None:
+        choose = random.Random(f"{life}{kind}")
+        class_id = f"{kind}-{life}"
+        document = {
+            "id": class_id,
+            "name": class_id,
+            **({"attributes": [0.9, 0.5, 0.1]} if kind == "described" else {}),
+        }
+        with httpx.Client(base_url=url, timeout=HANG) as client:
+            try:
+                self.open[class_id] = None
+                images = in_json([photo(choose.randrange(10**9))])
+                created = client.post("/classes", json={**document, "examples": images})
+                assert created.status_code == 201, created.text
+                self._keep(class_id, client.get(f"/classes/{class_id}/examples"))
+                for _ in range(10_000):
+                    ids = self.promised[class_id]
+                    if len(ids) > 8 or (len(ids) > 1 and choose.random() < 0.3):
+                        gone = choose.choice(sorted(ids))
+                        self.open[class_id] = ids - {gone}
+                        removed = client.delete(f"/classes/{class_id}/examples/{gone}")
+                        assert removed.status_code == 204, removed.text
+                        self.promised[class_id] = ids - {gone}
+                    else:
+                        self.open[class_id] = None
+                        data = photo(choose.randrange(10**9))
+                        headers = {"content-type": "image/png"}
+                        added = client.post(f"/classes/{class_id}/examples", content=data, headers=headers)
+                        self._keep(class_id, added)
+                    del self.open[class_id]
+            except httpx.TransportError:
+                return
+            except AssertionError as error:
+                self.wrong.append(str(error))
+
+    def _keep(self, class_id: str, answer: httpx.Response) -> None:
+        assert answer.status_code == 200, answer.text
+        self.promised[class_id] = {example["id"] for example in answer.json()["examples"]}
+
+
+@pytest.mark.parametrize("lives", [5, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_every_photo_outlives_kill_9(nursery: Nursery, with_photos: Path, tmp_path: Path, lives: int) -> None:
+    flags = ("--bundle", str(with_photos), "--data-dir", str(tmp_path / "data"), "--threads", "1")
+    choose = random.Random(lives)
+    promised: dict[str, set[str]] = {}
+    unsure: dict[str, set[str] | None] = {}
+    hit = 0
+    for life in range(lives + 1):
+        with nursery.serving(*flags) as (url, pid):
+            there = table(url)
+            for class_id in promised.keys() | unsure.keys():
+                before = promised.get(class_id, set())
+                assert class_id in there or not before, f"{class_id} is gone in life {life}"
+                if class_id not in there:
+                    continue
+                listed = httpx.get(f"{url}/classes/{class_id}/examples", timeout=HANG).json()["examples"]
+                found = {example["id"] for example in listed}
+                assert there[class_id]["examples"] == len(found) == len(listed)
+                wanted = unsure.get(class_id, before)
+                one_more = wanted is None and found > before and len(found) == len(before) + 1
+                assert found in (before, wanted) or one_more, f"{class_id} in life {life}"
+                promised[class_id] = found
+            assert httpx.post(f"{url}/classify", **IMAGE, timeout=HANG).status_code == 200
+            if life == lives:
+                break
+            clients = Photographers(url, life, promised)
+            clients.start()
+            time.sleep(choose.uniform(0.05, 0.4))
+            os.kill(pid, signal.SIGKILL)
+            clients.join()
+        assert clients.wrong == []
+        unsure, hit = clients.open, hit + bool(clients.open)
+    assert hit > lives / 2  # else the kills came too late to meet a photo
+    report = command("registry", "check", *flags[:4], "--json")
+    assert report.returncode == 0, report.stdout + report.stderr
+    with_rows = sum(bool(photos) for photos in promised.values())
+    assert json.loads(report.stdout)["rows"] == with_rows

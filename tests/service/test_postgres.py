@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -23,6 +25,7 @@ from service.registry.tables import metadata
 from service.registry.watch import watch
 from tests.service import tiny
 from tests.service.postgres import Postgres, postgres_server
+from tests.service.processes import serving
 from tests.service.test_registrar import FakeEngine, equal, history_of, scores, unseen
 
 Opening = Callable[[], ChangeLog]
@@ -219,6 +222,39 @@ def test_a_server_that_hangs_is_given_up_in_seconds(
     time.sleep(_REST)
     assert registrar.catch_up().registry_version == 1
     assert registrar.create(unseen("lime")).registry_version == 2
+
+
+def test_a_service_ends_in_peace_though_its_server_hangs(
+    opening: Opening, bundle: Bundle, bundle_dir: Path, url: str, server: Postgres, tmp_path: Path
+) -> None:
+    """Told to stop with a change at work, it ends by itself.
+
+    One that outlasts the grace period says so of its requests, and has the status 1 where it must be ended.
+    """
+    with serving(bundle_dir, tmp_path, "--database-url", url) as service:
+        violet = {"name": "Violet", "attributes": [0.9, 0, 0.9]}
+        assert service.request("POST", "/classes", json=violet).status_code == 201
+        statuses: list[int] = []
+
+        def change() -> None:
+            with suppress(httpx.HTTPError):
+                statuses.append(service.request("POST", "/classes", json={**violet, "name": "Lime"}).status_code)
+
+        with server.hanging():
+            thread = threading.Thread(target=change)
+            thread.start()
+            thread.join(0.5)  # so that the change has begun
+            assert thread.is_alive()
+            service.process.send_signal(signal.SIGTERM)
+            status = service.process.wait(120)
+            thread.join()
+        said = service.log.text
+    assert status in (0, -signal.SIGTERM), said
+    assert statuses in ([503], []), said
+    assert "1 requests at work have 20 seconds to end" in said
+    assert "have not ended within" not in said
+    time.sleep(_REST)
+    assert Registrar(bundle, FakeEngine(), opening()).snapshot.registry_version == 1
 
 
 def test_a_commit_that_was_given_up_is_not_made_later(

@@ -101,6 +101,7 @@ def test_a_service_refuses_to_start_on_anothers_registry_until_it_is_adopted(
         "classes": 4,
         "superseded": [],
         "without_photos": [],
+        "left_out": [],
     }
 
     registrar = open_registrar(other_dir, data)

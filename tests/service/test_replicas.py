@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import threading
 import time
@@ -17,11 +18,13 @@ import pytest
 
 from service.classes.registrar import Registrar
 from service.errors import StorageError
+from service.inference.decoding import decode
 from service.registry.database import Database
 from tests.service.conftest import Running
 from tests.service.nursery import Nursery
+from tests.service.photos import in_json
 from tests.service.postgres import Postgres, postgres_server
-from tests.service.tiny import VIOLET, png
+from tests.service.tiny import SPEC, VIOLET, photo, png
 
 IMAGE: dict[str, Any] = {"content": png((200, 40, 220)), "headers": {"content-type": "image/png"}}
 HANG = 60.0
@@ -276,6 +279,89 @@ def test_three_processes_on_one_postgresql(bundle_dir: Path, tmp_path: Path, pos
             assert answer["results"] == answers[0]["results"]  # probabilities as written, to the last digit
         listed = [httpx.get(f"{server}/classes?limit=1000", timeout=HANG).json() for server in servers]
         assert listed[0] == listed[1] == listed[2]
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_three_processes_agree_about_photos(with_photos: Path, tmp_path: Path, postgres: Postgres, rounds: int) -> None:
+    """Photos of the same classes come and go at all three at once; what is left is as a fresh registration."""
+    flags = ("--bundle", str(with_photos), "--database-url", postgres.database(), "--threads", "1")
+    documents = [{**document("described")}, {"id": "bare", "name": "bare"}]
+    with ExitStack() as stack:
+        nursery = Nursery(tmp_path / "log")
+        stack.callback(nursery.close)
+        servers = [stack.enter_context(nursery.serving(*flags))[0] for _ in range(3)]
+        first = photo(1)
+        for server, given in zip(servers, documents, strict=False):
+            created = httpx.post(f"{server}/classes", json={**given, "examples": in_json([first])}, timeout=HANG)
+            assert created.status_code == 201, created.text
+        kept: dict[str, list[bytes]] = {given["id"]: [first] for given in documents}
+        wrong: list[str] = []
+        workers = [
+            threading.Thread(target=give_photos, args=(servers, i, rounds, wrong, kept[given["id"]], given["id"]))
+            for i in range(3)
+            for given in documents
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert wrong == []
+        version = max(registry(server)["registry_version"] for server in servers)
+        assert version > 6 * rounds
+
+        def everything(version: int) -> list[tuple[Any, ...]]:
+            query = f"min_registry_version={version}"
+            ids = [given["id"] for given in documents]
+            return [
+                (
+                    httpx.post(f"{server}/classify?top_k=100&{query}", timeout=HANG, **IMAGE).json()["results"],
+                    httpx.get(f"{server}/classes?{query}", timeout=HANG).json(),
+                    [httpx.get(f"{server}/classes/{i}/examples?{query}", timeout=HANG).json() for i in ids],
+                )
+                for server in servers
+            ]
+
+        answers = everything(version)
+        assert answers[0] == answers[1] == answers[2]  # probabilities as written, to the last digit
+        for given in documents:
+            fresh = {**given, "examples": in_json(kept[given["id"]])}
+            assert httpx.delete(f"{servers[1]}/classes/{given['id']}", timeout=HANG).status_code == 204
+            stored = httpx.post(f"{servers[2]}/classes", json=fresh, timeout=HANG)
+            assert (stored.status_code, stored.json()["examples"]) == (201, 1 + 3 * ((rounds + 1) // 2))
+        again = everything(version + 4)
+        assert again[0] == again[1] == again[2]
+        assert by_class(again[0]) == by_class(answers[0])
+
+
+def by_class(answer: tuple[Any, ...]) -> dict[str, float]:
+    """The probabilities, which rows decide to the last bit, without the order of registration."""
+    return {p["class_id"]: p["probability"] for p in answer[0][0]["predictions"]}
+
+
+def give_photos(servers: list[str], own: int, rounds: int, wrong: list[str], kept: list[bytes], class_id: str) -> None:
+    """Give a class photos at one process after the other, and take every second one back at another process."""
+    with httpx.Client(timeout=HANG) as client:
+        for number in range(rounds):
+            data = photo(1000 * own + number + 10)
+            server, elsewhere = servers[(own + number) % 3], servers[(own + number + 1) % 3]
+            added = client.post(f"{server}/classes/{class_id}/examples", files={"images": ("a.png", data)})
+            if added.status_code != 200:
+                wrong.append(f"POST {class_id}: {added.status_code} {added.text}")
+                return
+            if number % 2 == 0:
+                kept.append(data)
+                continue
+            (own_id,) = {example_id(data)} & {example["id"] for example in added.json()["examples"]}
+            removed = client.delete(f"{elsewhere}/classes/{class_id}/examples/{own_id}")
+            if removed.status_code != 204:
+                wrong.append(f"DELETE {class_id}: {removed.status_code} {removed.text}")
+                return
+
+
+def example_id(data: bytes) -> str:
+    """Of a photo: a hash of the pixels that the networks see."""
+    image = decode(data, SPEC, max_bytes=10**6, max_pixels=10**6).image
+    return hashlib.sha256(image.tobytes()).hexdigest()[:32]
 
 
 def registry(server: str) -> dict[str, Any]:

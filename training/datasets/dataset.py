@@ -115,7 +115,7 @@ class Dataset:
     @cached_property
     def attributes(self) -> NDArray[np.float32]:
         """Normalised attributes, float32 [C, A]."""
-        return self.vocabulary.normalise([c.attributes for c in self.classes])
+        return self.vocabulary.normalise([c.attributes or () for c in self.classes])
 
     @property
     def testable(self) -> bool:
@@ -185,7 +185,7 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
     seen_values = values[store.seen]
     vocabulary = Vocabulary.from_classes(
         store.attribute_names, values, offset=seen_values.mean(axis=0), scale=1.0, unit_length=True
-    )
+    ).with_words(store.attribute_words)
     return Dataset(
         features=store.features,
         labels=store.labels,

@@ -104,7 +104,7 @@ def export(
             run,
             bundle_id=identity,
             class_id=entry.id,
-            attributes=entry.attributes,
+            attributes=entry.attributes or (),
             vocabulary=dataset.vocabulary,
             head=spec,
         )

@@ -282,6 +282,7 @@ def _describe(data: OwnPhotos, backbone: Backbone, known: KnownRows, out: Path) 
         labels=np.array([label for _, label in rows], dtype=np.int64),
         classes=data.classes,
         attribute_names=data.attribute_names,
+        attribute_words=data.attribute_words,
         images=tuple(image for image, _ in rows),
         skipped=tuple(known.skipped[path] for path in sorted(known.skipped) if path in listed and path not in known),
         data_root=str(data.root.resolve()),

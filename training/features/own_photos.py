@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,9 @@ from model.errors import DataError, Problem
 from model.outside.folders import is_left_behind
 from model.outside.names import clean_name, escaped, id_candidates, name_fault, slug
 from model.outside.spreadsheets import SheetRow, read_number, read_sheet
-from model.vocabulary import LARGEST_VALUE
+from model.vocabulary import LARGEST_VALUE, AttributeWords
+from training.features.attribute_table import TABLE as ATTRIBUTE_TABLE
+from training.features.attribute_table import read_attribute_words
 
 TABLE = "classes.csv"
 IMAGES = "images"
@@ -33,6 +35,7 @@ class OwnPhotos:
         root: the folder that holds `images` and `classes.csv`.
         classes: the C classes in the order of the table, with the ids of the table or ones made from the names.
         attribute_names: the A attribute columns in order.
+        attribute_words: descriptions and units by the names of attributes, from `attributes.csv` where there is one.
         images: path relative to `root` with forward slashes, and index into `classes`; sorted by class, then path.
         warnings: sentences about what is allowed but probably not meant.
     """
@@ -42,6 +45,7 @@ class OwnPhotos:
     attribute_names: tuple[str, ...]
     images: tuple[tuple[str, int], ...]
     warnings: tuple[str, ...] = ()
+    attribute_words: Mapping[str, AttributeWords] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,8 @@ def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
         raise DataError(f"{shown(root)} is not a data folder", missing)
     problems: list[Problem] = []
     names, rows = _read_table(root / TABLE, problems)
+    described = root / ATTRIBUTE_TABLE
+    words = read_attribute_words(described, names, problems) if described.is_file() else {}
     ids = _choose_ids(rows)
     folders = _read_folders(root, problems)
     owners = _owners(folders, rows, ids)
@@ -99,6 +105,7 @@ def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
         root=root,
         classes=classes,
         attribute_names=names,
+        attribute_words=words,
         images=listed,
         warnings=(
             *warnings,
@@ -343,6 +350,6 @@ def _doubtful_attributes(classes: Iterable[ClassEntry], names: tuple[str, ...]) 
         yield f"the same value for every class, so of no use: {', '.join(constant)}"
     first: dict[tuple[float, ...], str] = {}
     for entry in entries:
-        before = first.setdefault(entry.attributes, entry.name)
+        before = first.setdefault(entry.attributes or (), entry.name)
         if before != entry.name:
             yield f"{entry.name!r} has the very attributes of {before!r}; nothing can tell them apart by description"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model.classes import ClassEntry
 from model.errors import DataError
 from model.preprocess import PreprocessSpec
+from model.vocabulary import AttributeWords
 from training.features.backbone import Backbone
 
 SCHEMA = "d3gzsl-features/1"
@@ -70,6 +71,8 @@ class FeatureStore:
         labels: int64 [N], index into `classes`.
         classes: the C classes with their attributes.
         attribute_names: the A names.
+        attribute_words: descriptions and units by the names of attributes; no part of the hash, as nothing is trained
+            on them.
         images: the N images in the order of the rows.
         skipped: unreadable images, which have no row.
         data_root: the data folder, absolute, as it was.
@@ -91,6 +94,7 @@ class FeatureStore:
     fingerprint: str
     spec: PreprocessSpec
     backbone_card: Mapping[str, Any]
+    attribute_words: Mapping[str, AttributeWords] = field(default_factory=dict)
 
     @property
     def backbone_path(self) -> Path:
@@ -132,6 +136,11 @@ class FeatureStore:
                 "card": dict(self.backbone_card),
             },
             "attribute_names": list(self.attribute_names),
+            **(
+                {"attribute_words": {n: w.to_json() for n, w in self.attribute_words.items()}}
+                if self.attribute_words
+                else {}
+            ),
             "classes": [entry.to_json() for entry in self.classes],
             "labels": self.labels.tolist(),
             "images": [asdict(image) for image in self.images],
@@ -171,7 +180,7 @@ class FeatureStore:
             raise DataError(f"{self.path / FEATURES}: expected {rows} x {dim} features as in {META}, found {found}")
         if rows and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
             raise DataError(f"{self.path / META}: a label is not an index of one of the {len(self.classes)} classes")
-        if any(len(entry.attributes) != len(self.attribute_names) for entry in self.classes):
+        if any(len(entry.attributes or ()) != len(self.attribute_names) for entry in self.classes):
             raise DataError(f"{self.path / META}: a class has not {len(self.attribute_names)} attributes")
         for start in range(0, rows, _CHUNK):
             finite = np.isfinite(self.features[start : start + _CHUNK]).all(axis=1)
@@ -236,6 +245,7 @@ def _parse(meta: Mapping[str, Any]) -> dict[str, Any]:
         "labels": np.array(meta["labels"], dtype=np.int64),
         "classes": tuple(ClassEntry.from_json(fields) for fields in meta["classes"]),
         "attribute_names": tuple(meta["attribute_names"]),
+        "attribute_words": {n: AttributeWords.from_json(w) for n, w in meta.get("attribute_words", {}).items()},
         "images": tuple(ImageRecord(**fields) for fields in meta["images"]),
         "skipped": tuple(SkippedImage(**fields) for fields in meta["skipped"]),
         "data_root": meta["data_root"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -13,6 +13,8 @@ from model.classes import CLASS_ID_PATTERN
 from model.outside.names import fold_name
 from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
+from service.classes.leave_one_out import LeftOutPhoto
+from service.classes.like import ClassesToBeLike
 from service.classes.neighbours import Neighbour
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError, TooLargeError
@@ -45,7 +47,7 @@ from service.http.dependencies import (
     no_parameters,
     snapshot_for,
 )
-from service.http.examples import GivenExamples, embed_examples
+from service.http.examples import GivenExamples, embed_examples, embed_examples_of_batch, warnings_of
 from service.http.headers import (
     LOCATION,
     PRECONDITIONS,
@@ -61,12 +63,15 @@ from service.http.headers import (
     set_version,
     to_cursor,
 )
-from service.http.images import EXAMPLES_FIELD, described_body, parse, read_described_images
+from service.http.images import EXAMPLES_FIELD, SentImage, described_body, parse, read_described_images
 from service.http.problems import problem_responses
 from service.http.recognition import Client, while_connected
 from service.http.schemas import ReadQuery
 from service.http.threads import answer, off_the_loop
 from service.service import Service
+
+Around = tuple[list[Neighbour], tuple[LeftOutPhoto, ...]]
+"""The classes that are almost the same as a changed one, and its photos, each as if the class did not have it."""
 
 NewClassId = Annotated[str, Path(json_schema_extra={"pattern": CLASS_ID_PATTERN})]
 
@@ -150,25 +155,25 @@ async def show_class(
     status_code=201,
     summary="Register a class",
     responses={201: {"headers": {**TAGGED, **LOCATION}}, **problem_responses(400, 403, 409, 413, 415, 422, 503)},
-    openapi_extra=described_body("DescribedDocument", field=EXAMPLES_FIELD),
+    openapi_extra=described_body("DescribedDocument", EXAMPLES_FIELD),
     dependencies=with_photos,
 )
 async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
-    """Register a class by its attributes, and by example photos beside them.
+    """Register a class by its attributes, by example photos, or by both.
 
     Answered when it is on disk, and recognised from the next request on.
     """
     described, given = await _read_described(request, service)
 
-    def create() -> tuple[KnownClass, list[Neighbour]]:
+    def create() -> tuple[KnownClass, Around]:
         (one,) = with_ids([described], service.registrar.catch_up().get)
         known = service.registrar.create(given.of(one.entry), embeddings=given.embeddings)
-        return known, service.near_duplicates(known.entry)
+        return known, _around(service, known)
 
-    known, duplicates = await service.changes.run(create)
+    known, around = await service.changes.run(create)
     set_location(request, response, known.entry.id)
     set_version(response, known.registry_version, etag=known.etag)
-    return _changed(known, described, duplicates)
+    return _changed(known, described, given, around)
 
 
 @router.put(
@@ -179,7 +184,7 @@ async def create_class(request: Request, response: Response, service: TheService
         201: {"description": "Created.", "model": ChangedClass, "headers": {**TAGGED, **LOCATION}},
         **problem_responses(400, 403, 409, 412, 413, 415, 422, 503),
     },
-    openapi_extra={**described_body("DescribedDocument", field=EXAMPLES_FIELD), **PRECONDITIONS},
+    openapi_extra={**described_body("DescribedDocument", EXAMPLES_FIELD), **PRECONDITIONS},
     dependencies=with_photos,
 )
 async def put_class(class_id: NewClassId, request: Request, response: Response, service: TheService) -> ChangedClass:
@@ -187,16 +192,16 @@ async def put_class(class_id: NewClassId, request: Request, response: Response, 
     condition = precondition(request)
     described, given = await _read_described(request, service, class_id=class_id)
 
-    def put() -> tuple[KnownClass, bool, list[Neighbour]]:
+    def put() -> tuple[KnownClass, bool, Around]:
         stored = service.registrar.put(given.of(described.entry), condition, embeddings=given.embeddings)
-        return stored.known, stored.created, service.near_duplicates(stored.known.entry)
+        return stored.known, stored.created, _around(service, stored.known)
 
-    known, created, duplicates = await service.changes.run(put)
+    known, created, around = await service.changes.run(put)
     if created:
         response.status_code = 201
         set_location(request, response, class_id)
     set_version(response, known.registry_version, etag=known.etag)
-    return _changed(known, described, duplicates)
+    return _changed(known, described, given, around)
 
 
 @router.patch(
@@ -236,22 +241,40 @@ async def _read_described(
     """The class that a request describes, and the photos that came with it."""
     vocabulary = service.bundle.manifest.vocabulary
     service.changes.check()
-    document, images = await read_described_images(request, most=service.settings.max_examples, field=EXAMPLES_FIELD)
+    document, sent = await read_described_images(request, most={EXAMPLES_FIELD: service.settings.max_examples})
+    images = sent[EXAMPLES_FIELD]
     if not images and len(await request.body()) > MAX_BODY_BYTES:
         raise TooLargeError(f"the body has more than the {MAX_BODY_BYTES} bytes allowed without photos")
-    described = await asyncio.to_thread(read_class, document, vocabulary, class_id=class_id)
+    newest = isinstance(document, Mapping) and "like" in document
+    others = ClassesToBeLike(await service.changes.run(service.registrar.catch_up) if newest else service.snapshot)
+    described = await asyncio.to_thread(
+        read_class,
+        document,
+        vocabulary,
+        scale=service.scale,
+        others=others,
+        class_id=class_id,
+        with_photos=bool(images),
+    )
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
         return described, await embed_examples(request, service, images, seconds=deadline.left)
 
 
-def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[Neighbour]) -> ChangedClass:
+def _around(service: Service, known: KnownClass) -> Around:
+    (left_out,) = service.judge_photos(service.snapshot, [known.entry.id])
+    return service.near_duplicates(known.entry), left_out
+
+
+def _changed(known: KnownClass, described: DescribedClass, given: GivenExamples, around: Around) -> ChangedClass:
+    duplicates, left_out = around
     return ChangedClass(
         **fields_of(known),
         head="exact",
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),
         near_duplicates=near_duplicates(duplicates),
+        warnings=[*described.warnings, *warnings_of(left_out, given.places)],
     )
 
 
@@ -266,44 +289,78 @@ def _changed(known: KnownClass, described: DescribedClass, duplicates: Sequence[
 async def store_batch(request: Request, service: TheService) -> Response:
     """Create or replace many classes as one version of the table; where one of them is refused, none is stored.
 
+    Each may have example photos. Where one of these cannot be read, nothing is stored either.
+
     Nothing is stored for a client that has gone before its batch was ready to be.
     """
     service.changes.check()
-    mode, read = await off_the_loop(_read_batch, await request.body(), service)
+    body = await request.body()
+    if b'"like"' in body:  # which may look through all classes as they are now
+        newest = await service.changes.run(service.registrar.catch_up)
+        mode, read, sent = await asyncio.to_thread(_read_batch, body, service, newest)
+    else:
+        mode, read, sent = await off_the_loop(_read_batch, body, service, service.snapshot)
+    deadline = Deadline.from_now(service.settings.deadline)
+    async with deadline.kept():
+        photos = await embed_examples_of_batch(request, service, sent, seconds=deadline.left)
     client = Client()
 
-    def store() -> tuple[list[DescribedClass], Snapshot, Snapshot, list[list[Neighbour]]]:
+    def store() -> tuple[list[DescribedClass], Snapshot, Snapshot, list[Around]]:
         client.check()
         edit = Create if mode == "create" else Put
         described = with_ids(read, service.registrar.catch_up().get)
-        before, after = service.registrar.apply_batch([edit(entry=one.entry) for one in described], go_on=client.check)
-        rows = [(one.entry, after.row(one.entry.id)) for one in described]
-        return described, before, after, service.neighbours.near_duplicates(after, rows)
+        edits = [
+            edit(entry=given.of(one.entry), embeddings=given.embeddings)
+            for one, given in zip(described, photos, strict=True)
+        ]
+        before, after = service.registrar.apply_batch(edits, go_on=client.check)
+        duplicates = service.neighbours.near_duplicates(after, [(e.entry, after.row(e.class_id)) for e in edits])
+        left_out = service.judge_photos(after, [e.class_id for e in edits])
+        return described, before, after, list(zip(duplicates, left_out, strict=True))
 
     with client.there():
-        described, before, after, duplicates = await while_connected(request, service.changes.run(store))
+        described, before, after, around = await while_connected(request, service.changes.run(store))
 
     def make() -> BatchAnswer:
+        items = zip(described, photos, around, strict=True)
         return BatchAnswer(
             registry_version=after.registry_version,
             head="exact",
-            classes=[_item(one, before, after, near) for one, near in zip(described, duplicates, strict=True)],
+            classes=[_item(i, *of_one, before, after) for i, of_one in enumerate(items)],
         )
 
     headers = {VERSION_HEADER: str(after.registry_version)}
     return await answer(make, values=10 * len(described), headers=headers)
 
 
-def _read_batch(body: bytes, service: Service) -> tuple[Literal["create", "upsert"], list[DescribedClass]]:
-    most, vocabulary = service.settings.max_batch_classes, service.bundle.manifest.vocabulary
+def _read_batch(
+    body: bytes, service: Service, snapshot: Snapshot
+) -> tuple[Literal["create", "upsert"], list[DescribedClass], list[list[SentImage]]]:
+    """The mode of a batch, its classes, and the photos that came with each."""
+    settings, vocabulary = service.settings, service.bundle.manifest.vocabulary
+    most, most_photos = settings.max_batch_classes, min(settings.max_batch_examples, settings.queue_size)
     given = loads(body, max_values=MAX_VALUES + 2 * most * len(vocabulary))
     batch = parse(BatchDocument, given, "the batch is not valid")
     if len(batch.classes) > most:
         raise BatchTooLargeError(f"the batch has {len(batch.classes)} classes; at most {most} are allowed")
-    return batch.mode, read_classes(batch.classes, vocabulary)
+    photos = [one.get(EXAMPLES_FIELD) for one in batch.classes if isinstance(one, dict)]
+    number = sum(len(of_one) for of_one in photos if isinstance(of_one, list))
+    if number > most_photos:
+        raise TooLargeError(f"the batch has {number} example photos; at most {most_photos} of all classes are allowed")
+    read, sent = read_classes(
+        batch.classes,
+        vocabulary,
+        scale=service.scale,
+        others=ClassesToBeLike(snapshot),
+        most_photos=settings.max_examples,
+    )
+    return batch.mode, read, sent
 
 
-def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence[Neighbour]) -> BatchItem:
+def _item(
+    place: int, one: DescribedClass, given: GivenExamples, around: Around, before: Snapshot, after: Snapshot
+) -> BatchItem:
+    near, left_out = around
     former, known = before.get(one.entry.id), after.get(one.entry.id)
     assert known is not None
     status: Literal["created", "replaced", "unchanged"] = "created"
@@ -314,7 +371,10 @@ def _item(one: DescribedClass, before: Snapshot, after: Snapshot, near: Sequence
         status=status,
         registry_version=known.registry_version,
         etag=known.etag,
+        examples=len(known.entry.examples),
+        like=one.entry.like,
         filled=list(one.filled),
         out_of_range=list(one.out_of_range),
         near_duplicates=near_duplicates(near),
+        warnings=[*one.warnings, *warnings_of(left_out, given.places, within=f"/classes/{place}")],
     )

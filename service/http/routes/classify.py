@@ -15,7 +15,15 @@ from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_
 from service.http.images import IMAGES_BODY, read_images
 from service.http.problems import problem_responses
 from service.http.recognition import EmbeddedImage, embed_all, image_answer, rank_all, while_connected
-from service.http.schemas import ClassifyAnswer, ClassifyQuery, ContributionAnswer, Explanation, Timing
+from service.http.schemas import (
+    ClassifyAnswer,
+    ClassifyQuery,
+    ContributionAnswer,
+    Explanation,
+    NearestExample,
+    PhotoEvidenceAnswer,
+    Timing,
+)
 from service.http.threads import answer
 from service.service import Service
 
@@ -100,7 +108,13 @@ async def _explanations(
 
 def _explanation(service: Service, ranked: RankedClass, image: EmbeddedImage, most: int) -> Explanation:
     supporting, opposing = service.explainer.explain(ranked.entry, image.answer.embedding, most=most)
+    evidence = service.explainer.photos(ranked.entry, image.answer.embedding, most=most)
+    photos = {}
+    if evidence is not None:
+        nearest = [NearestExample(id=example_id, cosine=cosine) for example_id, cosine in evidence.nearest]
+        photos["photos"] = PhotoEvidenceAnswer(count=evidence.photos, share=evidence.share, nearest=nearest)
     return Explanation(
         supporting=[ContributionAnswer(**asdict(c)) for c in supporting],
         opposing=[ContributionAnswer(**asdict(c)) for c in opposing],
+        **photos,
     )

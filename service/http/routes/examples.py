@@ -6,11 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from service.classes.class_table import KnownClass
 from service.classes.edits import AddExamples, RemoveExample
+from service.classes.leave_one_out import LeftOutPhoto
 from service.http.access import may_change, may_preview, may_read
-from service.http.class_schemas import ExampleList
+from service.http.class_schemas import ChangedExamples, ExampleList
 from service.http.dependencies import Deadline, TheService, no_parameters, snapshot_for
-from service.http.examples import embed_examples, example_list
+from service.http.examples import embed_examples, example_list, warnings_of
 from service.http.headers import PRECONDITIONS, TAGGED, VERSION, VERSION_HEADER, precondition, set_version
 from service.http.images import IMAGES_BODY, read_images
 from service.http.problems import problem_responses
@@ -42,8 +44,11 @@ async def list_examples(
     openapi_extra={**IMAGES_BODY, **PRECONDITIONS},
     dependencies=[Depends(no_parameters), Depends(may_preview)],
 )
-async def add_examples(class_id: str, request: Request, response: Response, service: TheService) -> ExampleList:
-    """Add photos to those the class has. The same photo counts once; one that cannot be read refuses all of them."""
+async def add_examples(class_id: str, request: Request, response: Response, service: TheService) -> ChangedExamples:
+    """Add photos to those the class has. The same photo counts once; one that cannot be read refuses all of them.
+
+    Photos that look more like another class than like this one are named in `warnings`.
+    """
     condition, settings = precondition(request), service.settings
     service.changes.check()
     images = await read_images(request, most=settings.max_examples, most_bytes=settings.max_image_bytes)
@@ -57,9 +62,15 @@ async def add_examples(class_id: str, request: Request, response: Response, serv
         most=settings.max_examples,
         condition=condition,
     )
-    known = await service.changes.run(service.registrar.change, edit)
+
+    def change() -> tuple[KnownClass, tuple[LeftOutPhoto, ...]]:
+        known = service.registrar.change(edit)
+        (left_out,) = service.judge_photos(service.snapshot, [class_id])
+        return known, left_out
+
+    known, left_out = await service.changes.run(change)
     set_version(response, known.registry_version, etag=known.etag)
-    return example_list(known)
+    return ChangedExamples(**dict(example_list(known)), warnings=warnings_of(left_out, given.places))
 
 
 @router.delete(

@@ -22,12 +22,21 @@ router = APIRouter(tags=["about"])
 reads = [Depends(may_read)]
 
 
-@router.get("/attributes", summary="The attribute vocabulary", responses=problem_responses(), dependencies=reads)
+@router.get(
+    "/attributes",
+    summary="The attribute vocabulary",
+    response_model_exclude_unset=True,
+    responses=problem_responses(),
+    dependencies=reads,
+)
 async def attributes(service: TheService) -> AttributeList:
-    """The attributes that describe a class, in order, with range and mean over the training classes."""
+    """The attributes that describe a class, in order, with range and mean over the training classes.
+
+    Each has a description and a unit where the bundle has them.
+    """
     return AttributeList(
         attributes=[
-            AttributeAnswer(name=a.name, min=a.min, max=a.max, mean=a.mean)
+            AttributeAnswer(name=a.name, min=a.min, max=a.max, mean=a.mean, **a.words.to_json())
             for a in service.bundle.manifest.vocabulary.attributes
         ]
     )
