@@ -43,15 +43,16 @@ def classify(
     Raises:
         ServiceError: also where the only image cannot be read; of several each has an `error` of its own.
         DataError: an image file cannot be opened.
+        ValueError: there is no image.
     """
-    given = sources(images)
+    given = _some(images)
     return Call(
         method="POST",
         template="/classify",
         read=as_results(ClassifyAnswer, given),
         query=query,
         headers={"d3gzsl-timeout-ms": None if timeout_ms is None else str(timeout_ms)},
-        files=_in_form(images=images),
+        files=_in_form(images=given),
         repeat=True,
         at_least="query",
     )
@@ -107,7 +108,7 @@ def add_class(document: Document, *, examples: Images = ()) -> Call[TaggedChange
         template="/classes",
         read=as_tagged(TaggedChange),
         document=document,
-        files=_in_form(examples=examples),
+        files=_in_form(examples=sources(examples)),
     )
 
 
@@ -135,7 +136,7 @@ def put_class(
         read=as_tagged(TaggedChange),
         headers={"if-match": if_match, "if-none-match": if_none_match},
         document=document,
-        files=_in_form(examples=examples),
+        files=_in_form(examples=sources(examples)),
         repeat=True,
     )
 
@@ -215,7 +216,7 @@ def preview_class(
         read=as_results(PreviewAnswer, given) if given else as_model(PreviewAnswer),
         query=query,
         document=document,
-        files=_in_form(examples=examples, images=images),
+        files=_in_form(examples=sources(examples), images=given),
         repeat=True,
         at_least="query",
     )
@@ -256,7 +257,7 @@ def add_examples(
         values={"class_id": class_id},
         read=as_tagged(TaggedExamples),
         headers={"if-match": if_match, "if-none-match": if_none_match},
-        files=[("images", photo) for photo in sources(photos)],
+        files=_in_form(images=_some(photos)),
         repeat=True,
     )
 
@@ -385,6 +386,14 @@ def metrics() -> Call[str]:
     return Call(method="GET", template="/metrics", read=as_text, repeat=True)
 
 
-def _in_form(**fields: Images) -> list[tuple[str, Source]] | None:
+def _in_form(**fields: Sequence[Source]) -> list[tuple[str, Source]] | None:
     """Files with the fields of the form that they stand in; None where there are none."""
-    return [(field, source) for field, images in fields.items() for source in sources(images)] or None
+    return [(field, source) for field, found in fields.items() for source in found] or None
+
+
+def _some(images: Images) -> tuple[Source, ...]:
+    """The sources of images; ValueError where there is none."""
+    found = sources(images)
+    if not found:
+        raise ValueError("expected at least one image, got none")
+    return found

@@ -91,7 +91,7 @@ def samples(bundle_id: str) -> list[tuple[str, Arguments]]:
         ("attributes", ((), {})),
         ("bundle_examples", ((), {})),
         ("bundle_example", (("red.png",), {})),
-        ("preview_class", ((VIOLET_CLASS,), {"images": [RED], "neighbours": 1})),
+        ("preview_class", ((VIOLET_CLASS,), {"images": [RED], "examples": [RED], "neighbours": 1})),
         ("preview_class", ((VIOLET_CLASS,), {})),
         ("add_class", ((VIOLET_CLASS,), {})),
         ("add_class", (({"name": "Dark violet", "attributes": VIOLET},), {"examples": [png((40, 0, 40))]})),
@@ -249,6 +249,11 @@ def test_images_are_paths_bytes_or_bytes_with_an_id(local: Client, tmp_path: Pat
     for one, name in zip(given, [*ids[:2], "0", odd], strict=True):
         assert [r.id for r in local.classify(one).results] == [name]
     assert [r.id for r in local.classify((RED, RED)).results] == ["0", "1"]
+    assert [r.id for r in local.classify(image for image in given).results] == ids
+    assert [r.id for r in local.preview_class(VIOLET_CLASS, images=iter(given)).results] == ids
+    for none in (lambda: local.classify([]), lambda: local.add_examples("bluish", [])):
+        with pytest.raises(ValueError, match="at least one image"):
+            none()
     with pytest.raises(TypeError, match="expected a path, bytes"):
         local.classify([3])  # type: ignore[list-item]
     with pytest.raises(DataError, match=r"nowhere\.png: No such file"):
