@@ -30,9 +30,9 @@ class Classifier(Client):
 
     >>> from service import Classifier
     >>> with Classifier.load() as classifier:  # the embedded demo bundle
-    ...     best = classifier("service/demo_bundle/examples/red-checked-circle.jpg").predictions[0]
+    ...     best = classifier("service/demo_bundle/examples/red-dotted-heart.jpg").predictions[0]
     >>> best.name, best.kind
-    ('red checked circle', 'unseen')
+    ('red dotted heart', 'unseen')
 
     It has every method of :class:`service.Client`, and gives the answers that a service with this bundle gives, to the
     last bit: the same application is called with the same requests, in a thread of its own. Several threads may use it.
@@ -72,6 +72,7 @@ class Classifier(Client):
                     data_dir=Path(passing or registry or ""),
                     threads=threads,
                     provider=provider,
+                    slow_request=0.0,  # whoever waits for an answer needs no warning in the log
                 )
             )
         except BaseException:

@@ -105,5 +105,5 @@ def _library() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise MissingDependencyError("signatures need cryptography; install d3gzsl with the extra `signing`") from None
+        raise MissingDependencyError("signatures need cryptography", "signing") from None
     return serialization, ed25519

@@ -126,6 +126,6 @@ def test_the_notebook_goes_from_photos_to_a_new_class(tmp_path: Path) -> None:
     assert after.count("blue dotted circle") >= 2
     assert previewed == after
     assert operations == ["put", "rollback", "put"]
-    assert "ended with 0" in text
+    assert "the service has ended" in text
     assert text.rstrip().endswith("blue dotted circle")
     assert [*tmp_path.iterdir()] == []

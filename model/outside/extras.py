@@ -6,6 +6,7 @@ from model.errors import MissingDependencyError
 
 _EXTRAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("matplotlib", "onnxscript", "optuna", "tomli_w", "torch", "torchvision"), ("training",)),
+    "cryptography": ("signing",),
     "filelock": ("training", "bulk"),
     "onnxruntime": ("cpu", "gpu"),
     "opentelemetry": ("tracing",),

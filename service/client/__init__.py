@@ -18,6 +18,7 @@ from service.client.errors import (
     ServiceError,
     ServiceUnavailableError,
     TooMuchError,
+    TooOftenError,
     UnexpectedAnswerError,
     UnreachableError,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "ServiceError",
     "ServiceUnavailableError",
     "TooMuchError",
+    "TooOftenError",
     "UnexpectedAnswerError",
     "UnreachableError",
 ]

@@ -13,6 +13,7 @@ from service.client.answers import (
     TaggedExamples,
     TaggedPage,
     TaggedRegistry,
+    as_bytes,
     as_model,
     as_nothing,
     as_results,
@@ -23,7 +24,7 @@ from service.client.images import Images, Source, sources
 from service.client.options import ClassifyOptions, ListOptions, PreviewOptions, ReadOptions, VersionsOptions
 from service.client.steps import Call
 from service.http.class_schemas import BatchAnswer, PreviewAnswer
-from service.http.schemas import AttributeList, ClassifyAnswer, Health, VersionAnswer, VersionPage
+from service.http.schemas import AttributeList, BundleExampleList, ClassifyAnswer, Health, VersionAnswer, VersionPage
 
 Document = Mapping[str, Any] | BaseModel
 """What the service takes as JSON: a mapping, or one of the service's models."""
@@ -42,15 +43,16 @@ def classify(
     Raises:
         ServiceError: also where the only image cannot be read; of several each has an `error` of its own.
         DataError: an image file cannot be opened.
+        ValueError: there is no image.
     """
-    given = sources(images)
+    given = _some(images)
     return Call(
         method="POST",
         template="/classify",
         read=as_results(ClassifyAnswer, given),
         query=query,
         headers={"d3gzsl-timeout-ms": None if timeout_ms is None else str(timeout_ms)},
-        files=_in_form(images=images),
+        files=_in_form(images=given),
         repeat=True,
         at_least="query",
     )
@@ -106,7 +108,7 @@ def add_class(document: Document, *, examples: Images = ()) -> Call[TaggedChange
         template="/classes",
         read=as_tagged(TaggedChange),
         document=document,
-        files=_in_form(examples=examples),
+        files=_in_form(examples=sources(examples)),
     )
 
 
@@ -134,7 +136,7 @@ def put_class(
         read=as_tagged(TaggedChange),
         headers={"if-match": if_match, "if-none-match": if_none_match},
         document=document,
-        files=_in_form(examples=examples),
+        files=_in_form(examples=sources(examples)),
         repeat=True,
     )
 
@@ -214,7 +216,7 @@ def preview_class(
         read=as_results(PreviewAnswer, given) if given else as_model(PreviewAnswer),
         query=query,
         document=document,
-        files=_in_form(examples=examples, images=images),
+        files=_in_form(examples=sources(examples), images=given),
         repeat=True,
         at_least="query",
     )
@@ -255,7 +257,7 @@ def add_examples(
         values={"class_id": class_id},
         read=as_tagged(TaggedExamples),
         headers={"if-match": if_match, "if-none-match": if_none_match},
-        files=[("images", photo) for photo in sources(photos)],
+        files=_in_form(images=_some(photos)),
         repeat=True,
     )
 
@@ -287,6 +289,32 @@ def attributes() -> Call[AttributeList]:
     return Call(method="GET", template="/attributes", read=as_model(AttributeList), repeat=True)
 
 
+def bundle_examples(**query: Unpack[ReadOptions]) -> Call[BundleExampleList]:
+    """The images that come with the bundle, and which classes they show."""
+    return Call(
+        method="GET",
+        template="/bundle/examples",
+        read=as_model(BundleExampleList),
+        query=query,
+        repeat=True,
+        at_least="query",
+    )
+
+
+def bundle_example(name: str, *, if_none_match: str | None = None) -> Call[bytes]:
+    """An image that comes with the bundle, as a file.
+
+    Args:
+        name: of the file, as `bundle_examples` gives it.
+        if_none_match: entity tag that the caller has already; NotModifiedError where it still holds.
+    """
+    headers = {"if-none-match": if_none_match}
+    values = {"name": name}
+    return Call(
+        method="GET", template="/bundle/examples/{name}", values=values, read=as_bytes, headers=headers, repeat=True
+    )
+
+
 def registry(*, if_none_match: str | None = None, **query: Unpack[ReadOptions]) -> Call[TaggedRegistry]:
     """Version and size of the class table.
 
@@ -306,7 +334,7 @@ def registry(*, if_none_match: str | None = None, **query: Unpack[ReadOptions]) 
 
 
 def version_page(**query: Unpack[VersionsOptions]) -> Call[VersionPage]:
-    """One page of the class table's versions, oldest first; `versions` gives all of them.
+    """One page of the class table's versions; `versions` gives all of them.
 
     Args:
         query: parameters of GET /registry/versions.
@@ -358,6 +386,14 @@ def metrics() -> Call[str]:
     return Call(method="GET", template="/metrics", read=as_text, repeat=True)
 
 
-def _in_form(**fields: Images) -> list[tuple[str, Source]] | None:
+def _in_form(**fields: Sequence[Source]) -> list[tuple[str, Source]] | None:
     """Files with the fields of the form that they stand in; None where there are none."""
-    return [(field, source) for field, images in fields.items() for source in sources(images)] or None
+    return [(field, source) for field, found in fields.items() for source in found] or None
+
+
+def _some(images: Images) -> tuple[Source, ...]:
+    """The sources of images; ValueError where there is none."""
+    found = sources(images)
+    if not found:
+        raise ValueError("expected at least one image, got none")
+    return found

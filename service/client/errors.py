@@ -12,6 +12,7 @@ ClientError                     (a D3GZSLError)
     ├── PreconditionFailedError 412
     ├── TooMuchError            413
     └── ServiceUnavailableError 503: `retry_after` says when to ask again
+        └── TooOftenError       429: likewise
 """
 
 from __future__ import annotations
@@ -119,6 +120,10 @@ class ServiceUnavailableError(ServiceError):
         self.retry_after = retry_after(response)
 
 
+class TooOftenError(ServiceUnavailableError):
+    """The client asks more often than it may; nothing was done."""
+
+
 _BY_STATUS: dict[int, type[ServiceError]] = {
     **dict.fromkeys((400, 415, 422), RefusedInputError),
     **dict.fromkeys((401, 403, 421), KeyRefusedError),
@@ -126,6 +131,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {
     409: ConflictError,
     412: PreconditionFailedError,
     413: TooMuchError,
+    429: TooOftenError,
     503: ServiceUnavailableError,
 }
 

@@ -40,8 +40,8 @@ _NOT_NOW = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 )
-_REFUSED_AT_ONCE = "overloaded"
-"""The problem of a request of which nothing was done, so that any may be sent again."""
+_REFUSED_AT_ONCE = ("overloaded", "too-many-requests")
+"""Problems of requests of which nothing was done, so that any may be sent again."""
 _WAITED_ALREADY = "version-not-reached"
 """The problem of a request for which the service has waited as long as it may."""
 
@@ -207,7 +207,7 @@ def _may_repeat(call: Call[Any], error: ClientError) -> bool:
     if error.status not in _NOT_NOW:
         return False
     name = error.name if isinstance(error, ServiceError) else ""
-    return name != _WAITED_ALREADY and (call.repeat or name == _REFUSED_AT_ONCE)
+    return name != _WAITED_ALREADY and (call.repeat or name in _REFUSED_AT_ONCE)
 
 
 def _asked(outcome: httpx.Response | Exception) -> float | None:

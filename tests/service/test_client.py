@@ -89,7 +89,9 @@ def samples(bundle_id: str) -> list[tuple[str, Arguments]]:
         ("classify", ((RED,), {"top_k": 1})),
         ("class_page", ((), {"kind": "seen"})),
         ("attributes", ((), {})),
-        ("preview_class", ((VIOLET_CLASS,), {"images": [RED], "neighbours": 1})),
+        ("bundle_examples", ((), {})),
+        ("bundle_example", (("red.png",), {})),
+        ("preview_class", ((VIOLET_CLASS,), {"images": [RED], "examples": [RED], "neighbours": 1})),
         ("preview_class", ((VIOLET_CLASS,), {})),
         ("add_class", ((VIOLET_CLASS,), {})),
         ("add_class", (({"name": "Dark violet", "attributes": VIOLET},), {"examples": [png((40, 0, 40))]})),
@@ -201,7 +203,8 @@ def test_both_clients_have_the_same_methods_with_words() -> None:
 def test_every_method_has_a_typed_answer(local: Client) -> None:
     for name, (args, kwargs) in samples(local.about().bundle):
         answer = getattr(local, name)(*args, **kwargs)
-        assert isinstance(answer, str if name == "metrics" else BaseModel) or name == "remove_class", name
+        kind = {"metrics": str, "bundle_example": bytes, "remove_class": type(None)}.get(name, BaseModel)
+        assert isinstance(answer, kind), name
     local.add_class(VIOLET_CLASS, examples=[png((200, 0, 200))])
     (photo,) = local.list_examples("violet").examples
     assert local.remove_example("violet", photo.id) is None
@@ -215,7 +218,8 @@ def test_every_method_has_a_typed_answer(local: Client) -> None:
 async def test_every_method_can_be_awaited(asynchronous: AsyncClient) -> None:
     for name, (args, kwargs) in samples((await asynchronous.about()).bundle):
         answer = await getattr(asynchronous, name)(*args, **kwargs)
-        assert isinstance(answer, str if name == "metrics" else BaseModel) or name == "remove_class", name
+        kind = {"metrics": str, "bundle_example": bytes, "remove_class": type(None)}.get(name, BaseModel)
+        assert isinstance(answer, kind), name
     assert [c.id async for c in asynchronous.classes(kind="unseen")] == ["bluish"]
     assert [v.registry_version async for v in asynchronous.versions()] == [*range(1, asynchronous.registry_version + 1)]
 
@@ -245,6 +249,11 @@ def test_images_are_paths_bytes_or_bytes_with_an_id(local: Client, tmp_path: Pat
     for one, name in zip(given, [*ids[:2], "0", odd], strict=True):
         assert [r.id for r in local.classify(one).results] == [name]
     assert [r.id for r in local.classify((RED, RED)).results] == ["0", "1"]
+    assert [r.id for r in local.classify(image for image in given).results] == ids
+    assert [r.id for r in local.preview_class(VIOLET_CLASS, images=iter(given)).results] == ids
+    for none in (lambda: local.classify([]), lambda: local.add_examples("bluish", [])):
+        with pytest.raises(ValueError, match="at least one image"):
+            none()
     with pytest.raises(TypeError, match="expected a path, bytes"):
         local.classify([3])  # type: ignore[list-item]
     with pytest.raises(DataError, match=r"nowhere\.png: No such file"):

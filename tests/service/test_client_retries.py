@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from service.client import (
     AsyncClient,
@@ -22,26 +23,35 @@ from service.client import (
     UnreachableError,
     clients,
 )
+from service.http.class_schemas import BatchAnswer, ChangedClass, ExampleList
+from service.http.schemas import RegistryAnswer
 
 Scripted = httpx.Response | type[httpx.HTTPError]
 CLASS = {"id": "x", "name": "X", "attributes": [1.0]}
-CHANGED = {
-    "id": "x",
-    "name": "X",
-    "kind": "unseen",
-    "attributes": [1.0],
-    "description": "",
-    "metadata": {},
-    "examples": 0,
-    "registry_version": 1,
-    "head": "exact",
-    "filled": [],
-    "out_of_range": [],
-    "near_duplicates": [],
-}
-REGISTRY = {"bundle": "b", "registry_version": 1, "classes": {"seen": 1, "unseen": 1}, "database": "sqlite"}
-EXAMPLES = {"class_id": "x", "registry_version": 1, "examples": []}
-BATCH = {"registry_version": 1, "head": "exact", "classes": []}
+
+
+def minimal(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """A value that a schema takes."""
+    if "$ref" in schema:
+        return minimal(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "const" in schema or "enum" in schema:
+        return schema.get("const") or schema["enum"][0]
+    if "anyOf" in schema:
+        return minimal(schema["anyOf"][-1], definitions)
+    if "properties" in schema:
+        return {name: minimal(schema["properties"][name], definitions) for name in schema.get("required", ())}
+    values = {"string": "x", "integer": 1, "number": 1.0, "boolean": False, "array": [], "object": {}, "null": None}
+    return values[schema["type"]]
+
+
+def answer_of(model: type[BaseModel]) -> Any:
+    """An answer that a model reads, with no more than it must have, at version 1."""
+    schema = model.model_json_schema()
+    return minimal(schema, schema.get("$defs", {}))
+
+
+CHANGED, REGISTRY = answer_of(ChangedClass), answer_of(RegistryAnswer)
+EXAMPLES, BATCH = answer_of(ExampleList), answer_of(BatchAnswer)
 LOST, NEVER_SENT = httpx.ReadError, httpx.ConnectError
 
 
@@ -179,7 +189,11 @@ def test_what_may_have_been_done_is_not_repeated(
     answer = {"add_class": OK, "roll_back": httpx.Response(200, json=REGISTRY)}.get(
         method, httpx.Response(200, json=BATCH)
     )
-    for failure in (NEVER_SENT, problem(503, "overloaded", "1")):  # of which nothing was done
+    for failure in (
+        NEVER_SENT,
+        problem(503, "overloaded", "1"),
+        problem(429, "too-many-requests", "1"),
+    ):  # of which nothing was done
         found, waits = ask(Service(failure, answer), method, *args, **kwargs)
         assert not isinstance(found, ClientError), found
         assert len(waits) == 1
