@@ -6,6 +6,8 @@ C: classes, Z: embedding dimension, V: held-out seen rows, N: rows of the bank.
     trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N], features [N,D]
     synthesizer.onnx   noise [N,K], attributes [N,A] (normalised) -> embedding [N,Z]
     head.npz           weight [C,Z], bias [C], novelty_reference [V]
+    text_encoder.onnx  optional: token ids [N,L] -> token_embeddings [N,L,T]; see model.text.encoder
+    tokenizer.json     beside it: sentences -> token ids
     bank.npz           what the head needs to grow: covariance_cholesky [Z,Z] for lda; rows [N,Z], counts [C] else
     examples/*         optional images
 """
@@ -38,16 +40,33 @@ from model.head import MAX_BANK_BYTES, Float32, HeadSpec
 from model.lda import LdaHead
 from model.manifest import MANIFEST, SIGNATURE, BackboneInfo, Example, Manifest, bundle_id
 from model.preprocess import PreprocessSpec
+from model.text.encoder import EncoderSpec, encoder_id
 from model.vocabulary import Vocabulary
 
 TRUNK, SYNTHESIZER, HEAD, BANK = "trunk.onnx", "synthesizer.onnx", "head.npz", "bank.npz"
+TEXT_ENCODER, TOKENIZER = "text_encoder.onnx", "tokenizer.json"
 REQUIRED = (TRUNK, SYNTHESIZER, HEAD, BANK)
 EXAMPLE_FILE = r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*"
 MAX_MANIFEST_BYTES = 32_000_000
 MAX_GRAPH_BYTES = 2**31 - 1  # Protocol Buffers have no larger message
 MAX_REFERENCE_BYTES = 40_000_000  # of the novelty reference, with what surrounds the arrays
 MAX_EXAMPLE_BYTES = 20_000_000
+MAX_TOKENIZER_BYTES = 40_000_000
 _LONGEST = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderFiles:
+    """The text encoder that a bundle brings: its graph, its `tokenizer.json`, and how both are used."""
+
+    graph: bytes
+    tokenizer: bytes
+    spec: EncoderSpec
+
+    @property
+    def identity(self) -> str:
+        """See :func:`model.text.encoder.encoder_id`."""
+        return encoder_id(sha256_bytes(self.graph), sha256_bytes(self.tokenizer), self.spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +104,11 @@ class Bundle:
     def synthesizer(self) -> Path:
         """The graph from noise and attributes to embedding."""
         return self.path / SYNTHESIZER
+
+    @property
+    def encoder_identity(self) -> str | None:
+        """Identity of the text encoder, see :func:`model.text.encoder.encoder_id`; None where there is none."""
+        return encoder_of(self.manifest)
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
@@ -125,17 +149,25 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: {_one_line(error)}") from None
 
 
+def encoder_of(manifest: Manifest) -> str | None:
+    """Identity of a bundle's text encoder; None where it has none."""
+    if manifest.text_encoder is None:
+        return None
+    return encoder_id(manifest.files[TEXT_ENCODER], manifest.files[TOKENIZER], manifest.text_encoder)
+
+
 def verify_files(path: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest and the bundle id with what it is made from.
 
     Raises:
         BundleError: names the first file that is missing, changed, too large, no plain file or not listed.
     """
-    for name in REQUIRED:
+    for name in (*REQUIRED, *((TEXT_ENCODER, TOKENIZER) if manifest.text_encoder else ())):
         if name not in manifest.files:
             raise BundleError(f"{path}: {MANIFEST} does not list {name}")
     head_bytes = 4 * len(manifest.classes) * (manifest.head.dimension + 1) + MAX_REFERENCE_BYTES
     limits = {TRUNK: MAX_GRAPH_BYTES, SYNTHESIZER: MAX_GRAPH_BYTES, HEAD: head_bytes, BANK: MAX_BANK_BYTES}
+    limits |= {TEXT_ENCODER: MAX_GRAPH_BYTES, TOKENIZER: MAX_TOKENIZER_BYTES} if manifest.text_encoder else {}
     for name in manifest.files:
         check_listed(path, name, limit=limits.get(name, MAX_EXAMPLE_BYTES))
     for example in manifest.examples:
@@ -146,7 +178,13 @@ def verify_files(path: Path, manifest: Manifest) -> None:
         actual = sha256_of(path / name)
         if actual != expected:
             raise BundleError(f"{path}: {name} is damaged or changed: expected sha256 {expected[:64]}, got {actual}")
-    identity = bundle_id(manifest.files[TRUNK], manifest.files[SYNTHESIZER], manifest.vocabulary, manifest.head)
+    identity = bundle_id(
+        manifest.files[TRUNK],
+        manifest.files[SYNTHESIZER],
+        manifest.vocabulary,
+        manifest.head,
+        encoder=encoder_of(manifest),
+    )
     if identity != manifest.bundle_id:
         raise BundleError(f"{path}: {MANIFEST} has bundle_id {manifest.bundle_id}, its contents give {identity}")
 
@@ -169,6 +207,7 @@ def write_bundle(
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
     examples: Mapping[Example, bytes] | None = None,
+    text_encoder: TextEncoderFiles | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write a bundle beside `out`, verify it by loading, and rename it into place.
@@ -190,6 +229,7 @@ def write_bundle(
         metrics: results with their protocols.
         training: resolved training configuration.
         examples: images that come with the bundle, by their manifest entry.
+        text_encoder: where the vocabulary has a text block, what makes its numbers.
         overwrite: replace an existing bundle.
 
     Returns:
@@ -203,12 +243,19 @@ def write_bundle(
     for example in examples:
         if not re.fullmatch(EXAMPLE_FILE, example.file):
             raise BundleError(f"an example must be named like examples/zebra-1.jpg, got {example.file!r}")
-    identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesizer), vocabulary, head_spec)
+    identity = bundle_id(
+        sha256_bytes(trunk),
+        sha256_bytes(synthesizer),
+        vocabulary,
+        head_spec,
+        encoder=text_encoder.identity if text_encoder else None,
+    )
     contents: dict[str, bytes] = {
         TRUNK: trunk,
         SYNTHESIZER: synthesizer,
         HEAD: _npz(weight=weight, bias=bias, novelty_reference=np.sort(novelty_reference).astype(np.float32)),
         BANK: _npz(**head.bank()),
+        **({TEXT_ENCODER: text_encoder.graph, TOKENIZER: text_encoder.tokenizer} if text_encoder else {}),
         **{example.file: data for example, data in examples.items()},
     }
     if len(contents[BANK]) > MAX_BANK_BYTES:
@@ -226,6 +273,7 @@ def write_bundle(
         metrics=metrics,
         training=training,
         examples=tuple(examples),
+        text_encoder=text_encoder.spec if text_encoder else None,
     )
     contents[MANIFEST] = (json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n").encode()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One class of the classifier: its id, name, kind and description by attributes."""
+"""One class of the classifier: its id, name, kind and description by attributes and text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.errors import InvalidInputError, Problem
 from model.outside.names import MAX_ID_LENGTH, clean_name, name_fault
 from model.outside.names import MAX_NAME_LENGTH as MAX_NAME_LENGTH  # belong to classes, for whoever reads about these
 from model.outside.names import slug as slug
+from model.text.description import ClassText
 
 Kind = Literal["seen", "unseen"]
 
@@ -67,13 +71,14 @@ class ClassEntry:
     Attributes:
         id: slug, unique in a class table (see `CLASS_ID_PATTERN`).
         name: what people call it, as :func:`model.outside.names.name_fault` allows it; kept in normal form C.
-        kind: `seen` (trained on images) or `unseen` (described by attributes, by example photos, or by both).
+        kind: `seen` (trained on images) or `unseen` (described by attributes or text, by example photos, or by both).
         attributes: A numbers on the scale of the vocabulary's ranges; None for a class without a description, which has
             example photos.
         description: free text.
         metadata: free JSON object.
         examples: photos that it was given, no two with one id, in the order of ids.
         like: id of the class whose attributes, as they were then, filled what was not given; None for no such one.
+        text: what describes it in words beside the attributes, for a bundle with a text encoder.
     """
 
     id: str
@@ -84,6 +89,12 @@ class ClassEntry:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[ExamplePhoto, ...] = ()
     like: str | None = None
+    text: ClassText | None = None
+
+    @property
+    def text_vector(self) -> NDArray[np.float32] | None:
+        """The vector of its text, float32 [T]; None where it has no text."""
+        return None if self.text is None else self.text.numbers
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -106,6 +117,7 @@ class ClassEntry:
             "metadata": dict(self.metadata),
             **({"examples": [photo.to_json() for photo in self.examples]} if self.examples else {}),
             **({} if self.like is None else {"like": self.like}),
+            **({"text": self.text.to_json()} if self.text else {}),
         }
 
     @classmethod
@@ -122,6 +134,7 @@ class ClassEntry:
             metadata=dict(fields.get("metadata", {})),
             examples=tuple(map(ExamplePhoto.from_json, fields.get("examples", ()))),
             like=str(fields["like"]) if "like" in fields else None,
+            text=ClassText.from_json(fields["text"]) if "text" in fields else None,
         )
 
 

@@ -5,6 +5,7 @@ D3GZSLError
 │   ├── AttributesError          attributes that do not fit the vocabulary, of whatever kind
 │   │   ├── AttributeCountError
 │   │   └── UnknownAttributeError
+│   ├── TextError                a class's text that cannot be encoded, or that the bundle does not take
 │   └── DataError                a data set, features or a training command's arguments
 ├── ImageError
 │   ├── UnsupportedImageError    not a format that is read here
@@ -69,6 +70,10 @@ class AttributeCountError(AttributesError):
 
 class UnknownAttributeError(AttributesError):
     """Names that the vocabulary does not have, and nothing else wrong."""
+
+
+class TextError(InvalidInputError):
+    """A text of a class that the encoder cannot take, or one for a bundle without an encoder."""
 
 
 class DataError(InvalidInputError):

@@ -13,6 +13,7 @@ from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError, InvalidInputError
 from model.head import HeadSpec
 from model.preprocess import PreprocessSpec
+from model.text.encoder import EncoderSpec
 from model.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
@@ -79,6 +80,7 @@ class Manifest:
         training: the resolved configuration of the training run.
         code_version: version of this project that wrote the bundle.
         examples: images that come with the bundle.
+        text_encoder: how texts become vectors; None where classes are not described by text.
     """
 
     bundle_id: str
@@ -93,6 +95,7 @@ class Manifest:
     training: Mapping[str, Any]
     code_version: str
     examples: tuple[Example, ...] = field(default=())
+    text_encoder: EncoderSpec | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -107,6 +110,23 @@ class Manifest:
             if (number := len(entry.attributes or ())) != len(self.vocabulary):
                 raise BundleError(
                     f"{MANIFEST}: class {entry.id!r} has {number} attributes, the vocabulary has {len(self.vocabulary)}"
+                )
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """The vocabulary has a text block of the encoder's dimension, or there is neither; texts of classes fit it."""
+        block, encoder = self.vocabulary.text, self.text_encoder
+        dimension = len(block.offset) if block else 0
+        expected = encoder.dimension if encoder else 0
+        if dimension != expected:
+            raise BundleError(
+                f"{MANIFEST}: the vocabulary has {dimension} numbers of text, the text encoder makes {expected}"
+            )
+        for entry in self.classes:
+            if entry.text is not None and len(entry.text.vector) != 4 * dimension:
+                raise BundleError(
+                    f"{MANIFEST}: the text of class {entry.id!r} has {len(entry.text.vector) // 4} numbers, "
+                    f"the vocabulary {dimension}"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +145,7 @@ class Manifest:
             "metrics": self.metrics,
             "training": self.training,
             "examples": [e.to_json() for e in self.examples],
+            **({"text_encoder": self.text_encoder.to_json()} if self.text_encoder else {}),
         }
 
     @classmethod
@@ -166,6 +187,7 @@ class Manifest:
                     )
                     for e in fields["examples"]
                 ),
+                text_encoder=EncoderSpec.from_json(fields["text_encoder"]) if "text_encoder" in fields else None,
             )
         except KeyError as error:
             raise BundleError(f"{MANIFEST}: the field {error.args[0]!r} is missing") from None
@@ -183,10 +205,19 @@ def _read_class(place: int, fields: Mapping[str, Any]) -> ClassEntry:
         raise BundleError(f"{MANIFEST}: {faults}") from None
 
 
-def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary, head: HeadSpec) -> str:
-    """Identity of everything that decides a class's row: both graphs, the vocabulary and the head spec.
+def bundle_id(
+    trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary, head: HeadSpec, *, encoder: str | None = None
+) -> str:
+    """Identity of everything that decides a class's row: the graphs, the vocabulary and the head spec.
 
     Rows of synthesised classes are not part of it: their noise is keyed by it. Nor is what is written about attributes.
+
+    Args:
+        trunk_sha256: of the trunk.
+        synthesizer_sha256: of the synthesizer.
+        vocabulary: of the bundle.
+        head: of the bundle.
+        encoder: identity of the text encoder, see :func:`model.text.encoder.encoder_id`; None without one.
 
     Returns:
         32 hexadecimal digits.
@@ -196,5 +227,6 @@ def bundle_id(trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary
         "synthesizer": synthesizer_sha256,
         "vocabulary": vocabulary.with_words({}).to_json(),
         "head": head.to_json(),
+        **({"text_encoder": encoder} if encoder else {}),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,6 +1,6 @@
-"""From a class's attributes to its embeddings, as export, service and tests all compute them.
+"""From what describes a class to its embeddings, as export, service and tests all compute them.
 
-C: classes, N: samples, K: noise dimension, A: attributes, Z: embedding dimension.
+C: classes, N: samples, K: noise dimension, A: numbers that describe a class, Z: embedding dimension.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def class_embeddings(
         synthesizer: runs `synthesizer.onnx`.
         bundle_id: id of the bundle; with `class_id` the key of the noise.
         class_id: id of the class.
-        attributes: A numbers on the scale of the vocabulary's ranges.
+        attributes: A numbers as :meth:`model.vocabulary.Vocabulary.vectors` gives them.
         vocabulary: of the bundle.
         head: of the bundle; gives the number of samples.
 

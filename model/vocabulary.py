@@ -1,6 +1,6 @@
-"""The attribute vocabulary: which numbers describe a class, on which scale, and how the networks see them.
+"""The vocabulary: which numbers describe a class, on which scale, and how the networks see them.
 
-A: number of attributes.
+A: number of named attributes, T: dimension of the text encoder's vectors, 0 without one, C: classes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,9 +59,36 @@ class Attribute:
     words: AttributeWords = NO_WORDS
 
 
+class Described(Protocol):
+    """What describes a class: A named attributes, and perhaps the vector of a text, float32 [T]."""
+
+    @property
+    def attributes(self) -> tuple[float, ...] | None: ...  # noqa: D102  # the class says it
+
+    @property
+    def text_vector(self) -> NDArray[np.float32] | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBlock:
+    """How the vectors of texts stand beside the named attributes: (t - offset) / scale.
+
+    Attributes:
+        offset: T numbers, which are also what a class without text has.
+        scale: one number above 0, by which both parts of a description count the same.
+    """
+
+    offset: tuple[float, ...]
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not self.offset or not all(map(math.isfinite, self.offset)) or not 0 < self.scale < math.inf:
+            raise BundleError("the vocabulary's text needs finite offsets, at least one, and a scale above 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The attributes in order and the normalisation the generator was trained with.
+    """The named attributes in order, texts, or both, and the normalisation the generator was trained with.
 
     Normalisation of a vector a: (a - offset) / scale, then division by its Euclidean length where `unit_length` is set.
 
@@ -70,15 +97,17 @@ class Vocabulary:
         offset: A numbers.
         scale: A numbers above 0.
         unit_length: whether normalised vectors have length 1 (the zero vector stays zero).
+        text: the T numbers behind the attributes; None where classes are described by attributes alone.
     """
 
     attributes: tuple[Attribute, ...]
     offset: tuple[float, ...]
     scale: tuple[float, ...]
     unit_length: bool
+    text: TextBlock | None = None
 
     def __post_init__(self) -> None:
-        if not self.attributes:
+        if not self.attributes and self.text is None:
             raise BundleError("the attribute vocabulary is empty")
         if len(self._position) != len(self.attributes):
             raise BundleError("the attribute vocabulary holds a name twice")
@@ -87,11 +116,16 @@ class Vocabulary:
         numbers = [v for a in self.attributes for v in (a.min, a.max, a.mean)]
         if not all(map(math.isfinite, (*numbers, *self.offset, *self.scale))):
             raise BundleError("the vocabulary holds a number that is not finite")
-        if min(self.scale) <= 0:
+        if min(self.scale, default=1.0) <= 0:
             raise BundleError("the vocabulary's scales must be above 0")
 
     def __len__(self) -> int:
         return len(self.attributes)
+
+    @property
+    def dimension(self) -> int:
+        """A + T, the numbers that the generator takes."""
+        return len(self) + (len(self.text.offset) if self.text else 0)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +138,14 @@ class Vocabulary:
 
     @classmethod
     def from_classes(
-        cls, names: Sequence[str], values_CA: ArrayLike, *, offset: ArrayLike, scale: ArrayLike, unit_length: bool
+        cls,
+        names: Sequence[str],
+        values_CA: ArrayLike,
+        *,
+        offset: ArrayLike,
+        scale: ArrayLike,
+        unit_length: bool,
+        text: TextBlock | None = None,
     ) -> Vocabulary:
         """A vocabulary whose ranges and means are those of the training classes.
 
@@ -114,6 +155,7 @@ class Vocabulary:
             offset: subtracted from the attributes, [A] or one number.
             scale: divisor of the attributes, [A] or one number.
             unit_length: see the class.
+            text: see the class.
         """
         values = np.asarray(values_CA, dtype=np.float64)
         columns = zip(names, values.min(axis=0), values.max(axis=0), values.mean(axis=0), strict=True)
@@ -125,6 +167,7 @@ class Vocabulary:
             offset=tuple(np.broadcast_to(np.asarray(offset, dtype=np.float64), len(names)).tolist()),
             scale=tuple(np.broadcast_to(np.asarray(scale, dtype=np.float64), len(names)).tolist()),
             unit_length=unit_length,
+            text=text,
         )
 
     def with_words(self, words: Mapping[str, AttributeWords]) -> Vocabulary:
@@ -227,9 +270,27 @@ class Vocabulary:
         left_out = set(names)
         return np.array([name not in left_out for name in self.names])
 
+    def vectors(self, classes: Sequence[Described]) -> NDArray[np.float64]:
+        """What describes each class, not normalised, float64 [C, A + T]; without a text it has the mean text."""
+        named = np.array([described.attributes or () for described in classes], dtype=np.float64).reshape(
+            len(classes), len(self)
+        )
+        if self.text is None:
+            return named
+        none = np.array(self.text.offset)
+        texts = [none if (vector := described.text_vector) is None else vector for described in classes]
+        return np.concatenate([named, np.array(texts, dtype=np.float64).reshape(len(classes), len(none))], axis=1)
+
+    def described(self, classes: Sequence[Described]) -> NDArray[np.float32]:
+        """What the generator takes of each class, float32 [C, A + T]."""
+        return self.normalise(self.vectors(classes))
+
     def normalise(self, values: ArrayLike) -> NDArray[np.float32]:
-        """Values as users write them, [..., A], to what the generator takes, float32 [..., A]."""
-        scaled = (np.asarray(values, dtype=np.float64) - np.array(self.offset)) / np.array(self.scale)
+        """Values as users write them, [..., A + T], to what the generator takes, float32 [..., A + T]."""
+        text = self.text
+        offset = np.array([*self.offset, *(text.offset if text else ())])
+        scale = np.array([*self.scale, *([text.scale] * len(text.offset) if text else ())])
+        scaled = (np.asarray(values, dtype=np.float64) - offset) / scale
         if self.unit_length:
             scaled = scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), _EPSILON)
         normalised: NDArray[np.float32] = scaled.astype(np.float32)
@@ -245,6 +306,7 @@ class Vocabulary:
             "offset": [float(v) for v in self.offset],
             "scale": [float(v) for v in self.scale],
             "unit_length": self.unit_length,
+            **({"text": {"offset": list(self.text.offset), "scale": float(self.text.scale)}} if self.text else {}),
         }
 
     @classmethod
@@ -264,7 +326,12 @@ class Vocabulary:
             offset=tuple(float(v) for v in fields["offset"]),
             scale=tuple(float(v) for v in fields["scale"]),
             unit_length=bool(fields["unit_length"]),
+            text=_read_text(fields["text"]) if "text" in fields else None,
         )
+
+
+def _read_text(fields: Mapping[str, Any]) -> TextBlock:
+    return TextBlock(offset=tuple(map(float, fields["offset"])), scale=float(fields["scale"]))
 
 
 def _not_finite(pointer: str, value: object) -> Problem | None:

@@ -19,6 +19,7 @@ from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError
 from model.outside.scales import TrainingScale
 from model.outside.threads import available_cpus
+from model.text.encoder import TextEncoder
 from service.classes.follower import Follower
 from service.classes.leave_one_out import LeftOutPhoto, PhotographedClass, leave_one_out
 from service.classes.neighbours import Neighbour, Neighbours
@@ -31,6 +32,7 @@ from service.inference.decode_process import DecodeLimits
 from service.inference.decoder import Decoder
 from service.inference.engine import Engine, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
+from service.inference.text_encoder import open_text_encoder
 from service.keys import Keys
 from service.registry.backup import Backups
 from service.registry.database import Database, database_url, registry_dir
@@ -117,6 +119,7 @@ class Service:
         neighbours: finds the classes nearest to one.
         previewer: tries classes out.
         explainer: says which attributes and photos speak for a class.
+        text_encoder: describes classes by text; None where the bundle has none.
         analyses: the thread in which classes are tried out and scores explained.
         decoder: image files to inputs.
         batcher: inputs to embeddings.
@@ -134,6 +137,7 @@ class Service:
     neighbours: Neighbours
     previewer: Previewer
     explainer: Explainer
+    text_encoder: TextEncoder | None
     analyses: SerialExecutor
     decoder: Decoder
     batcher: Batcher
@@ -151,7 +155,7 @@ class Service:
             SettingsError: the keys are not valid, or missing where they are needed, or the provider is not there.
             BundleError: the bundle does not fit, or is not signed by whom it must be.
             DataError: a key that bundles are signed with cannot be read.
-            MissingDependencyError: ONNX Runtime is not installed.
+            MissingDependencyError: ONNX Runtime, or what texts need, is not installed.
             RegistryError: the registry cannot be used, or belongs to another bundle.
         """
         keys = Keys.from_settings(settings)
@@ -169,7 +173,8 @@ class Service:
                 cache_dir=data_dir / "tensorrt",
             )
             engine.warm_up()
-            release_freed_memory()
+        text_encoder = open_text_encoder(bundle, threads=threads)
+        release_freed_memory()
         database = Database(database_url(data_dir, settings.database_url))
         try:
             log = ChangeLog(
@@ -209,6 +214,7 @@ class Service:
             neighbours=neighbours,
             previewer=Previewer(bundle, engine, neighbours),
             explainer=Explainer(bundle, engine, lambda entry: log.embeddings(entry.examples)),
+            text_encoder=text_encoder,
             analyses=SerialExecutor(name="analyses"),
             decoder=Decoder(
                 bundle.manifest.preprocess,

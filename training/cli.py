@@ -12,6 +12,7 @@ from training import console
 from training.commands.data import backbone, extract, fetch
 from training.commands.fit import fit, recipes, tune
 from training.commands.results import demo, evaluate, export, report
+from training.commands.text import text_encoder
 
 USER_ERROR = 2  # exit status, the same as for a wrong option
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(fetch)
 app.command()(extract)
 app.command()(backbone)
+app.command()(text_encoder)
 app.command()(recipes)
 app.command()(fit)
 app.command()(tune)

@@ -17,10 +17,12 @@ from model.outside.threads import available_cpus
 OPSET = 20
 
 
-def to_onnx(module: nn.Module, example: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
-    """Export a module with a dynamic first dimension and every weight inside."""
+def to_onnx(
+    module: nn.Module, example: dict[str, Tensor], outputs: list[str], *, dynamic: tuple[str, ...] = ("batch",)
+) -> onnx.ModelProto:
+    """Export a module with every weight inside and the named first dimensions of all inputs dynamic."""
     module = module.cpu().eval()
-    batch = torch.export.Dim("batch", min=1)
+    free = {place: torch.export.Dim(name, min=1) for place, name in enumerate(dynamic)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
@@ -28,7 +30,7 @@ def to_onnx(module: nn.Module, example: dict[str, Tensor], outputs: list[str]) -
             tuple(example.values()),
             input_names=list(example),
             output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in example),
+            dynamic_shapes=tuple(free for _ in example),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,

@@ -1,6 +1,6 @@
 """How near classes are to each other: by what is said about them, and by their rows of the head.
 
-C: classes, N: classes in question, T: slots of the table, A: attributes, Z: embedding dimension.
+C: classes, N: classes in question, T: slots of the table, A: numbers that describe a class, Z: embedding dimension.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Neighbours:
         self._vocabulary = vocabulary
         self._lock = Lock()
         self._table: ClassTable | None = None
-        self._kept: Float32 = np.empty((0, len(vocabulary)), dtype=np.float32)
+        self._kept: Float32 = np.empty((0, vocabulary.dimension), dtype=np.float32)
         self._length = 0
 
     def of(self, snapshot: Snapshot, entry: ClassEntry, row: Row) -> Neighbourhood:
@@ -163,10 +163,10 @@ class Neighbours:
 
     def _normalised(self, entries: Sequence[ClassEntry]) -> Float32:
         """Normalised attributes of classes, float32 [N, A]; zeros, which are near nothing, without a description."""
-        normalised = np.zeros((len(entries), len(self._vocabulary)), dtype=np.float32)
+        normalised = np.zeros((len(entries), self._vocabulary.dimension), dtype=np.float32)
         described = [i for i, entry in enumerate(entries) if entry.attributes is not None]
         if described:
-            normalised[described] = self._vocabulary.normalise([entries[i].attributes or () for i in described])
+            normalised[described] = self._vocabulary.described([entries[i] for i in described])
         return normalised
 
 

@@ -209,7 +209,7 @@ class Previewer:
                 self._engine.synthesize,
                 bundle_id=manifest.bundle_id,
                 class_id=entry.id,
-                attributes=entry.attributes or (),
+                attributes=manifest.vocabulary.vectors([entry])[0],
                 vocabulary=manifest.vocabulary,
                 head=manifest.head,
             )

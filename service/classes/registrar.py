@@ -182,13 +182,15 @@ class Registrar:
             step = log.append("rollback", self._changes_back(log, before, version), source=version)
         return self._publish(before, step)
 
-    def versions(self, *, after: int = 0, limit: int = 100) -> tuple[HistoryEntry, ...]:
-        """At most `limit` versions after one, oldest first; version 0 is the bundle alone and not among them.
+    def versions(
+        self, *, after: int | None = None, limit: int = 100, newest_first: bool = False
+    ) -> tuple[HistoryEntry, ...]:
+        """At most `limit` versions after one in their order; version 0 is the bundle alone and not among them.
 
         Raises:
             StorageError: the database refuses.
         """
-        return read_versions(self._log, after=after, limit=limit)
+        return read_versions(self._log, after=after, limit=limit, newest_first=newest_first)
 
     def catch_up(self) -> Snapshot:
         """Apply what other processes have committed; returns the newest snapshot.

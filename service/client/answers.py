@@ -84,6 +84,11 @@ def as_results(model: type[Results], images: Sequence[Source]) -> Callable[[http
     return read
 
 
+def as_bytes(response: httpx.Response) -> bytes:
+    """Reads the body as it is."""
+    return response.content
+
+
 def as_text(response: httpx.Response) -> str:
     """Reads the body as text."""
     return response.text

@@ -13,6 +13,7 @@ from service.client.answers import (
     TaggedExamples,
     TaggedPage,
     TaggedRegistry,
+    as_bytes,
     as_model,
     as_nothing,
     as_results,
@@ -23,7 +24,7 @@ from service.client.images import Images, Source, sources
 from service.client.options import ClassifyOptions, ListOptions, PreviewOptions, ReadOptions, VersionsOptions
 from service.client.steps import Call
 from service.http.class_schemas import BatchAnswer, PreviewAnswer
-from service.http.schemas import AttributeList, ClassifyAnswer, Health, VersionAnswer, VersionPage
+from service.http.schemas import AttributeList, BundleExampleList, ClassifyAnswer, Health, VersionAnswer, VersionPage
 
 Document = Mapping[str, Any] | BaseModel
 """What the service takes as JSON: a mapping, or one of the service's models."""
@@ -288,6 +289,32 @@ def attributes() -> Call[AttributeList]:
     return Call(method="GET", template="/attributes", read=as_model(AttributeList), repeat=True)
 
 
+def bundle_examples(**query: Unpack[ReadOptions]) -> Call[BundleExampleList]:
+    """The images that come with the bundle, and which classes they show."""
+    return Call(
+        method="GET",
+        template="/bundle/examples",
+        read=as_model(BundleExampleList),
+        query=query,
+        repeat=True,
+        at_least="query",
+    )
+
+
+def bundle_example(name: str, *, if_none_match: str | None = None) -> Call[bytes]:
+    """An image that comes with the bundle, as a file.
+
+    Args:
+        name: of the file, as `bundle_examples` gives it.
+        if_none_match: entity tag that the caller has already; NotModifiedError where it still holds.
+    """
+    headers = {"if-none-match": if_none_match}
+    values = {"name": name}
+    return Call(
+        method="GET", template="/bundle/examples/{name}", values=values, read=as_bytes, headers=headers, repeat=True
+    )
+
+
 def registry(*, if_none_match: str | None = None, **query: Unpack[ReadOptions]) -> Call[TaggedRegistry]:
     """Version and size of the class table.
 
@@ -307,7 +334,7 @@ def registry(*, if_none_match: str | None = None, **query: Unpack[ReadOptions]) 
 
 
 def version_page(**query: Unpack[VersionsOptions]) -> Call[VersionPage]:
-    """One page of the class table's versions, oldest first; `versions` gives all of them.
+    """One page of the class table's versions; `versions` gives all of them.
 
     Args:
         query: parameters of GET /registry/versions.

@@ -92,6 +92,8 @@ class Endpoints:
     add_examples = Endpoint(calls.add_examples)
     remove_example = Endpoint(calls.remove_example)
     attributes = Endpoint(calls.attributes)
+    bundle_examples = Endpoint(calls.bundle_examples)
+    bundle_example = Endpoint(calls.bundle_example)
     registry = Endpoint(calls.registry)
     versions = StreamEndpoint(streams.versions)
     version_page = Endpoint(calls.version_page)
@@ -127,7 +129,8 @@ class Client(Endpoints):
     >>> import httpx
     >>> from service import Client
     >>> def service(request: httpx.Request) -> httpx.Response:  # stands in for one that runs
-    ...     return httpx.Response(200, json={"attributes": [{"name": "stripes", "min": 0, "max": 1, "mean": 0.2}]})
+    ...     stripes = {"name": "stripes", "min": 0, "max": 1, "mean": 0.2}
+    ...     return httpx.Response(200, json={"attributes": [stripes], "max_examples": 0})
     >>> with Client("http://127.0.0.1:8000", transport=httpx.MockTransport(service)) as client:
     ...     [attribute.name for attribute in client.attributes().attributes]
     ['stripes']

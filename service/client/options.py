@@ -50,5 +50,6 @@ class PreviewOptions(ReadOptions, total=False):
 class VersionsOptions(ReadOptions, total=False):
     """Parameters of :class:`service.http.schemas.VersionsQuery`."""
 
+    order: Literal["oldest", "newest"]
     limit: int
     cursor: str | None

@@ -12,6 +12,7 @@ from service.commands.output import AsJson, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from model.photos import PhotoPrior
+    from model.text.encoder import EncoderSpec
 
 app = typer.Typer(no_args_is_help=True, help="Look into bundles.")
 Directory = Annotated[Path, typer.Argument(help="Bundle directory.", show_default=False)]
@@ -40,6 +41,7 @@ def inspect(
         ("backbone", f"{manifest.backbone.name}, {manifest.backbone.feature_dim} features"),
         ("images", f"{spec.size} x {spec.size}, shorter side to {spec.resize}, {spec.interpolation}"),
         ("attributes", len(manifest.vocabulary)),
+        ("text", _text(manifest.text_encoder)),
         ("classes", f"{kinds['seen']} seen, {kinds['unseen']} unseen"),
         ("head", f"{head.kind}, {head.dimension} dimensions, {head.samples} samples per class"),
         ("photos of a class", _photos(head.photos)),
@@ -93,7 +95,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the signature where a key is given, every file's hash, every shape, the head, and that both graphs run."""
+    """Check the signature where a key is given, every file's hash, every shape, the head, and that every graph runs."""
     from model.bundle import Bundle
     from model.outside.threads import available_cpus
     from service import signatures
@@ -108,8 +110,12 @@ def verify(
     else:
         by = "" if signer is None else f"; signed by {signer}"
         print_line(
-            f"bundle {bundle.manifest.bundle_id} is whole: {len(bundle.manifest.files)} files, both graphs run{by}"
+            f"bundle {bundle.manifest.bundle_id} is whole: {len(bundle.manifest.files)} files, every graph runs{by}"
         )
+
+
+def _text(encoder: EncoderSpec | None) -> str:
+    return "none" if encoder is None else f"{encoder.dimension} numbers, at most {encoder.max_tokens} tokens"
 
 
 def _photos(prior: PhotoPrior | None) -> str:

@@ -51,8 +51,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"expected finite numbers, got {name}")
 
 
-def read_documents(file: Path) -> list[dict[str, Any]]:
+def read_documents(file: Path, *, by_text: bool = False) -> list[dict[str, Any]]:
     """The classes of a JSON list or of a CSV file like the training's `classes.csv`.
+
+    Args:
+        file: JSON or CSV.
+        by_text: whether the column `description` of a CSV file describes the classes, `|` between its sentences, as it
+            does in a training with a text encoder.
 
     Raises:
         DataError: the file cannot be read; names each line that is wrong.
@@ -68,13 +73,13 @@ def read_documents(file: Path) -> list[dict[str, Any]]:
         raise DataError(f"{file}: expected a header with the column class or name, and a row per class", problems)
     if not sheet.rows and not problems:
         raise DataError(f"{file}: expected a header with the column class or name, and a row per class")
-    documents = [_from_row(row, f"{file} line {row.line}", problems) for row in sheet.rows]
+    documents = [_from_row(row, f"{file} line {row.line}", problems, by_text=by_text) for row in sheet.rows]
     if problems:
         raise DataError("the classes cannot be read", problems)
     return documents
 
 
-def _from_row(row: SheetRow, where: str, problems: list[Problem]) -> dict[str, Any]:
+def _from_row(row: SheetRow, where: str, problems: list[Problem], *, by_text: bool) -> dict[str, Any]:
     name = row.cells.get("name") or row.cells.get("class", "")
     if not name:
         problems.append(Problem(pointer=where, detail="expected a class name, found an empty cell"))
@@ -91,10 +96,13 @@ def _from_row(row: SheetRow, where: str, problems: list[Problem]) -> dict[str, A
             problems.append(Problem(pointer=f"{where}, column {column!r}", detail=detail))
         else:
             attributes[column] = value
+    description = row.cells.get("description") or None
+    text = [part for part in map(str.strip, description.split("|")) if part] if by_text and description else None
     return {
         "id": row.cells.get("id") or None,
         "name": name,
-        "description": row.cells.get("description") or None,
-        "attributes": attributes or (None if row.cells.get("like") else {}),
+        "description": description,
+        "text": text or None,
+        "attributes": attributes or (None if text or row.cells.get("like") else {}),
         "like": row.cells.get("like") or None,
     }

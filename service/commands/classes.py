@@ -23,13 +23,17 @@ app.add_typer(examples.app, name="examples")
 
 _FORMS = "name=number,..., a JSON array or object, or @FILE with either JSON form."
 Attributes = Annotated[
-    str | None, typer.Option("--attributes", help=f"{_FORMS} May be left out beside --like or --photos.")
+    str | None, typer.Option("--attributes", help=f"{_FORMS} May be left out beside --like, --describe or --photos.")
 ]
 LikeOption = Annotated[
     str | None, typer.Option(help="Id or name of a class that has the same in all that --attributes does not name.")
 ]
 Photos = Annotated[
     list[Path] | None, typer.Option(help="Photo of the class, or a folder of photos, as evidence; repeatable.")
+]
+Describe = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="What the class is, in words, for a bundle with a text encoder; repeatable."),
 ]
 ClassId = Annotated[str | None, typer.Option("--id", help="Made from the name where it is not given.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a class that exists.")]
@@ -68,6 +72,7 @@ def show_class(class_id: str, url: Url = DEFAULT_URL, key: Key = None, as_json: 
         return
     fields = ("id", "name", "kind", "description", "examples", "registry_version", *(["like"] if found["like"] else []))
     words = [(k, found[k]) for k in fields]
+    words += [("text", text) for text in found["text"]]
     print_table(("field", "value"), [*words, ("metadata", json.dumps(found["metadata"], ensure_ascii=False))])
     if found["attributes"] is not None:
         values = zip(attributes, found["attributes"], strict=True)
@@ -80,6 +85,7 @@ def add_class(
     name: Annotated[str, typer.Argument(help="What people call the class.")],
     attributes: Attributes = None,
     like: LikeOption = None,
+    describe: Describe = None,
     class_id: ClassId = None,
     description: Annotated[str, typer.Option(help="Free text.")] = "",
     photos: Photos = None,
@@ -88,11 +94,11 @@ def add_class(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a class by its attributes, like another class, by photos, or by several of these."""
+    """Register a class by its attributes, like another class, by text, by photos, or by several of these."""
     from service.client import Client
 
     files = files_of(photos or ())
-    document = {**_described(name, class_id, attributes, like, files), "description": description}
+    document = {**_described(name, class_id, attributes, like, describe, files), "description": description}
     with Client(url, key=key) as client:
         added = _send(client, document, class_id, files, replace)
     if as_json:
@@ -129,14 +135,20 @@ def import_classes(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register every class of a file as one version: all of them, or none where one is refused."""
+    """Register every class of a file as one version: all of them, or none where one is refused.
+
+    Where the service's bundle takes text, the column `description` of classes.csv describes the classes, too.
+    """
     from service.client import Client, ClientError
 
-    documents = [{k: v for k, v in document.items() if v is not None} for document in read_documents(file)]
-    mode: Literal["create", "upsert"] = "upsert" if replace else "create"
-    size = chunk or max(len(documents), 1)
     done: list[dict[str, Any]] = []
     with Client(url, key=key) as client:
+        read = read_documents(file)
+        if any(document.get("description") for document in read) and client.attributes().text:
+            read = read_documents(file, by_text=True)
+        documents = [{k: v for k, v in document.items() if v is not None} for document in read]
+        mode: Literal["create", "upsert"] = "upsert" if replace else "create"
+        size = chunk or max(len(documents), 1)
         for start in range(0, len(documents), size):
             part = documents[start : start + size]
             try:
@@ -158,6 +170,7 @@ def preview_class(
     name: Annotated[str, typer.Argument(help="What people would call the class.")],
     attributes: Attributes = None,
     like: LikeOption = None,
+    describe: Describe = None,
     photos: Photos = None,
     images: Annotated[
         list[Path] | None, typer.Option("--image", help="Image to classify as if it were registered; repeatable.")
@@ -172,7 +185,7 @@ def preview_class(
     from service.client import Client
 
     files = files_of(photos or ())
-    document = _described(name, class_id, attributes, like, files)
+    document = _described(name, class_id, attributes, like, describe, files)
     probes = [(image.name, read_photo(image)) for image in images or ()]
     with Client(url, key=key) as client:
         found = as_document(client.preview_class(document, images=probes, examples=files, neighbours=neighbours))
@@ -208,12 +221,22 @@ def preview_class(
 
 
 def _described(
-    name: str, class_id: str | None, attributes: str | None, like: str | None, photos: Sequence[Path]
+    name: str,
+    class_id: str | None,
+    attributes: str | None,
+    like: str | None,
+    texts: Sequence[str] | None,
+    photos: Sequence[Path],
 ) -> dict[str, Any]:
     """The document of a class; DataError where nothing describes it."""
-    if attributes is None and like is None and not photos:
-        raise DataError("a class needs --attributes, --like or --photos; got none of these")
-    given = {"attributes": None if attributes is None else read_attributes(attributes), "like": like, "id": class_id}
+    if attributes is None and like is None and not texts and not photos:
+        raise DataError("a class needs --attributes, --like, --describe or --photos; got none of these")
+    given = {
+        "attributes": None if attributes is None else read_attributes(attributes),
+        "like": like,
+        "text": list(texts) if texts else None,
+        "id": class_id,
+    }
     return {"name": name, **{field: value for field, value in given.items() if value is not None}}
 
 

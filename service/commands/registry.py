@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model.bundle import Bundle
     from model.classes import ClassEntry
     from model.head import Float32, Row
+    from model.text.description import ClassText
     from service.registry.database import Database
 
 app = typer.Typer(
@@ -43,7 +44,9 @@ def adopt(
 
     with _database(bundle, data_dir, database_url) as database:
         loaded = _bundle(bundle)
-        adopted = adopt_registry(database, loaded, _computing(loaded), track=_progress("classes"))
+        adopted = adopt_registry(
+            database, loaded, _computing(loaded), describe=_describing(loaded), track=_progress("classes")
+        )
     if as_json:
         print_json({**asdict(adopted), "bundle": loaded.manifest.bundle_id})
         return
@@ -172,6 +175,16 @@ def _computing(bundle: Bundle) -> Callable[[ClassEntry, Float32], Row]:
 
     engine = OnnxEngine(bundle, threads=available_cpus())
     return lambda entry, photos: compute_row(bundle, engine, entry, photos=lambda _: photos)
+
+
+def _describing(bundle: Bundle) -> Callable[[ClassText], ClassText] | None:
+    from model.outside.threads import available_cpus
+    from service.inference.text_encoder import open_text_encoder
+
+    encoder = open_text_encoder(bundle, threads=available_cpus())
+    if encoder is None:
+        return None
+    return lambda text: encoder.describe(text.sentences, [f"/text/{i}" for i in range(len(text.sentences))])
 
 
 def _progress(what: str) -> Callable[[list[Item]], Iterable[Item]]:

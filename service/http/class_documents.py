@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.classes import CLASS_ID_PATTERN, ClassEntry, is_class_id
-from model.errors import AttributesError, InvalidInputError, Problem
+from model.errors import AttributesError, InvalidInputError, Problem, TextError
 from model.outside.names import slug
 from model.outside.scales import TrainingScale
+from model.text.description import ClassText
+from model.text.encoder import TextEncoder
 from model.vocabulary import MOST_GUESSED, Vocabulary
 from service.classes.class_table import KnownClass
 from service.classes.edits import Find, with_free_ids
@@ -26,6 +28,7 @@ from service.errors import (
     InvalidRequestError,
     MetadataTooLargeError,
 )
+from service.http.bodies.class_texts import in_words, read_text, taken
 from service.http.class_schemas import METADATA_TOO_LARGE, ClassDocument, ClassWords, NearDuplicate
 from service.http.images import EXAMPLES_FIELD, SentImage, split_images
 from service.http.problems import MOST_NAMED, names_of, validation_problems, without_most_unknown
@@ -58,17 +61,19 @@ def read_class(
     *,
     scale: TrainingScale,
     others: ClassesToBeLike,
+    encoder: TextEncoder | None = None,
     class_id: str | None = None,
     with_photos: bool = False,
     guesses: int = MOST_GUESSED,
 ) -> DescribedClass:
-    """The class of a document.
+    """The class of a document; a text takes milliseconds, and more the longer it is.
 
     Args:
         given: JSON value.
         vocabulary: of the bundle.
         scale: where the attributes of the training classes lie.
         others: the classes that it may be like.
+        encoder: of the bundle, if it has one.
         class_id: id that the class must have; where it is None the document's own, or one made from the name.
         with_photos: whether example photos come with it, so that it needs no attributes.
         guesses: for how many unknown attributes similar ones are named.
@@ -76,11 +81,13 @@ def read_class(
     Raises:
         InvalidRequestError: names everything that is wrong; of a class of its own where only one kind of thing is.
         AttributesError: likewise, where only the attributes are wrong.
+        TextError: likewise, where only the text is wrong.
     """
     wrong: Wrong = []
     document = _document(given, wrong)
     like = _like(document, others, wrong)
     values, filled = _attributes(given, vocabulary, wrong, guesses, like, with_photos)
+    text = _text(given, vocabulary, encoder, wrong)
     chosen = class_id
     if document is not None:
         chosen = _chosen_id(document, class_id, wrong)
@@ -94,13 +101,14 @@ def read_class(
         description=document.description,
         metadata=document.metadata,
         like=None if like is None else like.id,
+        text=text,
     )
     made = class_id is None and document.id is None
     return DescribedClass(
         entry=entry,
         filled=filled,
         out_of_range=() if values is None else vocabulary.out_of_range(values),
-        warnings=() if values is None else scale.doubts(values, vocabulary.others_than(filled)),
+        warnings=() if values is None or not len(vocabulary) else scale.doubts(values, vocabulary.others_than(filled)),
         id_made=made,
     )
 
@@ -123,6 +131,8 @@ def read_classes(
     scale: TrainingScale,
     others: ClassesToBeLike,
     most_photos: int,
+    encoder: TextEncoder | None = None,
+    go_on: Callable[[], object] = lambda: None,
 ) -> tuple[list[DescribedClass], list[list[SentImage]]]:
     """The classes of a batch, no two with one id, and the photos that came with each.
 
@@ -132,6 +142,8 @@ def read_classes(
         scale: where the attributes of the training classes lie.
         others: the classes that they may be like.
         most_photos: of one class.
+        encoder: of the bundle, if it has one.
+        go_on: called before each class; what it raises ends the work.
 
     Raises:
         InvalidBatchError: names everything that is wrong with each.
@@ -140,6 +152,7 @@ def read_classes(
     photos: dict[int, list[SentImage]] = {}
     problems: dict[int, list[Problem]] = {}
     for i, item in enumerate(given):
+        go_on()
         wrong: list[Problem] = []
         document, photos[i], wrong_photos = _split(item, most_photos, f"/classes/{i}")
         try:
@@ -149,6 +162,7 @@ def read_classes(
                 vocabulary,
                 scale=scale,
                 others=others,
+                encoder=encoder,
                 with_photos=bool(photos[i] or wrong_photos),
                 guesses=guesses,
             )
@@ -188,7 +202,8 @@ def read_words(given: object) -> dict[str, Any]:
 
 def fields_of(known: KnownClass) -> dict[str, Any]:
     """What is answered about a class."""
-    fields = {**known.entry.to_json(), "examples": len(known.entry.examples)}
+    text = [] if known.entry.text is None else list(known.entry.text.sentences)
+    fields = {**known.entry.to_json(), "examples": len(known.entry.examples), "text": text}
     return {**fields, "registry_version": known.registry_version}
 
 
@@ -234,9 +249,16 @@ def _attributes(
     if "attributes" not in given:
         if like is not None:
             return np.array(like.attributes, dtype=np.float64), vocabulary.names
+        if "text" in given:  # as if every attribute were left out
+            return np.array([a.mean for a in vocabulary.attributes]), vocabulary.names
         if "like" not in given and not with_photos:
-            detail = "expected attributes, a class in like, or photos in examples; got none of these"
-            wrong.append((InvalidRequestError, Problem(pointer="/attributes", detail=detail)))
+            detail = f"expected {in_words(vocabulary)}, a class in like, or photos in examples; got none of these"
+            place = "/attributes" if len(vocabulary) else "/text"
+            wrong.append((InvalidRequestError, Problem(pointer=place, detail=detail)))
+        return None, ()
+    if not len(vocabulary) and given["attributes"] != []:
+        detail = f"expected no attributes: {taken(vocabulary)}"
+        wrong.append((AttributesError, Problem(pointer="/attributes", detail=detail)))
         return None, ()
     try:
         values, filled = vocabulary.resolve(
@@ -249,6 +271,21 @@ def _attributes(
         detail = f"expected attributes that leave some for {like.id!r} to fill, or no like; all {len(values)} are given"
         wrong.append((InvalidRequestError, Problem(pointer=POINTER, detail=detail)))
     return values, filled
+
+
+def _text(given: object, vocabulary: Vocabulary, encoder: TextEncoder | None, wrong: Wrong) -> ClassText | None:
+    if not isinstance(given, Mapping):
+        return None
+    if "text" not in given:
+        if not len(vocabulary) and "attributes" in given:
+            detail = f"expected a text, got none: {taken(vocabulary)}"
+            wrong.append((TextError, Problem(pointer="/text", detail=detail)))
+        return None
+    try:
+        return read_text(given["text"], encoder, vocabulary)
+    except TextError as error:
+        wrong += [(TextError, problem) for problem in error.problems]
+        return None
 
 
 def _chosen_id(document: ClassDocument, class_id: str | None, wrong: Wrong) -> str | None:
@@ -286,6 +323,8 @@ def _error(message: str, wrong: Iterable[tuple[type[InvalidInputError], Problem]
     kind = kinds.pop() if len(kinds) == 1 else InvalidRequestError
     if issubclass(kind, AttributesError):
         message = "the attributes do not fit the vocabulary"
+    elif kind is TextError:
+        message = "the text cannot be taken"
     return kind(message, [problem for _, problem in wrong])
 
 

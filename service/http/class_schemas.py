@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from model.classes import CLASS_ID_PATTERN, Kind
 from model.outside.names import MAX_NAME_LENGTH, clean_name, name_fault
+from service.http.bodies.class_texts import Text
 from service.http.schemas import Cursor, HeadState, ImageAnswer, ImageFailure, JsonImage, Prediction, ReadQuery
 
 MAX_DESCRIPTION_LENGTH = 4000
@@ -91,7 +92,9 @@ class ClassDocument(_ClassText):
         None, description="Made from the name where it is not given."
     )
     name: Name
-    attributes: Attributes = Field(default_factory=dict)  # a default would be promised to clients
+    # Factories, because a default would be promised to clients; of these and of photos at least one is given.
+    attributes: Attributes = Field(default_factory=dict)
+    text: Text = Field(default_factory=str)
     like: Like = Field(default_factory=str)
     description: Description = ""
     metadata: Metadata = Field(default_factory=dict)
@@ -113,6 +116,7 @@ class ClassAnswer(BaseModel):
     name: str
     kind: Kind
     attributes: list[float] | None = Field(description="Null for a class without a description, which has photos.")
+    text: list[str] = Field(description="What it was described by in words, if it was.")
     description: str
     metadata: dict[str, JsonValue]
     examples: int = Field(description="Number of its example photos.")
@@ -305,6 +309,7 @@ class PreviewAnswer(BaseModel):
     exists: bool = Field(description="Whether a class with this id would be replaced.")
     registry_version: int = Field(description="Version of the class table that was looked at.")
     attributes: list[float] | None = Field(description="Null for a class without a description.")
+    text: list[str] = Field(description="What it is described by in words, if it is.")
     like: str | None = Field(description="Id of the class whose attributes filled what was not given.")
     filled: list[str] = Field(
         description="Attributes that were not given and took the vocabulary's mean, or what the class in `like` has."

@@ -9,6 +9,7 @@ import uuid
 from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import REQUEST_ID
@@ -75,7 +76,10 @@ class UnderPath:
         self._app, self._root_path = app, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """One request. The prefix alone leads to the page, whose addresses are relative to the slash behind it."""
+        if scope["type"] == "http" and scope["path"] == self._root_path and scope["method"] in ("GET", "HEAD"):
+            await RedirectResponse(f"{self._root_path}/")(scope, receive, send)
+            return
         await self._app({**scope, "root_path": self._root_path}, receive, send)
 
 

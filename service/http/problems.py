@@ -87,6 +87,7 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
     base.AttributesError: ProblemType(422, "invalid-attributes", "The attributes do not fit the vocabulary"),
     base.AttributeCountError: ProblemType(422, "wrong-attribute-count", "The number of attributes is wrong"),
     base.UnknownAttributeError: ProblemType(422, "unknown-attribute", "The vocabulary has no such attribute"),
+    base.TextError: ProblemType(422, "invalid-text", "The text of the class cannot be taken"),
     own.InvalidClassIdError: ProblemType(422, "invalid-class-id", "The id of the class is not valid"),
     own.InvalidClassNameError: ProblemType(422, "invalid-class-name", "The name of the class is not valid"),
     own.MetadataTooLargeError: ProblemType(422, "metadata-too-large", "The metadata of the class is too large"),

@@ -191,10 +191,38 @@ class AttributeAnswer(BaseModel):
     unit: str | None = Field(default=None, description="Of min, max and mean; only where the bundle says it.")
 
 
-class AttributeList(BaseModel):
-    """The vocabulary, in order."""
+class TextTaken(BaseModel):
+    """What is taken as the text of a class."""
 
-    attributes: list[AttributeAnswer]
+    max_tokens: int = Field(description="Most tokens of one text as the encoder counts them; a longer one is refused.")
+    max_texts: int = Field(description="Most texts of one class.")
+    max_length: int = Field(description="Most characters of one text.")
+
+
+class AttributeList(BaseModel):
+    """The vocabulary, in order, and what else describes a class."""
+
+    attributes: list[AttributeAnswer] = Field(description="None where classes are described by text alone.")
+    text: TextTaken | None = Field(description="What is taken as text; null where classes have none.")
+    max_examples: int = Field(description="Most example photos of a class; 0 where the bundle takes none.")
+
+
+class BundleExample(BaseModel):
+    """An image that comes with the bundle."""
+
+    name: str = Field(description="Last part of its path under /bundle/examples.")
+    class_id: str = Field(description="The class it shows.")
+    class_name: str
+    known: bool = Field(description="Whether the class table has this class at present.")
+    attributes: list[float] | None = Field(
+        description="Where the bundle did not bring the class: what it can be registered with."
+    )
+
+
+class BundleExampleList(BaseModel):
+    """The images that come with the bundle."""
+
+    examples: list[BundleExample]
 
 
 class KindCounts(BaseModel):
@@ -229,7 +257,7 @@ class VersionRecord(BaseModel):
 
 
 class VersionPage(BaseModel):
-    """Some of the versions, oldest first."""
+    """Some of the versions, in the order that was asked for."""
 
     versions: list[VersionRecord]
     next_cursor: str | None = Field(description="For the next page; null on the last.")
@@ -238,6 +266,7 @@ class VersionPage(BaseModel):
 class VersionsQuery(ReadQuery):
     """Parameters of GET /registry/versions."""
 
+    order: Literal["oldest", "newest"] = Field("oldest", description="Which version comes first.")
     limit: int = Field(100, ge=1, le=1000, description="Most versions on a page.")
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 

@@ -88,18 +88,19 @@ def _rows(bundle: Bundle, means_CZ: NDArray[np.float64]) -> list[Row]:
 def _described_means(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) -> NDArray[np.float64]:
     """Mean embedding of each class as it is described, float64 [C, Z]; zeros for one without a description."""
     manifest = bundle.manifest
-    described = [(i, entry.id, entry.attributes) for i, entry in enumerate(entries) if entry.attributes is not None]
+    described = [i for i, entry in enumerate(entries) if entry.attributes is not None]
     assert all(entry.examples for entry in entries if entry.attributes is None)  # else it would be no class
     means = np.zeros((len(entries), manifest.head.dimension))
     if described:
+        vectors = manifest.vocabulary.vectors([entries[i] for i in described])
         embeddings = many_class_embeddings(
             engine.synthesize,
             bundle_id=manifest.bundle_id,
-            classes=[(class_id, attributes) for _, class_id, attributes in described],
+            classes=[(entries[i].id, vector) for i, vector in zip(described, vectors, strict=True)],
             vocabulary=manifest.vocabulary,
             head=manifest.head,
         )
-        means[[i for i, *_ in described]] = embeddings.mean(axis=1, dtype=np.float64)
+        means[described] = embeddings.mean(axis=1, dtype=np.float64)
     return means
 
 

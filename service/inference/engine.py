@@ -15,7 +15,7 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.head import Float32
-from service.inference.graph import Graph, graphs_of
+from service.inference.graph import Graph, encoder_graph, graphs_of
 from service.inference.sessions import Provider, SessionConfig
 from service.inference.trial import try_graphs
 
@@ -70,7 +70,8 @@ class OnnxEngine:
     ) -> None:
         self._runtime = SessionConfig(threads=threads, provider=provider, batch_size=batch_size, cache_dir=cache_dir)
         trunk, synthesizer = graphs_of(bundle)
-        try_graphs(trunk, synthesizer)
+        encoder = encoder_graph(bundle)
+        try_graphs(trunk, synthesizer, *([encoder] if encoder else []))
         self._row = trunk.inputs["image"]
         self._trunk = Graph(trunk, self._runtime)
         self._synthesizer = Graph(synthesizer, SessionConfig(threads=threads))

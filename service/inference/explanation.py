@@ -1,4 +1,4 @@
-"""Which attributes spoke for and against a class, as its score would be were each ordinary; and its nearest photos.
+"""Which named attributes spoke for and against a class, were each ordinary in its stead; and its nearest photos.
 
 A: attributes, K: noise dimension, M: samples, n: example photos, Z: embedding dimension.
 """
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.head import Float32
+from model.text.description import ClassText
 from service.inference.class_rows import Photos, no_photos
 from service.inference.engine import Engine
 
@@ -25,8 +25,8 @@ _ROWS_AT_ONCE = 2048
 _CACHE_BYTES = 32_000_000
 _EPSILON = 1e-12
 
-Key = tuple[str, tuple[float, ...], tuple[str, ...]]
-"""Id, attributes and digests of the photos of a class: what its row depends on."""
+Key = tuple[str, tuple[float, ...], ClassText | None, tuple[str, ...]]
+"""Id, attributes, text and digests of the photos of a class: what its row depends on."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,9 +79,9 @@ class Explainer:
 
     The score of a class is s(a) = w(a) z + b(a), where (w, b) is the head's row of the embeddings that the synthesizer
     makes of the attributes a, under noise keyed by the class. Attribute i contributes (s(a) - s(a')) / temperature,
-    where a' is a with attribute i at its mean over the training classes and everything else, the noise too, is the
+    where a' is a with attribute i at its mean over the training classes and everything else, noise and text too, is the
     same. For a class with example photos both descriptions count as they do in its row, beside the same photos. A class
-    seen in training is explained through the embeddings synthesised from its attributes as well, though
+    seen in training is explained through the embeddings synthesised from its description as well, though
     its served row comes from images.
 
     Args:
@@ -94,7 +94,7 @@ class Explainer:
         self._bundle, self._engine, self._photos = bundle, engine, photos
         manifest = bundle.manifest
         bytes_each = 4 * len(manifest.vocabulary) * (manifest.head.dimension + 1)
-        self._capacity = max(1, _CACHE_BYTES // bytes_each)
+        self._capacity = max(1, _CACHE_BYTES // max(1, bytes_each))
         self._lock = Lock()
         self._kept: OrderedDict[Key, AttributeEffects] = OrderedDict()
 
@@ -113,6 +113,8 @@ class Explainer:
         if entry.attributes is None:
             return [], []
         manifest = self._bundle.manifest
+        if not len(manifest.vocabulary):  # classes are described by text alone
+            return [], []
         effects = self.effects(entry)
         score_A = effects.weight.astype(np.float64) @ embedding_Z.astype(np.float64) + effects.bias
         contribution_A = score_A / manifest.calibration.temperature
@@ -155,26 +157,26 @@ class Explainer:
     def effects(self, entry: ClassEntry) -> AttributeEffects:
         """What each attribute of a class that is described does to its row."""
         assert entry.attributes is not None
-        key = (entry.id, entry.attributes, tuple(example.digest for example in entry.examples))
+        key = (entry.id, entry.attributes, entry.text, tuple(example.digest for example in entry.examples))
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        effects = self._effects(entry, np.array(entry.attributes, dtype=np.float64))
+        effects = self._effects(entry)
         with self._lock:
             self._kept[key] = effects
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
         return effects
 
-    def _effects(self, entry: ClassEntry, attributes_A: NDArray[np.float64]) -> AttributeEffects:
+    def _effects(self, entry: ClassEntry) -> AttributeEffects:
         manifest = self._bundle.manifest
         vocabulary, head = manifest.vocabulary, manifest.head
         samples = min(SAMPLES, head.samples)
         noise_MK = head.noise(manifest.bundle_id, entry.id, samples)
         # The description as it is, then A times with one attribute at its mean.
-        variants = np.tile(attributes_A, (len(vocabulary) + 1, 1))
-        np.fill_diagonal(variants[1:], [a.mean for a in vocabulary.attributes])
+        variants = np.tile(vocabulary.vectors([entry]), (len(vocabulary) + 1, 1))
+        np.fill_diagonal(variants[1:, : len(vocabulary)], [a.mean for a in vocabulary.attributes])
         described = vocabulary.normalise(variants)
         means = np.empty((len(variants), head.dimension), dtype=np.float64)
         step = max(1, _ROWS_AT_ONCE // samples)

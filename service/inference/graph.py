@@ -1,18 +1,20 @@
 """One graph of a bundle in ONNX Runtime, held against what the manifest promises of it.
 
-N: images or samples, S: input side, D: features, Z: embedding, K: noise, A: attributes.
+N: images, samples or sentences, S: input side, D: features, Z: embedding, K: noise, A: attributes, L: tokens,
+T: text vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from model.bundle import Bundle
+from model.bundle import TEXT_ENCODER, TOKENIZER, Bundle
 from model.errors import BundleError
 from model.head import Float32
 from service.inference.sessions import SessionConfig, first_line, open_session
@@ -27,15 +29,31 @@ class GraphFile:
 
     Attributes:
         file: the ONNX file.
-        sha256: its hash, as verified.
-        inputs: shapes behind the batch axis, which must be free.
-        outputs: likewise.
+        sha256: its hash, as verified; with that of the tokenizer where there is one.
+        inputs: shapes behind the batch axis, which must be free; float32, or int64 where there is a tokenizer.
+        outputs: likewise, float32.
+        tokenizer: the file that makes the inputs from texts.
     """
 
     file: Path
     sha256: str
     inputs: Shapes
     outputs: Shapes
+    tokenizer: Path | None = None
+
+
+def encoder_graph(bundle: Bundle) -> GraphFile | None:
+    """Text encoder of a verified bundle; None where it has none."""
+    spec, files = bundle.manifest.text_encoder, bundle.manifest.files
+    if spec is None:
+        return None
+    return GraphFile(
+        file=bundle.path / TEXT_ENCODER,
+        sha256=f"{files[TEXT_ENCODER]} {files[TOKENIZER]}",
+        inputs={"input_ids": (spec.max_tokens,)},
+        outputs={"token_embeddings": (spec.max_tokens, spec.dimension)},
+        tokenizer=bundle.path / TOKENIZER,
+    )
 
 
 def graphs_of(bundle: Bundle) -> tuple[GraphFile, GraphFile]:
@@ -51,7 +69,7 @@ def graphs_of(bundle: Bundle) -> tuple[GraphFile, GraphFile]:
     synthesizer = GraphFile(
         file=bundle.synthesizer,
         sha256=manifest.files[bundle.synthesizer.name],
-        inputs={"noise": (manifest.head.noise_dimension,), "attributes": (len(manifest.vocabulary),)},
+        inputs={"noise": (manifest.head.noise_dimension,), "attributes": (manifest.vocabulary.dimension,)},
         outputs={"embedding": (dimension,)},
     )
     return trunk, synthesizer
@@ -73,23 +91,25 @@ class Graph:
     def __init__(self, promised: GraphFile, runtime: SessionConfig) -> None:
         file, inputs, outputs = promised.file, promised.inputs, promised.outputs
         self._file = file
+        self._kind = "float" if promised.tokenizer is None else "int64"
         self._session = open_session(file, runtime, row=inputs)
         for what, nodes, expected in (
             ("inputs", self._session.get_inputs(), inputs),
             ("outputs", self._session.get_outputs(), outputs),
         ):
             self._check_nodes(what, nodes, expected)
-        zeros = {name: np.zeros((2, *shape), dtype=np.float32) for name, shape in inputs.items()}
+        kind = np.float32 if promised.tokenizer is None else np.int64
+        zeros = {name: np.zeros((2, *shape), dtype=kind) for name, shape in inputs.items()}
         for (name, shape), result in zip(outputs.items(), self.run(zeros, tuple(outputs)), strict=True):
             if result.shape != (2, *shape):
                 raise BundleError(f"{file}: output {name!r} gave {result.shape} for two rows, expected {(2, *shape)}")
             if not np.isfinite(result).all():
                 raise BundleError(f"{file}: output {name!r} of zeros holds numbers that are not finite")
 
-    def run(self, inputs: dict[str, Float32], outputs: Sequence[str]) -> list[Float32]:
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[Float32]:
         """Run the graph; BundleError where ONNX Runtime refuses."""
         try:
-            results: list[Float32] = self._session.run(list(outputs), inputs)
+            results: list[Float32] = self._session.run(list(outputs), dict(inputs))
         except Exception as error:  # ONNX Runtime has one exception class per status and no common base but this
             raise BundleError(f"{self._file}: does not run: {first_line(error)}") from error
         return results
@@ -101,12 +121,13 @@ class Graph:
             )
         for node in nodes:
             shape = expected[node.name]
-            wanted = f"float32 [{', '.join(['N', *map(str, shape)])}]"
+            kind = self._kind if what == "inputs" else "float"
+            wanted = f"{kind.replace('float', 'float32')} [{', '.join(['N', *map(str, shape)])}]"
             sizes = list(node.shape)
             fits = (
                 len(sizes) == len(shape) + 1
                 and not isinstance(sizes[0], int)  # a fixed batch axis would refuse every other number of rows
                 and all(not isinstance(got, int) or got == want for got, want in zip(sizes[1:], shape, strict=True))
             )
-            if node.type != "tensor(float)" or not fits:
+            if node.type != f"tensor({kind})" or not fits:
                 raise BundleError(f"{self._file}: {node.name!r} is {node.type} {sizes}; expected {wanted}")

@@ -15,7 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from model.bundle import MAX_TOKENIZER_BYTES
 from model.errors import BundleError, MissingDependencyError
+from model.guards.files import read_plain
+from model.guards.tokenizers import check_tokenizer
+from model.text.description import MAX_SENTENCE_LENGTH
+from model.text.encoder import Tokens
 from service.inference.graph import Graph, GraphFile
 from service.inference.sessions import SessionConfig
 
@@ -25,6 +32,8 @@ _CPU_SECONDS, _CPU_SECONDS_PER_BYTE = 6, 60 / 2**30
 _PATIENCE = 20  # times as long as the CPU time that is allowed, for machines that do other work too
 
 _TOO_MUCH = "{}: two rows take too much memory"
+
+_PROBE = "A photo of a grey animal, 3 m tall. "
 
 _passed: set[tuple[str, str]] = set()
 """Files with their hashes that this process has seen pass."""
@@ -39,7 +48,10 @@ def try_graphs(*graphs: GraphFile) -> None:
     new = [graph for graph in graphs if (str(graph.file), graph.sha256) not in _passed]
     if not new:
         return
-    question = [{**asdict(graph), "file": str(graph.file)} for graph in new]
+    question = [
+        {**asdict(graph), "file": str(graph.file), "tokenizer": graph.tokenizer and str(graph.tokenizer)}
+        for graph in new
+    ]
     seconds = _cpu_seconds(new)
     path = os.pathsep.join(map(os.path.abspath, sys.path))  # finds the same packages as this process
     try:
@@ -76,7 +88,12 @@ def _last_line(text: str) -> str:
 
 
 def _cpu_seconds(graphs: list[GraphFile]) -> int:
-    return _CPU_SECONDS + round(_CPU_SECONDS_PER_BYTE * sum(graph.file.stat().st_size for graph in graphs))
+    return _CPU_SECONDS + round(_CPU_SECONDS_PER_BYTE * _bytes(graphs))
+
+
+def _bytes(graphs: list[GraphFile]) -> int:
+    files = [file for graph in graphs for file in (graph.file, graph.tokenizer) if file is not None]
+    return sum(file.stat().st_size for file in files)
 
 
 def _limit(graphs: list[GraphFile]) -> None:
@@ -84,7 +101,7 @@ def _limit(graphs: list[GraphFile]) -> None:
     pages = Path("/proc/self/statm")
     if pages.exists():  # Linux; other systems do not enforce the limit either
         taken = int(pages.read_text().split()[0]) * resource.getpagesize()
-        most = taken + _MEMORY + 6 * sum(graph.file.stat().st_size for graph in graphs)
+        most = taken + _MEMORY + 6 * _bytes(graphs)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     seconds = _cpu_seconds(graphs)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
@@ -99,7 +116,9 @@ def _fault_of(graph: GraphFile) -> str | None:
         name = str(graph.file)
         inputs = {key: (2, *shape) for key, shape in graph.inputs.items()}
         check_graph(read_graph(graph.file.read_bytes(), name), name, inputs=inputs)
-        Graph(graph, SessionConfig(threads=1))
+        runs = Graph(graph, SessionConfig(threads=1))
+        if graph.tokenizer is not None:
+            try_tokenizer(graph.tokenizer, runs)
     except BundleError as error:
         return _TOO_MUCH.format(graph.file) if "bad_alloc" in str(error) else str(error)
     except MemoryError:
@@ -107,6 +126,33 @@ def _fault_of(graph: GraphFile) -> str | None:
     except MissingDependencyError:
         return None  # the process that asked cannot load a graph either, and says so
     return None
+
+
+def read_tokens(file: Path) -> Tokens:
+    """The tokenizer in a file.
+
+    Raises:
+        BundleError: it is not allowed, or cannot be read.
+        MissingDependencyError: `tokenizers` is not installed.
+    """
+    data = read_plain(file, limit=MAX_TOKENIZER_BYTES)
+    check_tokenizer(data, str(file))
+    return Tokens(data, str(file))
+
+
+def try_tokenizer(file: Path, graph: Graph) -> None:
+    """Have a tokenizer read the longest text, and the graph its largest token id.
+
+    Raises:
+        BundleError: one of them cannot.
+        MissingDependencyError: `tokenizers` is not installed.
+    """
+    tokens = read_tokens(file)
+    tokens.of((_PROBE * MAX_SENTENCE_LENGTH)[:MAX_SENTENCE_LENGTH])
+    try:
+        graph.run({"input_ids": np.full((1, 3), tokens.largest_id, dtype=np.int64)}, ("token_embeddings",))
+    except BundleError as error:
+        raise BundleError(f"{file}: the graph does not take its token {tokens.largest_id}: {error}") from None
 
 
 def _main() -> None:
@@ -118,7 +164,8 @@ def _main() -> None:
 
 def _graph_file(fields: dict[str, Any]) -> GraphFile:
     shapes = {ends: {name: tuple(shape) for name, shape in fields[ends].items()} for ends in ("inputs", "outputs")}
-    return GraphFile(file=Path(fields["file"]), sha256=fields["sha256"], **shapes)
+    tokenizer = fields["tokenizer"] and Path(fields["tokenizer"])
+    return GraphFile(file=Path(fields["file"]), sha256=fields["sha256"], tokenizer=tokenizer, **shapes)
 
 
 if __name__ == "__main__":

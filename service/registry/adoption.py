@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from model.bundle import TRUNK, Bundle
 from model.classes import ClassEntry
-from model.errors import AttributesError
+from model.errors import AttributesError, TextError
 from model.head import Float32, Row
 from model.outside.names import clean_name
+from model.text.description import ClassText
 from service.errors import RegistryError
 from service.registry.arrays import read_embeddings
 from service.registry.change import Change
@@ -20,6 +21,8 @@ from service.registry.log import NextVersion
 from service.registry.tables import changes, registry
 
 Compute = Callable[[ClassEntry, Float32], Row]
+Describe = Callable[[ClassText], ClassText]
+"""The text of a class with the vector that the new bundle's encoder makes of it."""
 Track = Callable[[list[ClassEntry]], Iterable[ClassEntry]]
 
 
@@ -44,13 +47,16 @@ class Adoption:
     left_out: tuple[str, ...]
 
 
-def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, track: Track = iter) -> Adoption:
+def adopt_registry(
+    database: Database, bundle: Bundle, compute: Compute, *, describe: Describe | None = None, track: Track = iter
+) -> Adoption:
     """Make a registry the bundle's own; nothing is changed where that fails.
 
     Args:
         database: with a registry of another bundle with the same attribute names in the same order.
         bundle: the new owner.
         compute: makes its row of a class and of the embeddings of its example photos, float32 [n, Z].
+        describe: encodes texts anew; None where the bundle has no text encoder.
         track: passes classes on as they are computed, to show progress.
 
     Raises:
@@ -82,6 +88,7 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
         if entry.attributes is None and not entry.examples:
             left_out.append(entry.id)
             continue
+        entry = _described_anew(entry, bundle, describe)
         embeddings = read_embeddings(database, entry.examples, bundle.manifest.head.dimension)
         try:
             row = compute(entry, embeddings)
@@ -97,6 +104,22 @@ def adopt_registry(database: Database, bundle: Bundle, compute: Compute, *, trac
         without_photos=tuple(without_photos),
         left_out=tuple(left_out),
     )
+
+
+def _described_anew(entry: ClassEntry, bundle: Bundle, describe: Describe | None) -> ClassEntry:
+    """The class with the vector of its text by the bundle's encoder."""
+    if entry.text is None or entry.text.encoder == bundle.encoder_identity:
+        return entry
+    identity = bundle.manifest.bundle_id
+    if describe is None:
+        raise RegistryError(
+            f"the class {entry.id!r} is described by text, and the bundle {identity} has no text encoder; remove the "
+            "class first, or adopt the registry with a bundle that has one"
+        )
+    try:
+        return replace(entry, text=describe(entry.text))
+    except TextError as error:
+        raise RegistryError(f"the text of the class {entry.id!r} does not fit the bundle {identity}: {error}") from None
 
 
 def _hand_over(database: Database, bundle: Bundle, head: sa.Row[tuple[object, ...]], made: list[Change]) -> int:

@@ -14,21 +14,31 @@ from service.registry.log import AT_ONCE, ChangeLog
 from service.registry.tables import changes, registry, versions
 
 
-def read_versions(log: ChangeLog, *, after: int, limit: int) -> tuple[HistoryEntry, ...]:
-    """At most `limit` versions after one, oldest first; version 0 is the bundle and not among them.
+def read_versions(
+    log: ChangeLog, *, after: int | None, limit: int, newest_first: bool = False
+) -> tuple[HistoryEntry, ...]:
+    """At most `limit` versions, those that come after one in their order; version 0 is the bundle and not among them.
 
     One that cannot be read is among them with what can be read of it, so that it hides no other.
+
+    Args:
+        log: of the registry.
+        after: the version before the first one; from the beginning where it is None.
+        limit: the most versions.
+        newest_first: whether the newest version comes first instead of the oldest.
 
     Raises:
         StorageError: the database refuses.
     """
+    number = versions.c.version
+    wanted = sa.select(versions).order_by(number.desc() if newest_first else number).limit(limit)
+    if after is not None:
+        wanted = wanted.where(number < after if newest_first else number > after)
     with log.database.reading() as connection:
-        found = connection.execute(
-            sa.select(versions).where(versions.c.version > after).order_by(versions.c.version).limit(limit)
-        ).all()
+        found = connection.execute(wanted).all()
         ids: dict[int, list[str]] = {row.version: [] for row in found}
         if found:
-            first, last = found[0].version, found[-1].version
+            first, last = min(ids), max(ids)
             # Positions grow with versions: the lowest of each version tells which of its changes come first.
             numbered = (
                 sa.select(

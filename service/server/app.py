@@ -17,7 +17,17 @@ from service.http.bodies.budget import BodyBudget
 from service.http.bodies.reading import Bodies
 from service.http.dependencies import few_parameters
 from service.http.middleware import HeadAsGet, Observe, RequestId, UnderPath
-from service.http.routes import classes, classify, docs, examples, preview, registry, service_info
+from service.http.routes import (
+    bundle_examples,
+    classes,
+    classify,
+    docs,
+    examples,
+    page,
+    preview,
+    registry,
+    service_info,
+)
 from service.http.v2 import infer, metadata
 from service.inference.engine import trim_heap
 from service.inference.fairness import Rates
@@ -100,9 +110,10 @@ def create_app(service: Service) -> FastAPI:
         app.add_middleware(UnderPath, root_path=settings.root_path)
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
-    for part in (classify, classes, examples, preview, registry, service_info, metadata, infer):
+    for part in (classify, classes, examples, preview, registry, service_info, bundle_examples, metadata, infer):
         app.include_router(part.router)
     docs.install_docs(app)
+    page.install_page(app)
     return app
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from model.bundle import encoder_of
 from model.manifest import Manifest, bundle_id
 from tests.service import tiny
 
@@ -29,7 +30,11 @@ def seal(bundle: Path, *, listed: bool = True) -> None:
             fields["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
     manifest = Manifest.from_json(fields)
     fields["bundle_id"] = bundle_id(
-        manifest.files["trunk.onnx"], manifest.files["synthesizer.onnx"], manifest.vocabulary, manifest.head
+        manifest.files["trunk.onnx"],
+        manifest.files["synthesizer.onnx"],
+        manifest.vocabulary,
+        manifest.head,
+        encoder=encoder_of(manifest),
     )
     (bundle / "manifest.json").write_text(json.dumps(fields))
 

@@ -81,7 +81,7 @@ async def test_keys_and_roles(running: Running) -> None:
             refused = await client.request(method, path, json=CLASS, headers=bearer("asker"))
             assert (refused.status_code, refused.json()["type"]) == (403, "urn:d3gzsl:problem:role-needed")
         assert (await client.post("/classes", json=CLASS, headers=bearer("changer"))).status_code == 201
-        for path in ("/healthz", "/readyz", "/version", "/docs", "/openapi.json"):
+        for path in ("/healthz", "/readyz", "/version", "/", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200, path
 
 

@@ -44,6 +44,7 @@ async def test_a_registered_class_is_recognised_from_the_next_request_on(client:
         "name": "Deep Violet",
         "kind": "unseen",
         "attributes": list(VIOLET),
+        "text": [],
         "description": "a colour",
         "metadata": {"hex": "#e600e6"},
         "examples": 0,

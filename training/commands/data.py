@@ -80,6 +80,13 @@ def extract(
     ignore_unlisted: Annotated[
         bool, typer.Option("--ignore-unlisted", help="Leave out image folders that classes.csv does not name.")
     ] = False,
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.onnx",
+            help="Describe classes by the column `description`, too, encoded by what `text-encoder` wrote.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace features of another backbone; compute everything anew.")
     ] = False,
@@ -93,8 +100,10 @@ def extract(
     from training.features.backbone import load_backbone
     from training.features.extraction import extract as run
     from training.features.own_photos import read_own_photos, shown
+    from training.features.text_encoder import load_text_encoder
 
-    data = read_own_photos(images_dir, ignore_unlisted=ignore_unlisted)
+    encoder = None if text_encoder is None else load_text_encoder(text_encoder)
+    data = read_own_photos(images_dir, ignore_unlisted=ignore_unlisted, text_encoder=encoder)
     for warning in data.warnings:
         console.warn(warning)
     network = load_backbone(backbone)

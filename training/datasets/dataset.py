@@ -6,6 +6,7 @@ N: rows, D: features, C: classes, A: attributes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +21,10 @@ from model.classes import ClassEntry
 from model.errors import DataError, Problem
 from model.manifest import BackboneInfo
 from model.preprocess import PreprocessSpec
-from model.vocabulary import Vocabulary
+from model.vocabulary import TextBlock, Vocabulary
 from training.features.scaler import Scaler
 from training.features.store import FeatureStore
+from training.features.text_encoder import TextEncoderSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class Dataset:
         split: how the rows were split, for reports.
         data_hash: identifies features, classes and attributes.
         backbone: where the features came from; None for features without images.
+        text_encoder: where the vectors of texts came from; None where classes have no texts.
 
     Example:
         >>> from training import load_benchmark
@@ -106,6 +109,7 @@ class Dataset:
     split: dict[str, Any]
     data_hash: str
     backbone: BackboneSource | None
+    text_encoder: TextEncoderSource | None = None
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -114,8 +118,8 @@ class Dataset:
 
     @cached_property
     def attributes(self) -> NDArray[np.float32]:
-        """Normalised attributes, float32 [C, A]."""
-        return self.vocabulary.normalise([c.attributes or () for c in self.classes])
+        """What describes each class, normalised, float32 [C, A]."""
+        return self.vocabulary.described(self.classes)
 
     @property
     def testable(self) -> bool:
@@ -184,7 +188,12 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
     values = store.attributes
     seen_values = values[store.seen]
     vocabulary = Vocabulary.from_classes(
-        store.attribute_names, values, offset=seen_values.mean(axis=0), scale=1.0, unit_length=True
+        store.attribute_names,
+        values,
+        offset=seen_values.mean(axis=0),
+        scale=1.0,
+        unit_length=True,
+        text=text_block(store.classes, seen_values) if store.encoder_identity else None,
     ).with_words(store.attribute_words)
     return Dataset(
         features=store.features,
@@ -208,4 +217,25 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
                 feature_dim=store.features.shape[1],
             ),
         ),
+        text_encoder=store.text_encoder,
     )
+
+
+def text_block(classes: Sequence[ClassEntry], seen_attributes_CA: NDArray[np.float64]) -> TextBlock:
+    """How the vectors of texts stand beside the named attributes.
+
+    Both parts are centred at the mean of the seen classes. Where there are both, texts are scaled so that their
+    root-mean-square distance from that mean is the one of the attributes: neither outweighs the other.
+
+    Args:
+        classes: with texts.
+        seen_attributes_CA: named attributes of the seen classes; A may be 0.
+    """
+    seen = np.array([e.text_vector for e in classes if e.kind == "seen"], dtype=np.float64)
+    offset = seen.mean(axis=0)
+    of_attributes, of_text = (
+        float(np.sqrt(np.square(values - values.mean(axis=0)).sum(axis=1).mean()))
+        for values in (seen_attributes_CA, seen)
+    )
+    scale = of_text / of_attributes if of_attributes > 0 and of_text > 0 else 1.0
+    return TextBlock(offset=tuple(offset.tolist()), scale=scale)

@@ -19,6 +19,7 @@ from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
 from training.evaluation import evaluate, run_task
 from training.exporting.graphs import SynthesizerGraph, TrunkTail, synthesizer_graph, trunk_graph
+from training.features.text_encoder import load_text_encoder
 from training.method.heads import LDA, HeadChoice, HeadFit, HeadRows
 from training.onnx_files import open_session
 from training.runs.contents import Trained
@@ -86,11 +87,22 @@ def export(
     )
     trunk = trunk_graph(source.path, tail, feature_dim=source.description.feature_dim, side=source.spec.size)
     exact, trunk = trunk, trunk if int8 is None else int8.trunk(dataset, source, tail)
-    synthesis = synthesizer_graph(synthesizer, noise_dim=generator.noise_dim, attribute_dim=len(dataset.vocabulary))
+    synthesis = synthesizer_graph(
+        synthesizer, noise_dim=generator.noise_dim, attribute_dim=dataset.vocabulary.dimension
+    )
     for name, graph in ((TRUNK, trunk), (SYNTHESIZER, synthesis)):
         check_graph(read_graph(graph, name), name)  # as the service does before it loads them
     spec = _spec(rows, trained)
-    identity = bundle_id(sha256_bytes(trunk), sha256_bytes(synthesis), dataset.vocabulary, spec)
+    encoder = None
+    if dataset.text_encoder is not None:
+        encoder = load_text_encoder(dataset.text_encoder.path, identity=dataset.text_encoder.identity).files
+    identity = bundle_id(
+        sha256_bytes(trunk),
+        sha256_bytes(synthesis),
+        dataset.vocabulary,
+        spec,
+        encoder=encoder.identity if encoder else None,
+    )
     session = open_session(synthesis)
 
     def run(noise: Float32, attributes: Float32) -> Float32:
@@ -104,7 +116,7 @@ def export(
             run,
             bundle_id=identity,
             class_id=entry.id,
-            attributes=entry.attributes or (),
+            attributes=dataset.vocabulary.vectors([entry])[0],
             vocabulary=dataset.vocabulary,
             head=spec,
         )
@@ -133,6 +145,7 @@ def export(
         metrics=metrics,
         training=_public(trained.resolved()),
         examples=examples,
+        text_encoder=encoder,
         overwrite=overwrite,
     )
     return {"bundle_id": written, "metrics": metrics}

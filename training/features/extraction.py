@@ -30,12 +30,14 @@ from training.features.store import (
     BACKBONE_CARD,
     FEATURES,
     META,
+    TEXT_ENCODER,
     FeatureStore,
     ImageFile,
     ImageRecord,
     SkippedImage,
     is_store,
 )
+from training.features.text_encoder import write_text_encoder
 from training.files import move_into_place, undo_half_move
 
 _AHEAD = 2  # batches decoded ahead of the network: enough to keep it busy, little enough to bound memory
@@ -204,7 +206,7 @@ def extract(
         store = _describe(data, backbone, known, out)
         changed = before is None or extracted > 0 or before.meta() != store.meta()
         if changed:
-            _write(store, backbone, known, before, journal)
+            _write(store, data, backbone, known, before, journal)
         journal.finished = True
     final = FeatureStore.load(out) if before is None or changed else before
     return Extraction(store=final, extracted=extracted, reused=len(store.images) - extracted, changed=changed)
@@ -290,11 +292,17 @@ def _describe(data: OwnPhotos, backbone: Backbone, known: KnownRows, out: Path) 
         fingerprint=backbone.fingerprint,
         spec=backbone.spec,
         backbone_card=backbone.card,
+        encoder_identity=data.text_encoder.files.identity if data.text_encoder else None,
     )
 
 
 def _write(
-    store: FeatureStore, backbone: Backbone, known: KnownRows, before: FeatureStore | None, journal: FeatureJournal
+    store: FeatureStore,
+    data: OwnPhotos,
+    backbone: Backbone,
+    known: KnownRows,
+    before: FeatureStore | None,
+    journal: FeatureJournal,
 ) -> None:
     """Write the store beside its place, rows in the order of the images, and move it there when it is whole."""
     folder = journal.folder / "store"
@@ -309,4 +317,6 @@ def _write(
     (folder / META).write_text(json.dumps(store.meta()), encoding="utf-8")
     shutil.copyfile(backbone.path, folder / BACKBONE)
     shutil.copyfile(card_path(backbone.path), folder / BACKBONE_CARD)
+    if data.text_encoder is not None:
+        write_text_encoder(data.text_encoder.files, folder / TEXT_ENCODER)
     move_into_place(folder, store.path)

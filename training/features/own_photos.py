@@ -1,4 +1,4 @@
-"""A folder of one's own photos: `images/<class>/*` and `classes.csv` with one row of attributes per class."""
+"""A folder of one's own photos: `images/<class>/*` and `classes.csv`, each row of which describes a class."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import cast
 
 from model.classes import CLASS_ID_PATTERN, ClassEntry, Kind, is_class_id
-from model.errors import DataError, Problem
+from model.errors import DataError, Problem, TextError
 from model.outside.folders import is_left_behind
 from model.outside.names import clean_name, escaped, id_candidates, name_fault, slug
 from model.outside.spreadsheets import SheetRow, read_number, read_sheet
+from model.text.description import ClassText
 from model.vocabulary import LARGEST_VALUE, AttributeWords
 from training.features.attribute_table import TABLE as ATTRIBUTE_TABLE
 from training.features.attribute_table import read_attribute_words
+from training.features.text_encoder import SentenceEncoder
 
 TABLE = "classes.csv"
 IMAGES = "images"
@@ -38,6 +40,7 @@ class OwnPhotos:
         attribute_words: descriptions and units by the names of attributes, from `attributes.csv` where there is one.
         images: path relative to `root` with forward slashes, and index into `classes`; sorted by class, then path.
         warnings: sentences about what is allowed but probably not meant.
+        text_encoder: what made the vectors of the classes' texts; None where they have none.
     """
 
     root: Path
@@ -46,6 +49,7 @@ class OwnPhotos:
     images: tuple[tuple[str, int], ...]
     warnings: tuple[str, ...] = ()
     attribute_words: Mapping[str, AttributeWords] = field(default_factory=dict)
+    text_encoder: SentenceEncoder | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +62,19 @@ class _Row:
     id: str  # as it stands in the table; empty where it is made from the name
     description: str
     attributes: tuple[float, ...] | None
+    text: ClassText | None
 
 
-def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
+def read_own_photos(
+    root: Path, *, ignore_unlisted: bool = False, text_encoder: SentenceEncoder | None = None
+) -> OwnPhotos:
     """Read a data folder and report everything that is wrong with it at once.
 
     Args:
         root: the folder that holds `images` and `classes.csv`.
         ignore_unlisted: leave out image folders that `classes.csv` does not name, with a warning, instead of failing.
+        text_encoder: makes the column `description` part of what describes the classes, or all of it where there are
+            no attribute columns; `|` separates sentences in a cell.
 
     Raises:
         DataError: with one problem per fault: columns, rows, values, splits, classes without images, images
@@ -88,7 +97,7 @@ def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
     if missing:
         raise DataError(f"{shown(root)} is not a data folder", missing)
     problems: list[Problem] = []
-    names, rows = _read_table(root / TABLE, problems)
+    names, rows = _read_table(root / TABLE, problems, text_encoder)
     described = root / ATTRIBUTE_TABLE
     words = read_attribute_words(described, names, problems) if described.is_file() else {}
     ids = _choose_ids(rows)
@@ -113,6 +122,7 @@ def read_own_photos(root: Path, *, ignore_unlisted: bool = False) -> OwnPhotos:
             *_shared_photos(root, listed, classes),
             *_doubtful_attributes(classes, names),
         ),
+        text_encoder=text_encoder,
     )
 
 
@@ -121,7 +131,9 @@ def shown(path: Path | str) -> str:
     return escaped(str(path))
 
 
-def _read_table(path: Path, problems: list[Problem]) -> tuple[tuple[str, ...], list[_Row]]:
+def _read_table(
+    path: Path, problems: list[Problem], text_encoder: SentenceEncoder | None
+) -> tuple[tuple[str, ...], list[_Row]]:
     """The attribute names and the rows of the table; what is wrong is appended to `problems`."""
     sheet = read_sheet(path, problems, name=TABLE, optional=frozenset(_OPTIONAL_COLUMNS))
     if not sheet.columns:
@@ -131,16 +143,23 @@ def _read_table(path: Path, problems: list[Problem]) -> tuple[tuple[str, ...], l
     if len(sheet.columns) > 1 or not problems:  # else the columns are not told apart, which has been said
         where = f"{TABLE} line 1"
         problems += [Problem(pointer=where, detail=f"expected a column {c!r}, found none") for c in missing]
-        if not names:
-            problems.append(Problem(pointer=where, detail="expected at least one attribute column, found none"))
+        if text_encoder is not None and "description" not in sheet.columns:
+            problems.append(Problem(pointer=where, detail="expected a column 'description' to encode, found none"))
+        elif text_encoder is None and not names:
+            described = "description" in sheet.columns
+            hint = "; with a text encoder the column 'description' can take its place" if described else ""
+            detail = f"expected at least one attribute column, found none{hint}"
+            problems.append(Problem(pointer=where, detail=detail))
     if missing:
         return names, []
-    rows = [_read_row(row, names, problems) for row in sheet.rows]
+    rows = [_read_row(row, names, problems, text_encoder) for row in sheet.rows]
     _check_classes(rows, problems)
     return names, rows
 
 
-def _read_row(row: SheetRow, names: Sequence[str], problems: list[Problem]) -> _Row:
+def _read_row(
+    row: SheetRow, names: Sequence[str], problems: list[Problem], text_encoder: SentenceEncoder | None
+) -> _Row:
     where = f"{TABLE} line {row.line}"
     faults: list[Problem] = []
     name, split = clean_name(row.cells.get("class", "")), row.cells.get("split", "")
@@ -171,6 +190,12 @@ def _read_row(row: SheetRow, names: Sequence[str], problems: list[Problem]) -> _
             faults.append(Problem(pointer=f"{where}, column {column!r}", detail=detail))
         else:
             values.append(value)
+    text = None
+    if text_encoder is not None and "description" in row.cells:
+        try:
+            text = text_encoder.describe(row.cells["description"], f"{where}, column 'description'")
+        except TextError as error:
+            faults += error.problems
     problems += faults
     return _Row(
         line=row.line,
@@ -179,6 +204,7 @@ def _read_row(row: SheetRow, names: Sequence[str], problems: list[Problem]) -> _
         id=identity,
         description=row.cells.get("description", ""),
         attributes=None if faults or len(values) < len(names) else tuple(values),
+        text=text,
     )
 
 
@@ -190,6 +216,7 @@ def _entry(row: _Row, identity: str) -> ClassEntry:
         kind=cast("Kind", row.split),
         attributes=row.attributes,
         description=row.description,
+        text=row.text,
     )
 
 
@@ -348,8 +375,9 @@ def _doubtful_attributes(classes: Iterable[ClassEntry], names: tuple[str, ...]) 
     ]
     if constant:
         yield f"the same value for every class, so of no use: {', '.join(constant)}"
-    first: dict[tuple[float, ...], str] = {}
+    first: dict[tuple[tuple[float, ...], ClassText | None], str] = {}
     for entry in entries:
-        before = first.setdefault(entry.attributes or (), entry.name)
+        before = first.setdefault((entry.attributes or (), entry.text), entry.name)
         if before != entry.name:
-            yield f"{entry.name!r} has the very attributes of {before!r}; nothing can tell them apart by description"
+            what = "attributes" if names else "text"
+            yield f"{entry.name!r} has the very {what} of {before!r}; nothing can tell them apart by description"

@@ -1,6 +1,7 @@
 """The feature store: one vector per image, with all that says where it came from, in a folder without pickle.
 
-A store holds `features.npy`, `meta.json`, and the backbone as `backbone.onnx` and `backbone.json`.
+A store holds `features.npy`, `meta.json`, and the backbone as `backbone.onnx` and `backbone.json`; where classes have
+texts, also their encoder as `text_encoder.onnx` with its JSON and tokenizer.
 
 N: images; D: features; C: classes; A: attributes.
 """
@@ -23,12 +24,14 @@ from model.errors import DataError
 from model.preprocess import PreprocessSpec
 from model.vocabulary import AttributeWords
 from training.features.backbone import Backbone
+from training.features.text_encoder import TextEncoderSource
 
 SCHEMA = "d3gzsl-features/1"
 META = "meta.json"
 FEATURES = "features.npy"
 BACKBONE = "backbone.onnx"
 BACKBONE_CARD = "backbone.json"
+TEXT_ENCODER = "text_encoder.onnx"
 _CHUNK = 4096  # rows looked at together, so that checks need little memory
 
 
@@ -80,6 +83,7 @@ class FeatureStore:
         fingerprint: sha256 of the backbone file.
         spec: the preprocessing.
         backbone_card: the JSON beside the backbone.
+        encoder_identity: of the text encoder that the store keeps a copy of; None without one.
     """
 
     path: Path
@@ -95,16 +99,25 @@ class FeatureStore:
     spec: PreprocessSpec
     backbone_card: Mapping[str, Any]
     attribute_words: Mapping[str, AttributeWords] = field(default_factory=dict)
+    encoder_identity: str | None = None
 
     @property
     def backbone_path(self) -> Path:
         """The store's own copy of the backbone, with its JSON beside it."""
         return self.path / BACKBONE
 
+    @property
+    def text_encoder(self) -> TextEncoderSource | None:
+        """The store's own copy of the text encoder; None where classes have no texts."""
+        if self.encoder_identity is None:
+            return None
+        return TextEncoderSource(path=self.path / TEXT_ENCODER, identity=self.encoder_identity)
+
     @cached_property
     def attributes(self) -> NDArray[np.float64]:
         """Attribute values as users wrote them, float64 [C, A]."""
-        return np.array([entry.attributes for entry in self.classes], dtype=np.float64)
+        values = np.array([entry.attributes for entry in self.classes], dtype=np.float64)
+        return values.reshape(len(self.classes), len(self.attribute_names))
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -145,6 +158,7 @@ class FeatureStore:
             "labels": self.labels.tolist(),
             "images": [asdict(image) for image in self.images],
             "skipped": [asdict(image) for image in self.skipped],
+            **({"text_encoder": self.encoder_identity} if self.encoder_identity else {}),
         }
 
     @classmethod
@@ -182,6 +196,8 @@ class FeatureStore:
             raise DataError(f"{self.path / META}: a label is not an index of one of the {len(self.classes)} classes")
         if any(len(entry.attributes or ()) != len(self.attribute_names) for entry in self.classes):
             raise DataError(f"{self.path / META}: a class has not {len(self.attribute_names)} attributes")
+        if any((entry.text is None) != (self.encoder_identity is None) for entry in self.classes):
+            raise DataError(f"{self.path / META}: expected a text encoder and a text of every class, or neither")
         for start in range(0, rows, _CHUNK):
             finite = np.isfinite(self.features[start : start + _CHUNK]).all(axis=1)
             if not finite.all():
@@ -253,4 +269,5 @@ def _parse(meta: Mapping[str, Any]) -> dict[str, Any]:
         "fingerprint": backbone["fingerprint"],
         "spec": PreprocessSpec.from_json(backbone["preprocessing"]),
         "backbone_card": backbone["card"],
+        "encoder_identity": meta.get("text_encoder"),
     }

@@ -114,7 +114,7 @@ def fit(
         scaler=scaler,
         networks=networks,
         novelty_reference=reference,
-        attribute_dim=len(dataset.vocabulary),
+        attribute_dim=dataset.vocabulary.dimension,
     )
     trained.save(run_dir)
     shutil.rmtree(run_dir / PROGRESS)

@@ -159,7 +159,7 @@ async def show_class(
     dependencies=with_photos,
 )
 async def create_class(request: Request, response: Response, service: TheService) -> ChangedClass:
-    """Register a class by its attributes, by example photos, or by both.
+    """Register a class by attributes, by text, by example photos, or by any of them together.
 
     Answered when it is on disk, and recognised from the next request on.
     """
@@ -253,6 +253,7 @@ async def _read_described(
         vocabulary,
         scale=service.scale,
         others=others,
+        encoder=service.text_encoder,
         class_id=class_id,
         with_photos=bool(images),
     )
@@ -294,16 +295,7 @@ async def store_batch(request: Request, service: TheService) -> Response:
     Nothing is stored for a client that has gone before its batch was ready to be.
     """
     service.changes.check()
-    body = await request.body()
-    if b'"like"' in body:  # which may look through all classes as they are now
-        newest = await service.changes.run(service.registrar.catch_up)
-        mode, read, sent = await asyncio.to_thread(_read_batch, body, service, newest)
-    else:
-        mode, read, sent = await off_the_loop(_read_batch, body, service, service.snapshot)
-    deadline = Deadline.from_now(service.settings.deadline)
-    async with deadline.kept():
-        photos = await embed_examples_of_batch(request, service, sent, seconds=deadline.left)
-    client = Client()
+    client, body = Client(), await request.body()
 
     def store() -> tuple[list[DescribedClass], Snapshot, Snapshot, list[Around]]:
         client.check()
@@ -319,6 +311,16 @@ async def store_batch(request: Request, service: TheService) -> Response:
         return described, before, after, list(zip(duplicates, left_out, strict=True))
 
     with client.there():
+        by_like = b'"like"' in body  # which may look through all classes as they are now
+        newest = await service.changes.run(service.registrar.catch_up) if by_like else service.snapshot
+        if by_like or service.text_encoder is not None:  # texts take long, however short the body is
+            reading = asyncio.to_thread(_read_batch, body, service, client, newest)
+            mode, read, sent = await while_connected(request, reading)
+        else:
+            mode, read, sent = await off_the_loop(_read_batch, body, service, client, newest)
+        deadline = Deadline.from_now(service.settings.deadline)
+        async with deadline.kept():
+            photos = await embed_examples_of_batch(request, service, sent, seconds=deadline.left)
         described, before, after, around = await while_connected(request, service.changes.run(store))
 
     def make() -> BatchAnswer:
@@ -334,7 +336,7 @@ async def store_batch(request: Request, service: TheService) -> Response:
 
 
 def _read_batch(
-    body: bytes, service: Service, snapshot: Snapshot
+    body: bytes, service: Service, client: Client, snapshot: Snapshot
 ) -> tuple[Literal["create", "upsert"], list[DescribedClass], list[list[SentImage]]]:
     """The mode of a batch, its classes, and the photos that came with each."""
     settings, vocabulary = service.settings, service.bundle.manifest.vocabulary
@@ -353,6 +355,8 @@ def _read_batch(
         scale=service.scale,
         others=ClassesToBeLike(snapshot),
         most_photos=settings.max_examples,
+        encoder=service.text_encoder,
+        go_on=client.check,
     )
     return batch.mode, read, sent
 

@@ -7,13 +7,14 @@ import copy
 import hashlib
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
@@ -45,7 +46,7 @@ _CONTENT_ENCODING = {
 
 
 def install_docs(app: FastAPI) -> None:
-    """Serve /, /docs and its assets, and complete the OpenAPI document."""
+    """Serve /docs and its assets, and complete the OpenAPI document."""
     app.mount("/docs/assets", StaticFiles(directory=_assets()), name="docs-assets")
 
     # Relative addresses, so that it also works under a path prefix.
@@ -70,10 +71,6 @@ def install_docs(app: FastAPI) -> None:
     async def openapi() -> JSONResponse:
         return JSONResponse(app.openapi())
 
-    @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("docs")
-
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
@@ -93,15 +90,25 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(extra["$defs"])
         names = service.bundle.manifest.vocabulary.names
         for name in ("ClassDocument", "DescribedDocument", "PreviewDocument"):
-            numbers, named = schemas[name]["properties"]["attributes"]["anyOf"]
-            numbers |= {"minItems": len(names), "maxItems": len(names)}
-            named |= {"propertyNames": {"enum": list(names)}}
+            _describe_by(schemas[name], names, text=service.text_encoder is not None)
         for operation in _operations(document):
             if "requestBody" in operation:
                 operation.setdefault("parameters", []).append(_CONTENT_ENCODING)
         app.openapi_schema = document
     document = app.openapi_schema if service.keys else _without_keys(app.openapi_schema)
     return document if service.settings.rate_limit else _without_rates(document)
+
+
+def _describe_by(schema: dict[str, Any], names: Sequence[str], *, text: bool) -> None:
+    """Make the schema of a class say what the bundle's classes are described by."""
+    attributes = schema["properties"]["attributes"]
+    numbers, named = attributes["anyOf"]
+    numbers |= {"minItems": len(names), "maxItems": len(names)}
+    named |= {"propertyNames": {"enum": list(names)}}
+    if not text:
+        del schema["properties"]["text"]
+    if not names:
+        attributes["anyOf"] = [numbers]
 
 
 def _without_keys(document: dict[str, Any]) -> dict[str, Any]:

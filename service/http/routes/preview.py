@@ -65,6 +65,7 @@ async def preview_class(
             vocabulary,
             scale=service.scale,
             others=ClassesToBeLike(snapshot),
+            encoder=service.text_encoder,
             with_photos=bool(examples),
         )
         (described,) = with_ids([read], snapshot.get)
@@ -94,6 +95,7 @@ async def preview_class(
         exists=snapshot.get(described.entry.id) is not None,
         registry_version=snapshot.registry_version,
         attributes=None if (attributes := described.entry.attributes) is None else list(attributes),
+        text=[] if described.entry.text is None else list(described.entry.text.sentences),
         like=described.entry.like,
         filled=list(described.filled),
         out_of_range=list(described.out_of_range),

@@ -77,15 +77,18 @@ async def registry(
     dependencies=reads,
 )
 async def list_versions(query: Annotated[VersionsQuery, Query()], service: TheService) -> Response:
-    """Versions with what made them, oldest first, a page at a time; version 0 is the bundle alone and not listed."""
+    """Versions with what made them, a page at a time; version 0 is the bundle alone and not listed."""
     await snapshot_for(service, query.min_registry_version)
-    after = 0
+    after = None
     if query.cursor is not None:
         place = from_cursor(query.cursor)
         if not place.isdecimal() or len(place) > 18:
             raise bad_cursor(query.cursor)
         after = int(place)
-    found = await asyncio.to_thread(service.registrar.versions, after=after, limit=query.limit + 1)
+    newest_first = query.order == "newest"
+    found = await asyncio.to_thread(
+        service.registrar.versions, after=after, limit=query.limit + 1, newest_first=newest_first
+    )
     page = found[: query.limit]
 
     def make() -> VersionPage:

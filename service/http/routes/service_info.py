@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import APIRouter, Depends, Request, Response
 
 from model import __version__
+from model.text.description import MAX_SENTENCE_LENGTH, MAX_SENTENCES
 from service.http.access import may_read
 from service.http.dependencies import TheService
 from service.http.problems import problem_responses
@@ -14,6 +15,7 @@ from service.http.schemas import (
     AttributeAnswer,
     AttributeList,
     Health,
+    TextTaken,
     VersionAnswer,
 )
 from service.telemetry.metrics import MEDIA_TYPE, Metrics
@@ -30,15 +32,21 @@ reads = [Depends(may_read)]
     dependencies=reads,
 )
 async def attributes(service: TheService) -> AttributeList:
-    """The attributes that describe a class, in order, with range and mean over the training classes.
+    """The attributes that describe a class, in order, with range and mean over the training classes, and text.
 
     Each has a description and a unit where the bundle has them.
     """
+    manifest = service.bundle.manifest
+    encoder = manifest.text_encoder
     return AttributeList(
         attributes=[
             AttributeAnswer(name=a.name, min=a.min, max=a.max, mean=a.mean, **a.words.to_json())
-            for a in service.bundle.manifest.vocabulary.attributes
-        ]
+            for a in manifest.vocabulary.attributes
+        ],
+        text=None
+        if encoder is None
+        else TextTaken(max_tokens=encoder.max_tokens, max_texts=MAX_SENTENCES, max_length=MAX_SENTENCE_LENGTH),
+        max_examples=0 if manifest.head.photos is None else service.settings.max_examples,
     )
 
 
