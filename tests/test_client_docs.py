@@ -128,4 +128,4 @@ def test_the_notebook_goes_from_photos_to_a_new_class(tmp_path: Path) -> None:
     assert operations == ["put", "rollback", "put"]
     assert "the service has ended" in text
     assert text.rstrip().endswith("blue dotted circle")
-    assert [*tmp_path.iterdir()] == []
+    assert [*tmp_path.glob("d3gzsl-*")] == []  # torch leaves a cache of its own
