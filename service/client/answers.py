@@ -9,7 +9,7 @@ import httpx
 from pydantic import BaseModel, Field
 
 from service.client.images import Source
-from service.http.class_schemas import ChangedClass, ClassAnswer, ClassPage, ExampleList
+from service.http.class_schemas import ChangedClass, ChangedExamples, ClassAnswer, ClassPage, ExampleList
 from service.http.schemas import ImageAnswer, ImageFailure, RegistryAnswer
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -35,6 +35,10 @@ class TaggedPage(ClassPage, Tagged):
 
 class TaggedExamples(ExampleList, Tagged):
     """The example photos of a class, with the class's entity tag."""
+
+
+class TaggedChangedExamples(ChangedExamples, Tagged):
+    """The example photos of a class after some were added, with the class's entity tag."""
 
 
 class TaggedRegistry(RegistryAnswer, Tagged):

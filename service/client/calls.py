@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from service.client.answers import (
     TaggedChange,
+    TaggedChangedExamples,
     TaggedClass,
     TaggedExamples,
     TaggedPage,
@@ -242,7 +243,7 @@ def list_examples(class_id: str, **query: Unpack[ReadOptions]) -> Call[TaggedExa
 
 def add_examples(
     class_id: str, photos: Images, *, if_match: str | None = None, if_none_match: str | None = None
-) -> Call[TaggedExamples]:
+) -> Call[TaggedChangedExamples]:
     """Give a class example photos; the same photo counts once.
 
     Args:
@@ -255,7 +256,7 @@ def add_examples(
         method="POST",
         template="/classes/{class_id}/examples",
         values={"class_id": class_id},
-        read=as_tagged(TaggedExamples),
+        read=as_tagged(TaggedChangedExamples),
         headers={"if-match": if_match, "if-none-match": if_none_match},
         files=_in_form(images=_some(photos)),
         repeat=True,

@@ -101,7 +101,11 @@ async def test_what_cannot_be_filled_is_refused(client: Client, path: str) -> No
         ({**x, "attributes": {"rde": 1}}, "/attributes/rde", "did you mean red?"),
         ({**x, "like": ""}, "/like", "at least 1 character"),
         ({**x, "like": ["reddish"]}, "/like", "valid string"),
-        ({"name": "X"}, "/attributes", "expected attributes, or a class in like; got neither"),
+        (
+            {"name": "X"},
+            "/attributes",
+            "expected attributes, a class in like, or photos in examples; got none of these",
+        ),
     ):
         ((found, said),) = errors(await client.post(path, json=document))
         assert found == pointer
@@ -173,7 +177,7 @@ def test_commands(server: Server, tmp_path: Path) -> None:
         assert "2 attributes are as rose has them" in tried
         neither = command("classes", "add", "X", *url)
         assert neither.returncode == 2
-        assert "expected --attributes or --like, or both; got neither" in neither.stderr
+        assert "a class needs --attributes, --like, --describe or --photos; got none of these" in neither.stderr
         table = tmp_path / "classes.csv"
         table.write_text("class,like,red,green,blue\nTea rose,rose,,0.2,\nTwin,rose,,,\nPlain,,0.1,0.2,0.3\n")
         assert "3 attributes are as rose has them" in ran("classes", "import", table, *url)
