@@ -35,6 +35,8 @@ ROUTES = [
     ("POST", "/classes/{class_id}/examples"),
     ("DELETE", "/classes/{class_id}/examples/{example_id}"),
     ("GET", "/attributes"),
+    ("GET", "/bundle/examples"),
+    ("GET", "/bundle/examples/{name}"),
     ("POST", "/classes:batch"),
     ("POST", "/classes:preview"),
     ("GET", "/registry"),

@@ -28,6 +28,7 @@ export function classesView({ vocabulary, go, describe }) {
   kind.addEventListener("change", () => load(false));
 
   async function load(further) {
+    clearTimeout(timer);
     const number = ++asked;
     list.setAttribute("aria-busy", "true");
     trouble.replaceChildren();
