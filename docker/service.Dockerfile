@@ -1,4 +1,5 @@
 # The service without torch: CPython, the hashed pins and the wheel; nothing that compiles.
+# For NVIDIA GPUs: --build-arg REQUIREMENTS=service-gpu.txt
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
@@ -9,12 +10,13 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 # The pins come first: their layer is made again only when they change. pip compiles what it installs to bytecode, which
 # the container, whose file system is read-only, cannot do at its start.
-COPY requirements/service.txt requirements/build.txt requirements/
+ARG REQUIREMENTS=service.txt
+COPY requirements/${REQUIREMENTS} requirements/build.txt requirements/
 RUN python3 -m venv --without-pip /opt/d3gzsl \
     && python3 -m venv /opt/build \
     && /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements/build.txt \
     && /opt/build/bin/pip --python /opt/d3gzsl/bin/python install --quiet --require-hashes --only-binary :all: \
-        -r requirements/service.txt
+        -r requirements/${REQUIREMENTS}
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY service service
