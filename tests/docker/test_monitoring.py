@@ -15,16 +15,16 @@ from tests.docker.deployments import Project, docker, has_image, project, strang
 from tests.docker.monitoring import PROMETHEUS, quantities, records, rules, shown
 from tests.docker.test_files import image_of
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200), pytest.mark.usefixtures("built")]
 
 
 @pytest.fixture(scope="module")
-def monitored() -> Iterator[Project]:
+def monitored(built: None) -> Iterator[Project]:
     """A service with Prometheus; without Grafana, whose image need not be there."""
     with project("monitoring", "monitoring") as running:
         if not has_image(image_of("prometheus")):
             pytest.skip(f"the engine has no image {image_of('prometheus')}")
-        running.compose("up", "-d", "--build", "service", "prometheus")
+        running.compose("up", "-d", "--no-build", "service", "prometheus")
         running.wait_until_healthy()
         yield running
 

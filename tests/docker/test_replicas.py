@@ -16,7 +16,7 @@ import pytest
 from service.service import EMBEDDED_BUNDLE
 from tests.docker.deployments import Project, docker, project, stranger
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200), pytest.mark.usefixtures("built")]
 
 REPLICAS = 3
 
@@ -27,14 +27,14 @@ def password() -> str:
 
 
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory, password: str) -> Iterator[Project]:
+def replicas(built: None, tmp_path_factory: pytest.TempPathFactory, password: str) -> Iterator[Project]:
     file = tmp_path_factory.mktemp("secrets") / "database-password"
     file.write_text(password + "\n")
     file.chmod(0o644)
     with project(
         "replicas", "replicas", port="D3GZSL_REPLICAS_PORT", D3GZSL_DATABASE_PASSWORD_FILE=str(file)
     ) as running:
-        running.compose("up", "-d", "--build", "nginx")
+        running.compose("up", "-d", "--no-build", "nginx")
         running.wait_until_healthy("replica")
         yield running
 
