@@ -31,7 +31,7 @@ from tests.test_readme import NEW, TRY_IT, UNSEEN, curls, ids, shell
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200), pytest.mark.usefixtures("built")]
 
 MAX_IMAGE_BYTES = 700_000_000
-FORMER = "38d59d19"
+FORMER = "38d59d1a8451ec86b3fbbaa9925f905523926817"
 """A commit whose registries have the tables of before example photos."""
 
 
