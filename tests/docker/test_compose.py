@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -250,8 +251,10 @@ def former(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     tree = tmp_path_factory.mktemp("former")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(tree, filter="data")
+    # The code of then with the packages of today, whose layer is there already.
+    shutil.rmtree(tree / "requirements")
+    shutil.copytree(ROOT / "requirements", tree / "requirements")
     image = f"d3gzsl-test-former-{os.getpid()}"
-    # With the Dockerfile of today, whose layer of pinned packages is there already; the pins are the same.
     docker("build", "--quiet", "--tag", image, "--file", str(ROOT / "docker" / "service.Dockerfile"), str(tree))
     try:
         yield image, tree / "service" / "demo_bundle"
