@@ -273,7 +273,6 @@ def test_a_volume_of_the_former_image_is_served_and_keeps_its_answers(former: tu
         assert running.request("POST", "/classes", json=other).status_code == 201
         assert running.request("DELETE", "/classes/gone").status_code == 204
         before = running.classify(bundle / example.file).json()
-        history = running.request("GET", "/registry/versions").json()
         assert before["registry_version"] == 3
         assert before["results"][0]["predictions"][0]["class_id"] == example.class_id
 
@@ -285,6 +284,6 @@ def test_a_volume_of_the_former_image_is_served_and_keeps_its_answers(former: tu
         ranked = [(p["class_id"], p["probability"]) for p in after["results"][0]["predictions"]]
         assert ranked == [(p["class_id"], p["probability"]) for p in before["results"][0]["predictions"]]
         kept = running.request("GET", "/registry/versions").json()
-        assert [v["version"] for v in kept["versions"]] == [v["version"] for v in history["versions"]]
+        assert sorted(v["registry_version"] for v in kept["versions"]) == [1, 2, 3]
         assert running.request("POST", "/registry:rollback", json={"version": 2}).status_code == 200
         assert running.request("GET", "/classes/gone").status_code == 200
