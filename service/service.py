@@ -175,7 +175,7 @@ class Service:
             engine.warm_up()
         text_encoder = open_text_encoder(bundle, threads=threads)
         release_freed_memory()
-        database = Database(database_url(data_dir, settings.database_url))
+        database = Database(database_url(data_dir, settings.database_url, settings.database_password_file))
         try:
             log = ChangeLog(
                 database,

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="Database of the registry; a SQLite file in the data directory where it is not given."
     )
+    database_password_file: Path | None = Field(
+        None, description="File with the password for a PostgreSQL database whose URL has none."
+    )
     backup_dir: Path | None = Field(
         None, description="Where back-ups of the registry are made by themselves; none are else."
     )

@@ -150,7 +150,7 @@ def _database(
     chosen = settings.data_dir
     if chosen is None and settings.database_url is None:
         chosen = registry_dir(settings, read_manifest(bundle_path(settings.bundle)).bundle_id)
-    url = url_of(chosen or Path(), settings.database_url)
+    url = url_of(chosen or Path(), settings.database_url, settings.database_password_file)
     if not new and url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         hint = "" if settings.data_dir or settings.database_url else "; name another one with --data-dir"
         raise RegistryError(f"there is no registry at {url.database}{hint}")

@@ -22,6 +22,8 @@ _bearer = HTTPBearer(auto_error=False, description="A key made by `d3gzsl keys n
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 HEALTH = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """What probes ask for, under whatever name or address they know."""
+METRICS = "/metrics"
+"""What Prometheus asks every process for, by the address that it has found."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -57,11 +59,13 @@ async def may_roll_back(request: Request, _credentials: Credentials) -> None:
 async def under_own_name(request: Request) -> None:
     """Dependency of everything: an allowed host, but for those who ask after the health.
 
-    A page of another site can have its own name point here (DNS rebinding). Its requests then carry that name.
+    A page of another site can have its own name point here (DNS rebinding). Its requests then carry that name. So the
+    metrics are given under any address, which is no name.
     """
-    if _path(request) in HEALTH:
-        return
+    path = _path(request)
     host = request.headers.get("host", "")
+    if path in HEALTH or (path == METRICS and is_address(host)):
+        return
     settings: Settings = request.app.state.service.settings
     if not host_allowed(host, (settings.host, *settings.allowed_hosts)):
         raise HostError(f"the host name {host[:300]!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
@@ -111,6 +115,16 @@ def host_allowed(host: str, allowed: Iterable[str]) -> bool:
     except ValueError:
         pass
     return name == "localhost" or name in names
+
+
+def is_address(host: str) -> bool:
+    """Whether a Host header has an IP address in place of a name."""
+    name, _ = _name_and_port(f"//{host}")
+    try:
+        ipaddress.ip_address(name or "")
+    except ValueError:
+        return False
+    return True
 
 
 def same_origin(origin: str, host: str) -> bool:

@@ -66,11 +66,16 @@ def _owner(file: Path) -> str | None:
     return None if found is None else str(found[0])
 
 
-def database_url(data_dir: Path, given: str | None) -> URL:
+def database_url(data_dir: Path, given: str | None, password_file: Path | None = None) -> URL:
     """The URL that was given, or a SQLite file in the data directory; a file's directory is created.
 
+    Args:
+        data_dir: where a SQLite file lies if no URL is given.
+        given: URL of a SQLite file or a PostgreSQL database.
+        password_file: file whose only line is the password of a PostgreSQL database.
+
     Raises:
-        RegistryError: the URL cannot be used, or the directory cannot be created.
+        RegistryError: the URL or the password file cannot be used, or the directory cannot be created.
     """
     try:
         url = URL.create("sqlite", database=str(data_dir.absolute() / FILE)) if given is None else make_url(given)
@@ -80,7 +85,12 @@ def database_url(data_dir: Path, given: str | None) -> URL:
             "postgresql://user@host/database"
         ) from None
     if url.drivername in ("postgresql", _POSTGRESQL):
-        return url.set(drivername=_POSTGRESQL)
+        return _with_password(url, password_file).set(drivername=_POSTGRESQL)
+    if password_file is not None:
+        raise RegistryError(
+            "D3GZSL_DATABASE_PASSWORD_FILE is set, but only a PostgreSQL database has a password; expected "
+            f"D3GZSL_DATABASE_URL like postgresql://user@host/database, got {'none' if given is None else 'another'}"
+        )
     if url.drivername not in ("sqlite", "sqlite+pysqlite") or not url.database or url.database == ":memory:":
         raise RegistryError(
             "the registry needs the URL of a SQLite file or of a PostgreSQL database, got "
@@ -92,6 +102,24 @@ def database_url(data_dir: Path, given: str | None) -> URL:
     except OSError as error:
         raise RegistryError(f"the directory of the registry cannot be created: {error}") from None
     return url
+
+
+def _with_password(url: URL, file: Path | None) -> URL:
+    if file is None:
+        return url
+    if url.password is not None:
+        raise RegistryError(
+            "D3GZSL_DATABASE_URL has a password and D3GZSL_DATABASE_PASSWORD_FILE names another; give one of them"
+        )
+    try:
+        password = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RegistryError(f"the file of the database's password cannot be read: {error}") from None
+    if not password or "\n" in password:
+        raise RegistryError(
+            f"expected one line with the database's password in {file}, got {len(password.splitlines()) or 'no'} lines"
+        )
+    return url.set(password=password)
 
 
 class UnreadableValueError(Exception):

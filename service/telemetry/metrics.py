@@ -6,9 +6,11 @@ numbers, and whichever is asked answers for all of them.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,6 +27,8 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _REQUEST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_STATM = Path("/proc/self/statm")
+"""Sizes of this process in pages: all, resident, ..."""
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -62,6 +66,7 @@ class Metrics:
         self._lag = self._gauge("registry_lag_seconds", "Since the registry was last read; the longest.", "livemax")
         self._classes = self._gauge("classes", "Classes in the table, by kind.", "livemin", ("kind",))
         self._ready = self._gauge("ready", "1 where images are answered, by every process.", "livemin")
+        self._memory = self._gauge("resident_memory_bytes", "Memory that is held, of all processes.", "livesum")
         manifest = service.bundle.manifest
         self._info("build_info", "What runs here.", version=__version__, python=platform.python_version())
         self._info(
@@ -110,6 +115,7 @@ class Metrics:
         self._admitted.set(batcher.admission.admitted)
         self._version.set(snapshot.registry_version)
         self._lag.set(service.follower.lag)
+        self._memory.set(resident_memory())
         seen = int(snapshot.seen.sum())
         self._classes.labels("seen").set(seen)
         self._classes.labels("unseen").set(len(snapshot) - seen)
@@ -139,3 +145,12 @@ class Metrics:
 
     def _info(self, name: str, words: str, **labels: str) -> None:
         self._gauge(name, words, "livemax", tuple(labels)).labels(**labels).set(1)
+
+
+def resident_memory() -> float:
+    """Bytes of memory that this process holds; not a number where the system has no ``/proc`` to tell."""
+    try:
+        pages = int(_STATM.read_text(encoding="ascii").split()[1])
+    except FileNotFoundError:
+        return math.nan
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))

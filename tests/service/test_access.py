@@ -142,3 +142,14 @@ async def test_changes_need_json(client: Client, path: str, kind: str) -> None:
         assert refused.status_code == 400
     else:
         assert (refused.status_code, refused.json()["type"]) == (415, "urn:d3gzsl:problem:unsupported-media-type")
+
+
+async def test_metrics_are_given_under_any_address_and_no_other_name(running: Running) -> None:
+    async with running() as client:
+        for host in ("10.0.0.7:8000", "[fd00::7]:8000", "10.0.0.7"):
+            assert (await client.get("/metrics", headers={"host": host})).status_code == 200, host
+            assert (await client.get("/classes", headers={"host": host})).status_code == 421, host
+        for host in ("rebound.example", "10.0.0.7.rebound.example", "", "1"):
+            assert (await client.get("/metrics", headers={"host": host})).status_code == 421, host
+    async with running(keys=KEYS) as client:
+        assert (await client.get("/metrics", headers={"host": "10.0.0.7"})).status_code == 401

@@ -143,6 +143,7 @@ async def test_the_registry_and_what_runs_show(client: Client) -> None:
     assert (value(found, "registry_version"), value(found, "classes", kind="unseen")) == (1, 2)
     assert (value(found, "classes", kind="seen"), value(found, "ready")) == (2, 1)
     assert 0 <= value(found, "registry_lag_seconds") < 60
+    assert 10_000_000 < value(found, "resident_memory_bytes") < 100_000_000_000
     about = (await client.get("/version")).json()
     labels = {"bundle": about["bundle"], "head": "lda", "backbone": "tiny.onnx", "provider": "cpu"}
     assert value(found, "model_info", **labels) == 1

@@ -235,6 +235,35 @@ def test_urls_that_cannot_hold_a_registry_are_refused_without_their_password(tmp
     assert "secret" not in str(caught.value)
 
 
+def test_the_password_comes_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@ss:w/rd\n")
+    url = database_url(tmp_path, "postgresql://me@host/db", file)
+    assert (url.username, url.password, url.host, url.database) == ("me", "p@ss:w/rd", "host", "db")
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "words"),
+    [
+        ("postgresql://me@host/db", None, "cannot be read"),
+        ("postgresql://me@host/db", "", "got no lines"),
+        ("postgresql://me@host/db", "secret\nmore\n", "got 2 lines"),
+        ("postgresql://me:secret@host/db", "secret", "give one of them"),
+        ("sqlite:////data/zoo.db", "secret", "only a PostgreSQL database has a password"),
+        (None, "secret", "only a PostgreSQL database has a password"),
+    ],
+)
+def test_a_password_file_that_does_not_fit_is_refused_without_the_password(
+    tmp_path: Path, url: str | None, content: str | None, words: str
+) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RegistryError, match=words) as caught:
+        database_url(tmp_path, url, file)
+    assert "secret" not in str(caught.value)
+
+
 def test_the_database_can_lie_elsewhere(tmp_path: Path) -> None:
     Database(database_url(tmp_path / "data", f"sqlite:///{tmp_path}/other/zoo.db")).close()
     assert (tmp_path / "other" / "zoo.db").is_file()
