@@ -18,7 +18,7 @@ from tests.service.processes import Server, serving
 
 TRY_IT = section(README.read_text(), "Try it")
 ADDRESS = "http://127.0.0.1:8000"
-UNSEEN, NEW = "red-dotted-heart", "blue-dotted-circle"
+UNSEEN, NEW, PHOTOGRAPHED = "red-dotted-heart", "blue-dotted-circle", "green-dotted-cross"
 
 
 def shell(lines: str, server: Server) -> str:
@@ -46,8 +46,12 @@ def ids(answer: dict[str, Any]) -> list[str]:
     return [prediction["class_id"] for prediction in result["predictions"]]
 
 
+def classify_photo(lines: str) -> str:
+    return lines.replace(NEW, PHOTOGRAPHED)
+
+
 def test_what_the_readme_tries(tmp_path: Path) -> None:
-    classify_unseen, classify_before, register, classify_after = curls(TRY_IT)
+    classify_unseen, classify_before, register, classify_after, register_photo = curls(TRY_IT)
     (remove,) = [code for code in inline(TRY_IT) if code.startswith("curl ")]
     with serving(None, tmp_path / "registry") as server:
         unseen = json.loads(shell(classify_unseen, server))
@@ -62,6 +66,9 @@ def test_what_the_readme_tries(tmp_path: Path) -> None:
         assert registered["out_of_range"] == []
         assert ids(json.loads(shell(classify_after, server)))[0] == NEW
         assert ids(json.loads(shell(classify_unseen, server)))[0] == UNSEEN
+        by_photo = json.loads(shell(register_photo, server))
+        assert (by_photo["id"], by_photo["examples"], by_photo["attributes"]) == (PHOTOGRAPHED, 1, None)
+        assert ids(json.loads(shell(classify_photo(classify_after), server)))[0] == PHOTOGRAPHED
 
     with serving(None, tmp_path / "registry") as server:
         assert ids(json.loads(shell(classify_after, server)))[0] == NEW
