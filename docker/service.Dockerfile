@@ -9,14 +9,15 @@ ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 # The pins come first: their layer is made again only when they change. pip compiles what it installs to bytecode, which
-# the container, whose file system is read-only, cannot do at its start.
+# the container, whose file system is read-only, cannot do at its start. The tests of libraries stay behind.
 ARG REQUIREMENTS=service.txt
 COPY requirements/${REQUIREMENTS} requirements/build.txt requirements/
 RUN python3 -m venv --without-pip /opt/d3gzsl \
     && python3 -m venv /opt/build \
     && /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements/build.txt \
     && /opt/build/bin/pip --python /opt/d3gzsl/bin/python install --quiet --require-hashes --only-binary :all: \
-        -r requirements/${REQUIREMENTS}
+        -r requirements/${REQUIREMENTS} \
+    && cd /opt/d3gzsl/lib/python3*/site-packages && rm -r onnx/backend/test && find scipy -type d -name tests -prune -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY service service
