@@ -130,7 +130,7 @@ class Client(Endpoints):
     >>> from service import Client
     >>> def service(request: httpx.Request) -> httpx.Response:  # stands in for one that runs
     ...     stripes = {"name": "stripes", "min": 0, "max": 1, "mean": 0.2}
-    ...     return httpx.Response(200, json={"attributes": [stripes], "max_examples": 0})
+    ...     return httpx.Response(200, json={"attributes": [stripes], "text": None, "max_examples": 0})
     >>> with Client("http://127.0.0.1:8000", transport=httpx.MockTransport(service)) as client:
     ...     [attribute.name for attribute in client.attributes().attributes]
     ['stripes']

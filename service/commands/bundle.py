@@ -40,8 +40,7 @@ def inspect(
         ("written by", f"d3gzsl {manifest.code_version}"),
         ("backbone", f"{manifest.backbone.name}, {manifest.backbone.feature_dim} features"),
         ("images", f"{spec.size} x {spec.size}, shorter side to {spec.resize}, {spec.interpolation}"),
-        ("attributes", len(manifest.vocabulary)),
-        ("text", _text(manifest.text_encoder)),
+        ("attributes", f"{len(manifest.vocabulary)}; {_text(manifest.text_encoder)}"),
         ("classes", f"{kinds['seen']} seen, {kinds['unseen']} unseen"),
         ("head", f"{head.kind}, {head.dimension} dimensions, {head.samples} samples per class"),
         ("photos of a class", _photos(head.photos)),
@@ -115,7 +114,9 @@ def verify(
 
 
 def _text(encoder: EncoderSpec | None) -> str:
-    return "none" if encoder is None else f"{encoder.dimension} numbers, at most {encoder.max_tokens} tokens"
+    if encoder is None:
+        return "no text"
+    return f"text, as {encoder.dimension} numbers, at most {encoder.max_tokens} tokens"
 
 
 def _photos(prior: PhotoPrior | None) -> str:

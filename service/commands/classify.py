@@ -70,7 +70,7 @@ def classify(
         about, results = _here(meant or images, bundle, registry, top_k, scope)
     if as_json:
         print_json({**about, "results": results})
-    else:
+    elif any("error" not in result for result in results):
         print_table(("image", "class", "kind", "probability", "novelty"), _rows(results))
     for result in results:
         for warning in result.get("warnings", ()):

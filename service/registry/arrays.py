@@ -114,9 +114,9 @@ class ExampleEmbeddings:
 
 
 def stored_row(change: Change) -> StoredRow:
-    """The row that a change brings, as it is stored."""
+    """The row that a change brings, as it is stored; SQLite keeps no sign of a zero, so a bias of zero has none."""
     assert change.row is not None
-    return change.row.weight.astype("<f4").tobytes(), change.row.bias
+    return change.row.weight.astype("<f4").tobytes(), change.row.bias + 0.0
 
 
 def read_row(weight: bytes, bias: float, dimension: int) -> Row:

@@ -149,7 +149,7 @@ REPEATED: list[tuple[str, tuple[Any, ...], dict[str, Any], httpx.Response]] = [
     ("put_class", ("x", CLASS), {"if_match": '"1"'}, OK),
     ("describe_class", ("x", {"name": "X"}), {}, httpx.Response(200, json=CHANGED)),
     ("remove_class", ("x",), {"if_match": '"1"'}, GONE),
-    ("add_examples", ("x", b"photo"), {}, httpx.Response(200, json=EXAMPLES)),
+    ("add_examples", ("x", b"photo"), {}, httpx.Response(200, json={**EXAMPLES, "warnings": []})),
     ("remove_example", ("x", "y"), {}, GONE),
     ("store_batch", ([CLASS],), {"mode": "upsert"}, httpx.Response(200, json=BATCH)),
     ("roll_back", (0,), {"if_match": '"1"'}, httpx.Response(200, json=REGISTRY)),
@@ -244,7 +244,7 @@ def test_reads_ask_for_the_highest_version_seen() -> None:
         ),
         ("GET", "/registry"): httpx.Response(200, json={**REGISTRY, "registry_version": 5}),
         ("DELETE", "/classes/x"): httpx.Response(204, headers={"registry-version": "9"}),
-        ("GET", "/attributes"): httpx.Response(200, json={"attributes": []}),
+        ("GET", "/attributes"): httpx.Response(200, json={"attributes": [], "text": None, "max_examples": 0}),
         ("POST", "/v2/models/d3gzsl/infer"): httpx.Response(
             200,
             json={

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from model.images.reading import NO_END
 from service.http.access import client_of
 from service.inference.decoder import Decoder
+from service.keys import digest
 from tests.model.photos import encode, picture
 from tests.model.test_image_cost import scans
 from tests.service.conftest import Client, Running
@@ -160,7 +161,7 @@ async def test_a_client_is_an_address_or_a_key(running: Running) -> None:
         near, far = (client_of(request_from(client, f"2001:db8:{i}::{j}")) for i, j in ((1, 1), (2, 1)))
         assert near == client_of(request_from(client, "2001:db8:1::ffff")) != far
         assert client_of(request_from(client, "10.0.0.1", authorization="Bearer x")) == name["10.0.0.1"]
-    key = "classify:" + "0" * 64
-    async with running(keys=(key,)) as client:
+    async with running(keys=tuple(f"classify:{digest(key)}" for key in "ab")) as client:
         first, second = (client_of(request_from(client, "10.0.0.1", authorization=f"Bearer {i}")) for i in "ab")
         assert first != second == client_of(request_from(client, "10.0.0.2", authorization="Bearer b"))
+        assert client_of(request_from(client, "10.0.0.1", authorization="Bearer c")) == name["10.0.0.1"]

@@ -17,6 +17,7 @@ from tests.service.conftest import Client, Running
 from tests.service.processes import command, serving
 
 PUBLIC = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/version", "/docs", "/openapi.json", "/"}
+PUBLIC |= {"/page/{path:path}"}  # files of the page at /
 """What is answered without a key, whoever asks."""
 HASH = digest("k")
 
@@ -105,7 +106,7 @@ def routes(client: Client) -> Iterator[tuple[str, str, bool]]:
     parts = [route.original_router.routes if hasattr(route, "original_router") else [route] for route in app.routes]
     for route in (route for part in parts for route in part if isinstance(route, APIRoute)):
         if route.path not in PUBLIC:
-            path = route.path.format(class_id="bluish", example_id="0" * 64, model="d3gzsl", version="1")
+            path = route.path.format(class_id="bluish", example_id="0" * 64, model="d3gzsl", version="1", name="a.png")
             for method in sorted(route.methods):
                 yield method, path, method != "GET" and not path.endswith(("/infer", "/classify"))
 

@@ -299,4 +299,4 @@ def test_commands_know_texts(both: Path, tmp_path: Path) -> None:
         assert refused.returncode == 2
         assert "--attributes, --like, --describe or --photos" in refused.stderr
     inspected = command("bundle", "inspect", both)
-    assert "6 numbers, at most 12 tokens" in inspected.stdout
+    assert "text, as 6 numbers, at most 12 tokens" in inspected.stdout
