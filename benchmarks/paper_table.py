@@ -81,7 +81,7 @@ def table(rows: list[Row]) -> str:
         lines += ["", "The teacher: " + teacher(group), "", "Gradients on the student, relative to L_cls's, +D3:", ""]
         lines += shares(group)
         lines += [""]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def h(row: Row, classifier: str, protocol: str) -> float:
