@@ -86,14 +86,7 @@ async def within_rate(request: Request) -> None:
 
 def client_of(request: Request) -> str:
     """Who sent a request: its key, or without a known one its address, of IPv6 the network of 64 bits."""
-    if (key := _key_of(request)) is not None:
-        return f"key {key.id}"
-    address = request.client.host if request.client else ""
-    try:
-        known = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if known.version == 6 else address
+    return _name_of(request, _key_of(request))
 
 
 def media_type(request: Request) -> str:
@@ -155,11 +148,22 @@ def _key_of(request: Request) -> Key | None:
     return keys.find(sent.strip()) if keys and scheme.lower() == "bearer" else None
 
 
+def _name_of(request: Request, key: Key | None) -> str:
+    if key is not None:
+        return f"key {key.id}"
+    address = request.client.host if request.client else ""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if known.version == 6 else address
+
+
 def _require(request: Request, needed: Action) -> None:
-    AUTHOR.set(client_of(request))
+    key = _key_of(request)
+    AUTHOR.set(_name_of(request, key))
     if not request.app.state.service.keys:
         return
-    key = _key_of(request)
     if key is None:
         raise UnauthorizedError("send a key as `Authorization: Bearer ...`")
     if key.expired(datetime.now(UTC)):

@@ -31,14 +31,10 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
     started.close()
 
 
-class Clients:
-    """Two clients that register as fast as they can, and remember what was promised and what was under way."""
+class Threads:
+    """Threads that are started and waited for together."""
 
-    def __init__(self, url: str, life: int) -> None:
-        self.promised: dict[str, dict[str, Any]] = {}
-        self.open: list[set[str]] = []  # what may or may not have become of the last request of each client
-        self.wrong: list[str] = []
-        self._threads = [threading.Thread(target=self._run, args=(url, life, kind)) for kind in ("single", "batch")]
+    _threads: list[threading.Thread]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -47,6 +43,16 @@ class Clients:
     def join(self) -> None:
         for thread in self._threads:
             thread.join()
+
+
+class Clients(Threads):
+    """Two clients that register as fast as they can, and remember what was promised and what was under way."""
+
+    def __init__(self, url: str, life: int) -> None:
+        self.promised: dict[str, dict[str, Any]] = {}
+        self.open: list[set[str]] = []  # what may or may not have become of the last request of each client
+        self.wrong: list[str] = []
+        self._threads = [threading.Thread(target=self._run, args=(url, life, kind)) for kind in ("single", "batch")]
 
     def _run(self, url: str, life: int, kind: str) -> None:
         choose = random.Random(f"{life}{kind}")
@@ -136,7 +142,7 @@ def test_every_promise_outlives_kill_9(nursery: Nursery, bundle_dir: Path, tmp_p
     assert json.loads(report.stdout)["classes"] == len(there) + 3
 
 
-class Photographers:
+class Photographers(Threads):
     """Two clients that give a class of their own photos and take some back, and remember what was promised."""
 
     def __init__(self, url: str, life: int, promised: dict[str, set[str]]) -> None:
@@ -144,14 +150,6 @@ class Photographers:
         self.open: dict[str, set[str] | None] = {}  # what the last request makes of a class; None for one more photo
         self.wrong: list[str] = []
         self._threads = [threading.Thread(target=self._run, args=(url, life, kind)) for kind in ("described", "bare")]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join()
 
     def _run(self, url: str, life: int, kind: str) -> None:
         choose = random.Random(f"{life}{kind}")
