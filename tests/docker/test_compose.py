@@ -27,7 +27,7 @@ from service.service import EMBEDDED_BUNDLE
 from tests.docker.deployments import ROOT, Project, docker, project, stranger
 from tests.model import tiny
 from tests.pages import inline
-from tests.test_readme import NEW, TRY_IT, UNSEEN, curls, ids, shell
+from tests.test_readme import NEW, PHOTOGRAPHED, TRY_IT, UNSEEN, classify_photo, curls, ids, shell
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200), pytest.mark.usefixtures("built")]
 
@@ -60,12 +60,14 @@ def deployment(
 def test_what_the_readme_tries_is_answered(deployment: Deployment) -> None:
     if deployment.bundle != EMBEDDED_BUNDLE:
         pytest.skip("the lines of the README are about the embedded bundle")
-    classify_unseen, classify_before, register, classify_after = curls(TRY_IT)
+    classify_unseen, classify_before, register, classify_after, register_photo = curls(TRY_IT)
     (remove,) = [code for code in inline(TRY_IT) if code.startswith("curl ")]
     assert ids(json.loads(shell(classify_unseen, deployment.project)))[0] == UNSEEN
     assert NEW not in ids(json.loads(shell(classify_before, deployment.project)))
     assert json.loads(shell(register, deployment.project))["id"] == NEW
     assert ids(json.loads(shell(classify_after, deployment.project)))[0] == NEW
+    assert json.loads(shell(register_photo, deployment.project))["examples"] == 1
+    assert ids(json.loads(shell(classify_photo(classify_after), deployment.project)))[0] == PHOTOGRAPHED
     assert shell(remove, deployment.project) == ""
     assert NEW not in ids(json.loads(shell(classify_after, deployment.project)))
 
