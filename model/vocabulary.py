@@ -5,11 +5,11 @@ A: number of named attributes, T: dimension of the text encoder's vectors, 0 wit
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from model.errors import AttributeCountError, AttributesError, BundleError, Problem, UnknownAttributeError, pointer_part
 from model.outside.names import clean_name
+from model.outside.similar import SimilarNames
 
 _EPSILON = 1e-12
-MAX_GUESSED_NAME = 100
-"""Longest name for which similar ones are looked up."""
-MOST_GUESSED = 20
-"""Most names of one description for which similar ones are looked up: each look takes up to a few milliseconds."""
-MOST_UNKNOWN = 500
+MOST_GUESSED = 10
+"""Most names of one description for which similar ones are looked up."""
+MOST_UNKNOWN = 100
 """Most unknown names of one description of which each is named; of the others the number is."""
 LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
 
@@ -136,6 +135,10 @@ class Vocabulary:
     def _position(self) -> dict[str, int]:
         return {clean_name(name): i for i, name in enumerate(self.names)}
 
+    @cached_property
+    def _similar_names(self) -> SimilarNames:
+        return SimilarNames(self.names)
+
     @classmethod
     def from_classes(
         cls,
@@ -224,7 +227,9 @@ class Vocabulary:
         self, given: Mapping[str, float], pointer: str, guesses: int, otherwise: Sequence[float] | None
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         values = np.array([a.mean for a in self.attributes] if otherwise is None else otherwise, dtype=np.float64)
-        places = {name: self._position.get(clean_name(str(name))) for name in given}
+        # Names beyond these cannot all be right, and reading thousands would keep others waiting.
+        read = list(islice(given, len(self) + MOST_UNKNOWN))
+        places = {name: self._position.get(clean_name(str(name))) for name in read}
         unknown = [name for name, place in places.items() if place is None]
         problems = [
             Problem(
@@ -236,6 +241,11 @@ class Vocabulary:
         if len(unknown) > MOST_UNKNOWN:
             more = len(unknown) - MOST_UNKNOWN
             problems.append(Problem(pointer=pointer, detail=f"{more} more names are not in the vocabulary"))
+        if len(given) > len(read):
+            detail = (
+                f"expected at most {len(self)} names, got {len(given)}; those after the first {len(read)} were not read"
+            )
+            problems.append(Problem(pointer=pointer, detail=detail))
         of_unknown = len(problems)
         given_as: dict[int, str] = {}
         for name, place in places.items():
@@ -257,7 +267,7 @@ class Vocabulary:
 
     def _similar(self, name: str) -> str:
         """Words about names that may be meant by one that is unknown; none where no name is like it."""
-        close = difflib.get_close_matches(name, self.names, n=3) if len(name) <= MAX_GUESSED_NAME else []
+        close = self._similar_names.to(name)
         return f"; did you mean {', '.join(close)}?" if close else ""
 
     def out_of_range(self, values_A: NDArray[np.float64]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from model.classes import ClassEntry
 from model.errors import Problem
 from model.outside.names import fold_name
-from model.vocabulary import MAX_GUESSED_NAME
+from model.outside.similar import MAX_GUESSED_NAME
 from service.classes.snapshot import Snapshot
 from service.errors import InvalidRequestError
 

@@ -22,7 +22,8 @@ from starlette.routing import Match, Mount
 
 from model import errors as base
 from model.errors import D3GZSLError, InvalidInputError, Problem, pointer_part
-from model.vocabulary import MAX_GUESSED_NAME, MOST_GUESSED
+from model.outside.similar import MAX_GUESSED_NAME
+from model.vocabulary import MOST_GUESSED
 from service import errors as own
 from service.errors import UnavailableError
 from service.telemetry.request_stats import current_stats

@@ -333,13 +333,15 @@ async def test_answers_to_nonsense_are_short(client: Client, path: str, document
 
 
 @pytest.mark.anyio
-async def test_five_hundred_names_are_named_and_the_others_counted(client: Client) -> None:
+async def test_a_hundred_names_are_named_and_the_others_counted(client: Client) -> None:
     names = {f"gren{'n' * (i % 2)}{i}": 1 for i in range(1200)}
     errors = (await client.post("/classes", json={"name": "x", "attributes": {"gren": 1, **names}})).json()["errors"]
-    assert len(errors) == 501
+    assert len(errors) == 102
     assert errors[0]["detail"] == "no such attribute in the vocabulary; did you mean green?"
-    assert errors[-1] == {"pointer": "/attributes", "detail": "701 more names are not in the vocabulary"}
-    assert sum("did you mean" in error["detail"] for error in errors) <= 20
+    assert errors[-2] == {"pointer": "/attributes", "detail": "3 more names are not in the vocabulary"}
+    read = "expected at most 3 names, got 1201; those after the first 103 were not read"
+    assert errors[-1] == {"pointer": "/attributes", "detail": read}
+    assert sum("did you mean" in error["detail"] for error in errors) <= 10
 
 
 @pytest.mark.anyio

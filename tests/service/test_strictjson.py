@@ -51,6 +51,30 @@ def test_what_is_not_proper_json_is_refused_in_words(body: bytes, words: str) ->
         loads(body)
 
 
+@given(
+    st.lists(
+        st.tuples(st.text('a:"\\\\', max_size=2), st.sampled_from([1, "x:y", "::", {"k:": []}, None])), max_size=4
+    ),
+    st.booleans(),
+)
+def test_a_key_that_stands_twice_is_found_whatever_colons_there_are(
+    pairs: list[tuple[str, object]], hide: bool
+) -> None:
+    body = "{" + ",".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in pairs) + "}"
+    if hide:  # an escaped colon is one in the text and none in the body
+        body = body.replace("x:y", "x\\u003ay").replace('"::"', '":\\u003A"')
+    if len(dict(pairs)) == len(pairs):
+        assert loads(body.encode()) == dict(pairs)
+    else:
+        with pytest.raises(MalformedBodyError, match="twice"):
+            loads(body.encode())
+
+
+@given(VALUES)
+def test_numbers_keep_their_kind_and_sign(value: object) -> None:
+    assert repr(loads(json.dumps(value).encode())) == repr(value)
+
+
 def test_depth_up_to_the_limit_is_taken() -> None:
     assert loads(b"[" * (MAX_DEPTH - 1) + b"1" + b"]" * (MAX_DEPTH - 1))
 
