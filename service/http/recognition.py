@@ -19,11 +19,11 @@ from model.errors import D3GZSLError, ImageError, UnreadableImageError
 from model.head import Float32
 from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, no_scores, rank
 from service.classes.snapshot import Snapshot
-from service.errors import DeadlineError, InferenceError, MalformedBodyError, NotFiniteOutputError
+from service.errors import DeadlineError, InferenceError, MalformedBodyError, NotFiniteOutputError, NotReadyError
 from service.http.images import SentImage
 from service.http.problems import detail_of, problem_type_of
 from service.http.schemas import Explanation, ImageAnswer, ImageFailure, ImageProblem, Prediction
-from service.inference.batcher import InferenceResult
+from service.inference.batcher import Batcher, InferenceResult
 from service.inference.decoding import Decoded, PixelBudget
 from service.service import Service
 from service.telemetry.request_stats import current_stats
@@ -40,21 +40,65 @@ class EmbeddedImage:
     answer: InferenceResult
 
 
-async def embed_all(service: Service, images: Sequence[SentImage], *, client: str) -> list[EmbeddedImage | D3GZSLError]:
+class _Meeting:
+    """Where the images of a batch wait for each other, to be queued together.
+
+    Args:
+        batcher: takes them.
+        images: how many come.
+        client: whose turns they take.
+    """
+
+    def __init__(self, batcher: Batcher, images: int, *, client: str) -> None:
+        self._batcher, self._missing, self._client = batcher, images, client
+        self._waiting: list[tuple[Float32, asyncio.Future[asyncio.Future[InferenceResult]]]] = []
+
+    async def answer(self, image: Float32) -> InferenceResult:
+        """What the model says about one that is decoded; raises what :meth:`Batcher.submit` raises."""
+        queued: asyncio.Future[asyncio.Future[InferenceResult]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((image, queued))
+        self.come()
+        return await (await queued)
+
+    def come(self) -> None:
+        """One more is decoded, or never will be."""
+        self._missing -= 1
+        if self._missing:
+            return
+        waiting = [(image, queued) for image, queued in self._waiting if not queued.done()]
+        try:
+            answers = self._batcher.queue([image for image, _ in waiting], client=self._client)
+        except NotReadyError as error:
+            for _, queued in waiting:
+                queued.set_exception(error)
+        else:
+            for (_, queued), answer in zip(waiting, answers, strict=True):
+                queued.set_result(answer)
+
+
+async def embed_all(
+    service: Service, images: Sequence[SentImage], *, client: str, together: bool = False
+) -> list[EmbeddedImage | D3GZSLError]:
     """Decode and embed images for which there are places; what is wrong with one alone comes back as a value.
 
     Args:
         service: the decoder and the model.
         images: of one request, which have a budget of pixels together; identical ones are decoded once.
         client: whose turns they take.
+        together: whether images that fit into one batch wait for each other before the model. A few are answered
+            earlier so, since the model takes longer for one image and four than for five; many keep it idle.
     """
     pixels = PixelBudget(service.settings.max_request_pixels)
-    works: list[asyncio.Task[EmbeddedImage | D3GZSLError]] = []
-    for i, same in enumerate(_first_of_same(images)):
-        works.append(
-            works[same] if same < i else asyncio.ensure_future(_embed(service, images[i].data, client, pixels))
-        )
-    return await asyncio.gather(*(_observed(work) for work in works))
+    first = _first_of_same(images)
+    distinct = sorted(set(first))
+    size = service.settings.batch_size if together else 1
+    batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+    works: dict[int, asyncio.Task[EmbeddedImage | D3GZSLError]] = {}
+    for batch in batches:
+        meeting = _Meeting(service.batcher, len(batch), client=client)
+        for i in batch:
+            works[i] = asyncio.ensure_future(_embed(service, images[i].data, client, pixels, meeting))
+    return await asyncio.gather(*(_observed(works[i]) for i in first))
 
 
 def _first_of_same(images: Sequence[SentImage]) -> list[int]:
@@ -134,19 +178,21 @@ async def _embed_input(service: Service, image: Float32, client: str) -> Embedde
 
 
 async def _embed(
-    service: Service, data: bytes | MalformedBodyError, client: str, pixels: PixelBudget
+    service: Service, data: bytes | MalformedBodyError, client: str, pixels: PixelBudget, meeting: _Meeting
 ) -> EmbeddedImage | D3GZSLError:
     if isinstance(data, MalformedBodyError):
+        meeting.come()
         return data
     started = time.perf_counter()
     try:
         try:
             decoded = await service.decoder(data, client=client, pixels=pixels)
-        except asyncio.CancelledError:
-            service.batcher.dropped += 1
+        except BaseException as error:
+            service.batcher.dropped += isinstance(error, asyncio.CancelledError)
+            meeting.come()
             raise
         decode_ms = 1000 * (time.perf_counter() - started)
-        return EmbeddedImage(decoded, decode_ms, await service.batcher.submit(decoded.image, client=client))
+        return EmbeddedImage(decoded, decode_ms, await meeting.answer(decoded.image))
     except (ImageError, InferenceError) as error:
         return error
 

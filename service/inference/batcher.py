@@ -243,12 +243,23 @@ class Batcher:
             InferenceError: the model failed on this image.
             NotReadyError: the worker does not run.
         """
+        (answer,) = self.queue([image], client=client)
+        return await answer
+
+    def queue(self, images: Sequence[Float32], *, client: str = "") -> list[asyncio.Future[InferenceResult]]:
+        """Queue images at once, so that no batch begins between them; see :meth:`submit`, whose errors answers raise.
+
+        Raises:
+            NotReadyError: the worker does not run.
+        """
         self._check_alive()
-        item = _QueuedImage(image, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        items = [_QueuedImage(image, loop.create_future()) for image in images]
         with self._changed:
-            self._queue.append(item, client=client)
+            for item in items:
+                self._queue.append(item, client=client)
             self._changed.notify()
-        return await item.answer
+        return [item.answer for item in items]
 
     def _check_alive(self) -> None:
         if not self.alive:

@@ -52,6 +52,20 @@ async def test_a_class_with_photos_is_the_posterior_mean(running: Running, with_
     assert known.photo_share == pytest.approx(2 / 5)
 
 
+async def test_photos_meet_before_the_model(running: Running, with_photos: Path) -> None:
+    batches: list[int] = []
+    async with running(bundle=with_photos, batch_size=3) as client:
+        service: Service = client._transport.app.state.service  # type: ignore[attr-defined]
+        service.batcher.on_batch = lambda images, _seconds: batches.append(images)
+        photos = [*PHOTOS, png((1, 2, 3))]
+        assert (await client.post("/classes", json={**ORANGE, "examples": in_json(photos)})).status_code == 201
+        assert batches == [3, 2]
+        wrong = [photos[0], b"no image", photos[1], b"none either", png((9, 9, 9))]
+        refused = await client.post("/classes", json={**ORANGE, "id": "o2", "examples": in_json(wrong)})
+        assert [error["pointer"] for error in refused.json()["errors"]] == ["/examples/1", "/examples/3"]
+        assert batches == [3, 2, 2, 1]
+
+
 async def test_photos_move_answers_towards_the_class(running: Running, with_photos: Path) -> None:
     async with running(bundle=with_photos) as client:
         assert (await client.post("/classes", json={**ORANGE, "attributes": [0.6, 0.6, 0.6]})).status_code == 201

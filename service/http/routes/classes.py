@@ -166,7 +166,9 @@ async def create_class(request: Request, response: Response, service: TheService
     described, given = await _read_described(request, service)
 
     def create() -> tuple[KnownClass, Around]:
-        (one,) = with_ids([described], service.registrar.catch_up().get)
+        one = described
+        if described.id_made:
+            (one,) = with_ids([described], service.registrar.catch_up().get)
         known = service.registrar.create(given.of(one.entry), embeddings=given.embeddings)
         return known, _around(service, known)
 
