@@ -8,8 +8,9 @@ from pathlib import Path
 
 from model.errors import Problem
 from model.outside.names import clean_name, text_fault
+from model.outside.similar import MAX_GUESSED_NAME
 from model.outside.spreadsheets import SheetRow, read_sheet
-from model.vocabulary import MAX_GUESSED_NAME, AttributeWords
+from model.vocabulary import AttributeWords
 
 TABLE = "attributes.csv"
 _NAME, _DESCRIPTION, _UNIT = COLUMNS = ("name", "description", "unit")
