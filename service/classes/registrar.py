@@ -219,7 +219,10 @@ class Registrar:
     ) -> tuple[Snapshot, Snapshot]:
         """Decide on the newest state and commit; rows are computed before, so that no other process waits for them."""
         computed: Computed = {}
-        self._decide(self.catch_up(), edits, computed, single=operation is None, go_on=go_on)
+        try:
+            self._decide(self._snapshot, edits, computed, single=operation is None, go_on=go_on)
+        except D3GZSLError:  # which may be so no longer: others may have changed the table since
+            self._decide(self.catch_up(), edits, computed, single=operation is None, go_on=go_on)
         go_on()
         with self._appending() as (log, before):
             changes = self._decide(before, edits, computed, single=operation is None, within=log)

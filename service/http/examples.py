@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +87,9 @@ async def embed_examples_of_many(
         raise InvalidExamplesError("the photos are not taken", problems)
     client = client_of(request)
     with service.batcher.admit(len(images), seconds=seconds, client=client):
-        outcomes = iter(await while_connected(request, embed_all(service, images, client=client, together=True)))
+        outcomes = iter(
+            await while_connected(request, embed_all(service, images, client=client, together=True, digests=True))
+        )
     by_class = {within: list(islice(outcomes, len(sent))) for within, sent in photos.items()}
     problems = [
         Problem(pointer=f"{within}/examples/{i}", detail=detail_of(outcome))
@@ -99,12 +100,10 @@ async def embed_examples_of_many(
     if problems:
         raise InvalidExamplesError(f"{len(problems)} of {len(images)} photos cannot be read", problems)
     now, trunk = datetime.now(UTC).isoformat(timespec="seconds"), service.bundle.manifest.files[TRUNK]
-
-    async def made(found: Sequence[EmbeddedImage | D3GZSLError]) -> GivenExamples:
-        embedded = [outcome for outcome in found if isinstance(outcome, EmbeddedImage)]
-        return _given(await asyncio.gather(*(asyncio.to_thread(_made, one, now, trunk) for one in embedded)))
-
-    return [await made(found) for found in by_class.values()]
+    return [
+        _given([_made(outcome, now, trunk) for outcome in found if isinstance(outcome, EmbeddedImage)])
+        for found in by_class.values()
+    ]
 
 
 async def embed_examples_of_batch(
@@ -132,7 +131,7 @@ def _given(made: Sequence[tuple[ExamplePhoto, Float32]]) -> GivenExamples:
 def _made(outcome: EmbeddedImage, now: str, trunk: str) -> tuple[ExamplePhoto, Float32]:
     decoded, embedding = outcome.decoded, outcome.answer.embedding
     example = ExamplePhoto(
-        id=hashlib.sha256(np.ascontiguousarray(decoded.image).data).hexdigest()[:32],
+        id=outcome.digest[:32],
         width=decoded.width,
         height=decoded.height,
         added_at=now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -33,11 +34,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image behind decoding and model."""
+    """An image behind decoding and model.
+
+    Attributes:
+        decoded: the image.
+        decode_ms: time that decoding took.
+        answer: what the model says.
+        digest: SHA-256 of the network's input, in hexadecimal digits, where it was asked for.
+    """
 
     decoded: Decoded
     decode_ms: float
     answer: InferenceResult
+    digest: str = ""
 
 
 class _Meeting:
@@ -77,7 +86,7 @@ class _Meeting:
 
 
 async def embed_all(
-    service: Service, images: Sequence[SentImage], *, client: str, together: bool = False
+    service: Service, images: Sequence[SentImage], *, client: str, together: bool = False, digests: bool = False
 ) -> list[EmbeddedImage | D3GZSLError]:
     """Decode and embed images for which there are places; what is wrong with one alone comes back as a value.
 
@@ -87,6 +96,7 @@ async def embed_all(
         client: whose turns they take.
         together: whether images that fit into one batch wait for each other before the model. A few are answered
             earlier so, since the model takes longer for one image and four than for five; many keep it idle.
+        digests: whether their digests are wanted, which are made while the model is at work.
     """
     pixels = PixelBudget(service.settings.max_request_pixels)
     first = _first_of_same(images)
@@ -97,7 +107,7 @@ async def embed_all(
     for batch in batches:
         meeting = _Meeting(service.batcher, len(batch), client=client)
         for i in batch:
-            works[i] = asyncio.ensure_future(_embed(service, images[i].data, client, pixels, meeting))
+            works[i] = asyncio.ensure_future(_embed(service, images[i].data, client, pixels, meeting, digests))
     return await asyncio.gather(*(_observed(works[i]) for i in first))
 
 
@@ -178,7 +188,12 @@ async def _embed_input(service: Service, image: Float32, client: str) -> Embedde
 
 
 async def _embed(
-    service: Service, data: bytes | MalformedBodyError, client: str, pixels: PixelBudget, meeting: _Meeting
+    service: Service,
+    data: bytes | MalformedBodyError,
+    client: str,
+    pixels: PixelBudget,
+    meeting: _Meeting,
+    with_digest: bool,
 ) -> EmbeddedImage | D3GZSLError:
     if isinstance(data, MalformedBodyError):
         meeting.come()
@@ -192,9 +207,15 @@ async def _embed(
             meeting.come()
             raise
         decode_ms = 1000 * (time.perf_counter() - started)
-        return EmbeddedImage(decoded, decode_ms, await meeting.answer(decoded.image))
+        digest = asyncio.ensure_future(asyncio.to_thread(_digest, decoded.image)) if with_digest else None
+        answer = await meeting.answer(decoded.image)
+        return EmbeddedImage(decoded, decode_ms, answer, "" if digest is None else await digest)
     except (ImageError, InferenceError) as error:
         return error
+
+
+def _digest(image: Float32) -> str:
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
 def image_answer(
