@@ -106,10 +106,11 @@ COMPILE := compile --quiet --universal --python-version 3.11 --generate-hashes -
 PINNED := --constraints requirements/dev.txt
 
 lock: | $(UV_READY)
-	$(UV) pip $(COMPILE) pyproject.toml --group dev --extra cpu --extra postgres --extra signing --extra training --extra text --extra bulk --extra ray --extra tracing -o requirements/dev.txt
+	$(UV) pip $(COMPILE) pyproject.toml --group dev --extra cpu --extra heic --extra postgres --extra signing --extra training --extra text --extra bulk --extra ray --extra tracing -o requirements/dev.txt
 	$(UV) pip $(COMPILE) pyproject.toml --extra cpu --extra training --extra text --extra tensorboard $(PINNED) -o requirements/training.txt
 	$(UV) pip $(COMPILE) pyproject.toml --extra cpu --extra postgres --extra signing --extra text --extra tracing $(PINNED) -o requirements/service.txt
 	$(UV) pip $(COMPILE) pyproject.toml --extra gpu --extra postgres --extra signing --extra text --extra tracing $(PINNED) -o requirements/service-gpu.txt
+	printf 'pillow-heif\npillow\n' | $(UV) pip $(COMPILE) - $(PINNED) -o requirements/heic.txt
 	$(UV) pip $(COMPILE) --group build $(PINNED) -o requirements/build.txt
 
 clean:

@@ -10,6 +10,7 @@ from model import preprocess as preprocessing
 from model.errors import ImageTooLargeError
 from model.images import raster
 from model.images.cost import Cost, jpeg_frame
+from model.images.failures import damage_named
 from model.images.reading import read_image
 from model.preprocess import PreprocessSpec, preprocess
 from tests.model.photos import encode, exif, jpeg_announcing, picture, png_announcing
@@ -140,3 +141,9 @@ def test_memory_that_runs_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
     with pytest.raises(ImageTooLargeError, match="not enough memory"):
         read_image(data)
+
+
+@pytest.mark.parametrize("words", ["Pixel allocation failed: Out of memory", "Memory allocation error: Unspecified"])
+def test_memory_that_runs_out_is_named_where_a_library_says_it_in_words(words: str) -> None:
+    with pytest.raises(ImageTooLargeError, match="not enough memory to decode"), damage_named():
+        raise RuntimeError(words)
