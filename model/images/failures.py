@@ -31,7 +31,7 @@ _NO_MEMORY = "there is not enough memory to decode the image"
 
 @contextmanager
 def damage_named() -> Iterator[None]:
-    """Raise UnreadableImageError for what damaged bytes lead to in the libraries, and what :func:`memory_named` raises."""
+    """Raise UnreadableImageError for what damaged bytes lead to in libraries, and what :func:`memory_named` raises."""
     try:
         with memory_named():
             yield
