@@ -5,6 +5,7 @@ The figures are peaks of Pillow and libjpeg-turbo as measured, in bytes of memor
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -30,6 +31,12 @@ _OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 3, "I;16B": 3, "I;16L": 3, "I": 5, "
 _WEBP = 16  # two canvases, a copy, and the image, four bytes each
 _ISO = {"AVIF": (9, 4 + _WHOLE), "HEIF": (4.4, _WHOLE)}  # while it is decoded, and while it is resized in one piece
 _PNG, _PNG_SINGLE = b"\x89PNG\r\n\x1a\n", (0, 3)  # grey and palette have one number for each pixel
+_MOST_HEAD = 4096
+# Pillow reads the head of these a byte at a time, and blanks and comments may fill the file.
+_NETPBM = re.compile(rb"P[0-6Ffy]")
+_NETPBM_HEAD = re.compile(
+    rb"P[14](?:\s{1,4}\d{1,10}){2}\s|P[2356](?:\s{1,4}\d{1,10}){3}\s|P[fF](?:\s{1,4}\d{1,10}){2}\s{1,4}[-+.\d]{1,20}\s"
+)
 _SOI, _SOS = b"\xff\xd8", b"\xff\xda"
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -71,6 +78,8 @@ def first_look(data: bytes) -> Cost:
     if (kind := iso_format(data)) is not None:
         size = announced_size(data)
         return Cost(quick=False) if size is None else iso_cost(kind, size[0] * size[1])
+    if _NETPBM.match(data) and len(data) > _MOST_HEAD and not _NETPBM_HEAD.match(data):
+        return Cost(quick=False)
     if not data.startswith(_SOI):
         if len(data) <= _MOST_QUICK_OTHER_BYTES:
             return Cost()
