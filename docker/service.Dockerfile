@@ -19,7 +19,7 @@ RUN python3 -m venv --without-pip /opt/d3gzsl \
     && /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements/build.txt \
     && /opt/build/bin/pip --python /opt/d3gzsl/bin/python install --quiet --require-hashes --only-binary :all: \
         -r requirements/${REQUIREMENTS} ${HEIC:+-r requirements/heic.txt} \
-    && cd /opt/d3gzsl/lib/python3*/site-packages && rm -r onnx/backend/test && find scipy -type d -name tests -prune -exec rm -r {} +
+    && cd /opt/d3gzsl/lib/python3*/site-packages && rm -r onnx/backend/test && find numpy scipy -type d -name tests -prune -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY service service
