@@ -8,6 +8,8 @@
 #   make lock       requirements/*.txt from pyproject.toml (UPGRADE=1 moves to the newest versions)
 #   make demo       the embedded demo bundle, from nothing
 #   make bench      photos end to end against the baseline (DATA=folder BACKBONE=file.onnx)
+#   make audit      known vulnerabilities of the pins, where their database can be reached
+#   make sbom       the bill of materials of a built image (IMAGE=d3gzsl-service SBOM=build/sbom.json)
 #   make clean      environments, caches and build outputs away
 
 SHELL := bash
@@ -18,6 +20,8 @@ SHELL := bash
 PORT ?= 8000
 WORKERS ?= 2
 ARGS ?=
+IMAGE ?= d3gzsl-service
+SBOM ?= build/sbom.json
 PYTHONS := >=3.11,<3.13
 REST := slow or browser or docker
 
@@ -45,7 +49,7 @@ define install
 	touch $@
 endef
 
-.PHONY: serve serve-gpu test test-all test-rest check format lint types imports lock demo bench clean dev
+.PHONY: serve serve-gpu test test-all test-rest check format lint types imports lock demo bench audit sbom clean dev
 
 serve: $(SERVE)/.ready
 	$(SERVE)/bin/d3gzsl serve --port $(PORT) $(ARGS)
@@ -85,6 +89,13 @@ bench: $(DEV)/.ready
 	$(if $(and $(DATA),$(BACKBONE)),,$(error make bench needs DATA=folder and BACKBONE=file.onnx))
 	$(BIN)/python benchmarks/animals.py $(DATA) $(BACKBONE) --out benchmarks/results/$$(date +%F)-animals.json $(ARGS)
 
+audit: $(DEV)/.ready
+	$(BIN)/python docker/audit.py requirements/*.txt
+
+sbom: $(DEV)/.ready
+	mkdir -p $(dir $(SBOM))
+	$(BIN)/python docker/sbom.py $(IMAGE) --out $(SBOM) $(ARGS)
+
 dev: $(DEV)/.ready
 
 $(DEV)/.ready: requirements/dev.txt requirements/build.txt pyproject.toml | $(UV_READY)
@@ -106,10 +117,11 @@ COMPILE := compile --quiet --universal --python-version 3.11 --generate-hashes -
 PINNED := --constraints requirements/dev.txt
 
 lock: | $(UV_READY)
-	$(UV) pip $(COMPILE) pyproject.toml --group dev --extra cpu --extra postgres --extra signing --extra training --extra text --extra bulk --extra ray --extra tracing -o requirements/dev.txt
+	$(UV) pip $(COMPILE) pyproject.toml --group dev --extra cpu --extra heic --extra postgres --extra signing --extra training --extra text --extra bulk --extra ray --extra tracing -o requirements/dev.txt
 	$(UV) pip $(COMPILE) pyproject.toml --extra cpu --extra training --extra text --extra tensorboard $(PINNED) -o requirements/training.txt
 	$(UV) pip $(COMPILE) pyproject.toml --extra cpu --extra postgres --extra signing --extra text --extra tracing $(PINNED) -o requirements/service.txt
 	$(UV) pip $(COMPILE) pyproject.toml --extra gpu --extra postgres --extra signing --extra text --extra tracing $(PINNED) -o requirements/service-gpu.txt
+	printf 'pillow-heif\npillow\n' | $(UV) pip $(COMPILE) - $(PINNED) -o requirements/heic.txt
 	$(UV) pip $(COMPILE) --group build $(PINNED) -o requirements/build.txt
 
 clean:

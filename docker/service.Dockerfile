@@ -11,13 +11,15 @@ WORKDIR /src
 # The pins come first: their layer is made again only when they change. pip compiles what it installs to bytecode, which
 # the container, whose file system is read-only, cannot do at its start. The tests of libraries stay behind.
 ARG REQUIREMENTS=service.txt
-COPY requirements/${REQUIREMENTS} requirements/build.txt requirements/
+# HEIF (HEIC), as phones send it, where it is not empty: 27 MB more, under the GPL.
+ARG HEIC=
+COPY requirements/${REQUIREMENTS} requirements/heic.txt requirements/build.txt requirements/
 RUN python3 -m venv --without-pip /opt/d3gzsl \
     && python3 -m venv /opt/build \
     && /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements/build.txt \
     && /opt/build/bin/pip --python /opt/d3gzsl/bin/python install --quiet --require-hashes --only-binary :all: \
-        -r requirements/${REQUIREMENTS} \
-    && cd /opt/d3gzsl/lib/python3*/site-packages && rm -r onnx/backend/test && find scipy -type d -name tests -prune -exec rm -r {} +
+        -r requirements/${REQUIREMENTS} ${HEIC:+-r requirements/heic.txt} \
+    && cd /opt/d3gzsl/lib/python3*/site-packages && rm -r onnx/backend/test && find numpy scipy -type d -name tests -prune -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY service service

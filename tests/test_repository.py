@@ -104,16 +104,18 @@ def direct(file: str) -> list[Requirement]:
             *extras["postgres"],
             *extras["training"],
             *extras["bulk"],
+            *extras["heic"],
             *extras["tracing"],
             *groups["dev"],
             *groups["build"],
         ],
         "build.txt": groups["build"],
+        "heic.txt": extras["heic"],
     }
     return [Requirement(text) for text in wanted[file]]
 
 
-FILES = ("service.txt", "service-gpu.txt", "training.txt", "dev.txt", "build.txt")
+FILES = ("service.txt", "service-gpu.txt", "training.txt", "dev.txt", "build.txt", "heic.txt")
 
 
 def test_these_are_all_the_files_of_pins() -> None:

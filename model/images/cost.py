@@ -5,11 +5,13 @@ The figures are peaks of Pillow and libjpeg-turbo as measured, in bytes of memor
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
 from PIL import Image
 
+from model.images.iso_media import IsoFormat, announced_size, iso_format
 from model.images.raster import MOST_WHOLE_PIXELS
 
 MOST_SCANS = 100
@@ -27,7 +29,14 @@ _WHOLE = 7  # an array and an image of Pillow's beside what was decoded
 _ROWS_PER_STRIP = 278
 _OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 3, "I;16B": 3, "I;16L": 3, "I": 5, "F": 5}
 _WEBP = 16  # two canvases, a copy, and the image, four bytes each
+_ISO = {"AVIF": (9, 4 + _WHOLE), "HEIF": (4.4, _WHOLE)}  # while it is decoded, and while it is resized in one piece
 _PNG, _PNG_SINGLE = b"\x89PNG\r\n\x1a\n", (0, 3)  # grey and palette have one number for each pixel
+_MOST_HEAD = 4096
+# Pillow reads the head of these a byte at a time, and blanks and comments may fill the file.
+_NETPBM = re.compile(rb"P[0-6Ffy]")
+_NETPBM_HEAD = re.compile(
+    rb"P[14](?:\s{1,4}\d{1,10}){2}\s|P[2356](?:\s{1,4}\d{1,10}){3}\s|P[fF](?:\s{1,4}\d{1,10}){2}\s{1,4}[-+.\d]{1,20}\s"
+)
 _SOI, _SOS = b"\xff\xd8", b"\xff\xda"
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -66,6 +75,11 @@ class JpegFrame:
 
 def first_look(data: bytes) -> Cost:
     """Whether a file may be opened at all where others wait: by its first bytes and its length."""
+    if (kind := iso_format(data)) is not None:
+        size = announced_size(data)
+        return Cost(quick=False) if size is None else iso_cost(kind, size[0] * size[1])
+    if _NETPBM.match(data) and len(data) > _MOST_HEAD and not _NETPBM_HEAD.match(data):
+        return Cost(quick=False)
     if not data.startswith(_SOI):
         if len(data) <= _MOST_QUICK_OTHER_BYTES:
             return Cost()
@@ -77,6 +91,13 @@ def first_look(data: bytes) -> Cost:
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         segments += 1
     return Cost(quick=segments <= _MOST_QUICK_SEGMENTS)
+
+
+def iso_cost(kind: IsoFormat, pixels: int) -> Cost:
+    """What a HEIF or an AVIF takes: always in a process, since what is coded may be larger than what is announced."""
+    decoding, whole = _ISO[kind]
+    each = max(decoding, whole) if pixels <= MOST_WHOLE_PIXELS else decoding
+    return Cost(pixels=pixels, memory=_BASE + round(pixels * each), quick=False)
 
 
 def _large_png(data: bytes) -> Cost:
@@ -110,6 +131,8 @@ def cost_of(image: Image.Image, data: bytes, frame: JpegFrame | None) -> Cost:
             and not frame.arithmetic
             and (frame.scans == 1 or effort <= _MOST_QUICK_SCANNED),
         )
+    if image.format == "AVIF":
+        return iso_cost("AVIF", pixels)
     most = _MOST_QUICK_PYTHON_PIXELS if codec_of(image) in _PYTHON_DECODERS else _MOST_QUICK_OTHER_PIXELS
     webp = image.format == "WEBP"
     memory = _BASE + _WEBP * pixels if webp else _memory(pixels, _OF_MODE.get(image.mode, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -24,14 +25,19 @@ DAMAGE = (
 )
 """What Pillow's parsers have been seen to raise, or say in their source that they raise, on damaged bytes."""
 
+_MEMORY = re.compile("out of memory|memory allocation", re.IGNORECASE)  # as libavif and libheif say it
+_NO_MEMORY = "there is not enough memory to decode the image"
+
 
 @contextmanager
 def damage_named() -> Iterator[None]:
-    """Raise UnreadableImageError for what damaged bytes lead to in Pillow, and what :func:`memory_named` raises."""
+    """Raise UnreadableImageError for what damaged bytes lead to in libraries, and what :func:`memory_named` raises."""
     try:
         with memory_named():
             yield
     except DAMAGE as error:
+        if _MEMORY.search(str(error)):
+            raise ImageTooLargeError(_NO_MEMORY) from None
         raise UnreadableImageError(f"the image is damaged: {error}") from None
 
 
@@ -41,4 +47,4 @@ def memory_named() -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        raise ImageTooLargeError("there is not enough memory to decode the image") from None
+        raise ImageTooLargeError(_NO_MEMORY) from None

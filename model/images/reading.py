@@ -13,16 +13,24 @@ from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
 
 from model.errors import ImageTooLargeError, UnreadableImageError, UnsupportedImageError
-from model.images.cost import MOST_SCANS, Cost, JpegFrame, cost_of, first_look, jpeg_frame
+from model.images.cost import MOST_SCANS, Cost, JpegFrame, cost_of, first_look, iso_cost, jpeg_frame
 from model.images.failures import DAMAGE, damage_named, memory_named
 from model.images.grey import check_sample_type, eight_bits, grey_scale, is_deep_grey
+from model.images.heif import HeifImage, heif_is_read
+from model.images.iso_media import announced_size, iso_format
 from model.images.metadata import without_metadata
 from model.images.raster import Pixels, Raster
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""What is read everywhere. HEIF is read beside them where pillow-heif is installed; see :func:`readable_formats`."""
+
+_MEDIA_TYPES = {name: (f"image/{name.lower()}",) for name in FORMATS} | {
+    "PPM": ("image/x-portable-anymap",),
+    "HEIF": ("image/heic", "image/heif"),
+}
 DEFAULT_MAX_PIXELS = 50_000_000
 NO_END = "the JPEG ends without its end marker; all of its pixels are there"
 
@@ -31,6 +39,7 @@ _TURBOJPEG_PIXELS = ("RGB", "L")  # those that are the very pixels of Pillow
 _JPEGS = ("JPEG", "MPO")
 _PNG, _WEBP = b"\x89PNG\r\n\x1a\n", b"WEBP"
 _SOS, _EOI = b"\xff\xda", b"\xff\xd9"
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # for one image: others are decoded beside it
 _PILLOW = r"PIL\."
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(_PILLOW), 0)
 
@@ -47,12 +56,15 @@ def read_image(
             reading.
 
     Raises:
-        UnsupportedImageError: not one of `FORMATS`.
+        UnsupportedImageError: not one of :func:`readable_formats`.
         ImageTooLargeError: the header announces more than `max_pixels`, a JPEG has more scans than are read, or there
             is not enough memory.
         UnreadableImageError: the file is damaged, has no pixels, or numbers whose black and white are not known.
     """
     _silence_pillow()
+    announced = announced_size(data) if iso_format(data) else None
+    if announced is not None:
+        _check_pixels(*announced, max_pixels)
     check(first_look(data))
     try:
         return _read(data, max_pixels, check)
@@ -67,6 +79,16 @@ def read_image(
         raise (error if isinstance(refusal, UnsupportedImageError) else refusal) from None
     except UnsupportedImageError:
         raise refusal from None
+
+
+def readable_formats() -> tuple[str, ...]:
+    """The formats that are read here, by their names in Pillow."""
+    return (*FORMATS, "HEIF") if heif_is_read() else FORMATS
+
+
+def readable_types() -> tuple[str, ...]:
+    """Their media types."""
+    return tuple(kind for name in readable_formats() for kind in _MEDIA_TYPES[name])
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
@@ -86,20 +108,45 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels
 
 def _read(data: bytes, max_pixels: int, check: Callable[[Cost], object]) -> Raster:
     with damage_named():
+        if iso_format(data) == "HEIF":
+            return _read_heif(data, max_pixels, check)
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 frame = jpeg_frame(data) if image.format in _JPEGS else None
+                if image.format == "AVIF":
+                    _check_announced(image.size, data)
                 _check_size(image, frame, max_pixels)
                 check(cost_of(image, data, frame))
                 return _decoded(image, data)
         except UnidentifiedImageError:
             if (data.startswith(_PNG) or data[8:12] == _WEBP) and without_metadata(data) is None:
                 raise UnreadableImageError("the image is damaged: its header cannot be read") from None
-            known = ", ".join(FORMATS)
+            if iso_format(data) == "AVIF":
+                raise UnreadableImageError("the image is damaged: its header cannot be read") from None
+            known = ", ".join(readable_formats())
             raise UnsupportedImageError(f"not an image in a format that is read here ({known})") from None
         except Image.DecompressionBombError:
             limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))  # Pillow has a limit of its own
             raise ImageTooLargeError(f"the image has more than the {limit} pixels allowed") from None
+
+
+def _read_heif(data: bytes, max_pixels: int, check: Callable[[Cost], object]) -> Raster:
+    image = HeifImage(data)
+    _check_announced(image.size, data)
+    width, height = image.size
+    _check_pixels(width, height, max_pixels)
+    check(iso_cost("HEIF", width * height))
+    raster = Raster(stored=image.decoded())
+    if raster.size != (height, width):
+        raise UnreadableImageError("the image is damaged: what is coded has another size than the header says")
+    return raster
+
+
+def _check_announced(size: tuple[int, int], data: bytes) -> None:
+    """Raise UnreadableImageError where an image is larger than its budgets took it for."""
+    announced = announced_size(data)
+    if announced is not None and size[0] * size[1] > announced[0] * announced[1]:
+        raise UnreadableImageError("the image is damaged: its header names several sizes for it")
 
 
 def _silence_pillow() -> None:
@@ -111,10 +158,13 @@ def _silence_pillow() -> None:
         warnings.filterwarnings("ignore", module=_PILLOW)
 
 
-def _check_size(image: Image.Image, frame: JpegFrame | None, max_pixels: int) -> None:
-    width, height = image.size
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageTooLargeError(f"the image has {width} x {height} pixels; at most {max_pixels} in all are allowed")
+
+
+def _check_size(image: Image.Image, frame: JpegFrame | None, max_pixels: int) -> None:
+    _check_pixels(*image.size, max_pixels)
     if frame is not None and frame.scans > MOST_SCANS:
         raise ImageTooLargeError(f"the JPEG has {frame.scans} scans; at most {MOST_SCANS} are read")
 
@@ -157,11 +207,13 @@ def _by_pillow(image: Image.Image) -> Pixels | Image.Image:
     image.load()
     if is_deep_grey(image):
         return eight_bits(image, grey_scale(image))[:, :, np.newaxis]
-    return image.copy() if image.format == "WEBP" else image  # whose decoder keeps three more in memory
+    return image.copy() if image.format in ("WEBP", "AVIF") else image  # whose decoders keep more in memory
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, or metadata that are damaged: the pixels still count."""
+    if image.format == "AVIF":
+        image.info.pop("xmp", None)  # how it is turned says the file itself, which Pillow tells as EXIF
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DAMAGE:

@@ -12,6 +12,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "opentelemetry": ("tracing",),
     "psycopg": ("postgres",),
     "pyarrow": ("bulk",),
+    "pillow_heif": ("heic",),
     "ray": ("ray",),
     "tensorboard": ("tensorboard",),
 }

@@ -295,6 +295,10 @@ class VersionAnswer(BaseModel):
     head: str
     onnxruntime: str
     provider: Provider = Field(description="What runs the model.")
+    image_types: list[str] = Field(
+        default_factory=list,
+        description="Media types of the image files that are read; image/heic only with the extra.",
+    )
 
 
 class ProblemError(BaseModel):

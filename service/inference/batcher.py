@@ -23,6 +23,7 @@ from model.head import Float32
 from service.errors import InferenceError, NotFiniteOutputError, NotReadyError, OverloadedError
 from service.inference.engine import TrunkOutput
 from service.inference.fairness import FairQueue
+from service.inference.sessions import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -315,22 +316,34 @@ class Batcher:
             if len(embedded.embedding) != len(batch) or len(embedded.teacher_score) != len(batch):
                 raise ValueError(f"{len(batch)} images gave {len(embedded.embedding)} embeddings")
         except Exception as error:
-            if len(batch) > 1:  # one of them may be to blame: each for itself
-                for item in batch:
-                    self._answer([item])
+            memory = is_out_of_memory(error)
+            if len(batch) == 1:
+                self._fail_one(batch, error, memory=memory)
                 return
-            log.exception("the model failed on an image")
-            self._give(batch, [InferenceError(f"the model failed on this image ({type(error).__name__})")])
-            self._failures += 1
-            if self._failures >= _MOST_FAILURES:
-                raise _BrokenModelError(f"the model failed on {self._failures} images in a row") from error
-            return
+            # One of them may be to blame: each for itself. Where memory ran out, each half.
+            size = math.ceil(len(batch) / 2) if memory else 1
+        else:
+            size = 0
         finally:
             self._began = None
+        if size:  # the failed run, whose error held its memory, is over
+            if memory:
+                log.warning("memory ran out on a batch of %d images, which is split", len(batch))
+            for start in range(0, len(batch), size):
+                self._answer(batch[start : start + size])
+            return
         self._failures = 0
         seconds = time.perf_counter() - began
         self.on_batch(len(batch), seconds)
         self._give(batch, _outcomes(batch, embedded, began, seconds))
+
+    def _fail_one(self, batch: list[_QueuedImage], error: Exception, *, memory: bool) -> None:
+        log.error("the model failed on an image", exc_info=error)
+        why = "ran out of memory on this image" if memory else f"failed on this image ({type(error).__name__})"
+        self._give(batch, [InferenceError(f"the model {why}")])
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            raise _BrokenModelError(f"the model failed on {self._failures} images in a row") from error
 
     def _give(self, batch: Sequence[_QueuedImage], outcomes: Sequence[Outcome]) -> None:
         """Hand outcomes to the event loop, where they belong."""

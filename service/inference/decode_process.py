@@ -25,6 +25,7 @@ import numpy as np
 
 from model.errors import ImageError, ImageTooLargeError, UnreadableImageError, UnsupportedImageError
 from model.images.cost import Cost
+from model.images.heif import load_heif_reader
 from model.preprocess import PreprocessSpec
 from service.inference.decoding import Decoded, decode
 
@@ -38,6 +39,8 @@ main(json.loads(sys.argv[2]))
 """
 _SLACK = 64_000_000  # bytes of address space beyond the limit: the file itself, and what libraries set aside
 _NICE = 10
+# An arena of memory for each thread would take address space that is counted as the image's.
+_ONE_OF_EACH = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 _ERRORS: Mapping[str, type[ImageError]] = {
     error.__name__: error for error in (ImageTooLargeError, UnreadableImageError, UnsupportedImageError)
 }
@@ -84,7 +87,7 @@ class DecodeProcess:
             [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**environment, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**environment, **_ONE_OF_EACH},
             start_new_session=True,  # Ctrl-C in a terminal is for the service
         )
 
@@ -163,6 +166,7 @@ def main(settings: Mapping[str, Any]) -> None:
     os.dup2(2, 1)  # libraries may print
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    load_heif_reader()  # what they take is not the image's
     if (used := _address_space()) is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory + _SLACK, hard))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ _NAMES: dict[Provider, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+# As ONNX Runtime, the C++ library, CUDA and cuBLAS say it.
+_NO_MEMORY = re.compile("failed to allocate memory|bad_alloc|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _QUIET = 4  # ONNX Runtime's "fatal": its own lines on standard error repeat what the exception says
 _ERRORS = 3  # a provider that cannot start says why in such a line only
 
@@ -95,6 +98,13 @@ def open_session(file: Path, runtime: SessionConfig, *, row: dict[str, tuple[int
             f"ONNX Runtime would use {', '.join(active)} instead"
         )
     return session
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a run failed for want of memory, of the machine or of the GPU."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
 def first_line(error: Exception) -> str:

@@ -81,7 +81,8 @@ class Backups:
         changes: versions after which the next one is due.
         seconds: after which it is due where there is any newer version.
         keep: how many are kept.
-        clock: seconds since 1970.
+        clock: seconds that only ever grow.
+        wall: seconds since 1970, which tell the age of files. They may jump.
     """
 
     def __init__(
@@ -92,19 +93,20 @@ class Backups:
         changes: int,
         seconds: float,
         keep: int,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._database, self._directory, self._clock = database, directory, clock
+        self._database, self._directory, self._clock, self._wall = database, directory, clock, wall
         self._changes, self._seconds, self._keep = changes, seconds, keep
-        self._started = clock()
-        self._last: tuple[int, float] | None = None  # version and time of the newest one, once looked for
+        self._looked = False
+        self._last, self._then = 0, clock()  # version of the newest one, and when it was made by `clock`
 
     def due(self, version: int) -> bool:
         """Whether a back-up of this version of the registry should be made now."""
-        if self._last is None:
-            self._last = self._newest()
-        last, then = self._last
-        return version > last and (version - last >= self._changes or self._clock() - then >= self._seconds)
+        if not self._looked:
+            self._look()
+        waiting = version - self._last
+        return waiting > 0 and (waiting >= self._changes or self._clock() - self._then >= self._seconds)
 
     def make(self) -> Path | None:
         """Make one, unless another process has meanwhile, and remove those beyond the ones kept.
@@ -117,11 +119,11 @@ class Backups:
             RegistryError: there is no registry.
             StorageError: the database refuses.
         """
-        self._last = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._database.reading() as connection:
                 version = connection.scalar(sa.select(registry.c.version))
+            self._look()
             if version is None or not self.due(version):
                 return None
             file = self._directory / f"registry-{version:09d}.jsonl"
@@ -130,20 +132,21 @@ class Backups:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(f"{error.filename or self._directory}: {error.strerror}") from None
-        self._last = version, self._clock()
+        self._last, self._then = version, self._clock()
         return file
 
     def _files(self) -> list[Path]:
         return sorted(file for file in self._directory.glob("registry-*.jsonl") if _AUTOMATIC.fullmatch(file.name))
 
-    def _newest(self) -> tuple[int, float]:
-        """Version and time of the newest back-up; before any, version 0 when this began."""
-        files = self._files()
-        if not files:
-            return 0, self._started
-        match = _AUTOMATIC.fullmatch(files[-1].name)
-        assert match is not None
-        return int(match[1]), files[-1].stat().st_mtime
+    def _look(self) -> None:
+        """Learn of the newest back-up. One that is known keeps its moment, whatever the wall clock has done since."""
+        files, self._looked = self._files(), True
+        match = _AUTOMATIC.fullmatch(files[-1].name) if files else None
+        newest = int(match[1]) if match else 0
+        if newest != self._last:
+            # A file from the future was written before the wall clock went back: it counts as just made.
+            age = max(0.0, self._wall() - files[-1].stat().st_mtime) if files else 0.0
+            self._last, self._then = newest, self._clock() - age
 
 
 def read_backup(database: Database, file: Path, *, replace: bool = False) -> dict[str, Any]:

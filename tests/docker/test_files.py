@@ -20,7 +20,11 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 PROFILES = {"gpu", "replicas", "monitoring", "train"}
 FILES = [
     COMPOSE,
-    *(path for path in sorted((ROOT / "docker").rglob("*")) if path.is_file() and path.parent.name != "secrets"),
+    *(
+        path
+        for path in sorted((ROOT / "docker").rglob("*"))
+        if path.is_file() and path.parent.name not in ("secrets", "__pycache__")
+    ),
 ]
 
 

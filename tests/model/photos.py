@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,6 +26,8 @@ def picture(height: int = 37, width: int = 53, seed: int = 0) -> NDArray[np.uint
 
 
 def encode(image: Image.Image | NDArray[Any], form: str, **options: Any) -> bytes:
+    if form == "HEIF":
+        pillow_heif.register_heif_opener()
     stream = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, form, **options)
     return stream.getvalue()

@@ -10,6 +10,7 @@ from model import preprocess as preprocessing
 from model.errors import ImageTooLargeError
 from model.images import raster
 from model.images.cost import Cost, jpeg_frame
+from model.images.failures import damage_named
 from model.images.reading import read_image
 from model.preprocess import PreprocessSpec, preprocess
 from tests.model.photos import encode, exif, jpeg_announcing, picture, png_announcing
@@ -63,7 +64,17 @@ def test_what_takes_long_is_not(data: bytes) -> None:
     assert not cost(data).quick
 
 
-@pytest.mark.parametrize("data", [b"GIF89a" + bytes(1_000_001), b"\xff\xd8" + b"\xff\xfe\0\2" * 2000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GIF89a" + bytes(1_000_001),
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 2000,
+        b"P6 #" + b"x" * 900_000 + b"\n2 2 255\n" + bytes(12),
+        b"P5" + b" " * 900_000 + b"2 2 255\n" + bytes(4),
+        b"P4 2 " + b"\n" * 9000 + b"2 " + bytes(2),
+        b"Pf 2 2 #" + b"x" * 9000 + b"\n-1.0\n" + bytes(16),
+    ],
+)
 def test_what_takes_long_to_open_is_known_by_its_first_bytes(data: bytes) -> None:
     def check(found: Cost) -> None:
         assert (found.quick, found.memory) == (False, None)
@@ -140,3 +151,9 @@ def test_memory_that_runs_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
     with pytest.raises(ImageTooLargeError, match="not enough memory"):
         read_image(data)
+
+
+@pytest.mark.parametrize("words", ["Pixel allocation failed: Out of memory", "Memory allocation error: Unspecified"])
+def test_memory_that_runs_out_is_named_where_a_library_says_it_in_words(words: str) -> None:
+    with pytest.raises(ImageTooLargeError, match="not enough memory to decode"), damage_named():
+        raise RuntimeError(words)

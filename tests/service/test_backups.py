@@ -57,7 +57,7 @@ async def test_hours_count_too_and_processes_share_what_is_there(running: Runnin
         database = service_of(client).log.database
 
         def process() -> Backups:
-            return Backups(database, folder, changes=100, seconds=3600, keep=5, clock=lambda: now)
+            return Backups(database, folder, changes=100, seconds=3600, keep=5, clock=lambda: now, wall=lambda: now)
 
         first, second = process(), process()
         now = 7200.0

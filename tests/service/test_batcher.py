@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.errors import BundleError
 from model.head import Float32
 from service.errors import InferenceError, NotReadyError, OverloadedError
 from service.inference.batcher import Admission, Batcher, InferenceResult
@@ -100,6 +101,47 @@ async def test_one_images_failure_never_reaches_the_others(bad: int) -> None:
         assert [o.teacher_score for o in outcomes if not isinstance(o, BaseException)] == [1, 3]
         assert batcher.alive
         assert (await batcher.submit(image(4))).teacher_score == 4
+
+
+class SmallMemory(Model):
+    """A model for which only so many images fit into memory, and one image not at all."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        super().__init__()
+        self.most, self.error = most, error
+
+    def __call__(self, images: Float32) -> TrunkOutput:
+        answer = super().__call__(images)
+        if len(images) > self.most or (images == 99).any():
+            raise self.error
+        return answer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        BundleError("trunk.onnx: does not run: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
+        BundleError("trunk.onnx: does not run: Failed to allocate memory for requested buffer of size 822083584"),
+        BundleError("trunk.onnx: does not run: CUDA failure 2: out of memory ; GPU=0"),
+    ],
+    ids=["python", "cpp", "runtime", "cuda"],
+)
+async def test_a_batch_for_which_memory_runs_out_is_split(error: Exception) -> None:
+    model = SmallMemory(2, error)
+    async with batching(model, batch_size=8) as batcher:
+        model.free.clear()
+        first = asyncio.create_task(batcher.submit(image(50)))
+        await until(lambda: not batcher._queue and bool(batcher._at_work))
+        rest = [asyncio.create_task(batcher.submit(image(v))) for v in (1, 2, 3, 4, 99, 6, 7.5, 8)]
+        await until(lambda: len(batcher._queue) == 8)
+        model.free.set()
+        outcomes = await asyncio.gather(first, *rest, return_exceptions=True)
+        assert str(outcomes.pop(5)) == "the model ran out of memory on this image"
+        assert [o.teacher_score for o in outcomes if isinstance(o, InferenceResult)] == [50, 1, 2, 3, 4, 6, 7.5, 8]
+        assert batcher.alive
+    # Halves, and halves of these: what fits is not tried image by image.
+    assert [len(batch) for batch in model.batches] == [1, 8, 4, 2, 2, 4, 2, 1, 1, 2]
 
 
 async def test_places_are_counted_in_images_and_given_back() -> None:

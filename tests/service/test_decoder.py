@@ -78,6 +78,38 @@ async def test_a_process_gives_the_pixels_and_errors_of_a_thread() -> None:
         assert len(children()) == 1
 
 
+@pytest.mark.parametrize("form", ["AVIF", "HEIF"])
+async def test_what_phones_send_is_decoded_in_a_process_with_its_budgets(form: str) -> None:
+    """What is coded may be larger than what is announced, so that even a small one is not for a thread."""
+    data = encode(picture(320, 448), form)
+    async with decoder(threads=1) as decode:
+        budget = PixelBudget(200_000)
+        found = await decode(data, pixels=budget)
+        np.testing.assert_array_equal(found.image, preprocess(data, SPEC))
+        assert (found.width, found.height) == (448, 320)
+        assert len(children()) == 1
+        with pytest.raises(ImageTooLargeError, match=r"has 143360 pixels, and those before it .* left 56640 of"):
+            await decode(data, pixels=budget)
+        place = data.index(b"mdat") + 8
+        with pytest.raises(UnreadableImageError, match="damaged"):
+            await decode(data[:place] + bytes(len(data) - place))
+    async with decoder(memory=20_000_000) as decode:
+        with pytest.raises(ImageTooLargeError, match=r"would take about [0-9]+ bytes of memory; at most 20000000"):
+            await decode(data)
+
+
+async def test_the_memory_of_what_phones_send_has_a_limit_whatever_is_announced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lie = "from service.inference.decode_process import DecodeLimits as L; L.check_memory = lambda *_: None\nmain("
+    monkeypatch.setattr(decode_process, "_PROGRAM", decode_process._PROGRAM.replace("main(", lie))
+    monkeypatch.setattr(DecodeLimits, "check_memory", lambda *_: None)
+    data = encode(Image.new("RGB", (6000, 5000), "red"), "AVIF", speed=10)
+    async with decoder(memory=30_000_000) as decode:
+        with pytest.raises(ImageTooLargeError, match="not enough memory"):
+            await decode(data)
+
+
 async def test_ordinary_images_need_no_process() -> None:
     async with decoder() as decode:
         images = [encode(picture(seed=i), form) for i in range(5) for form in ("JPEG", "PNG", "WEBP")]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -13,7 +14,8 @@ from model.errors import BundleError
 from model.noise import class_noise
 from service.errors import SettingsError
 from service.inference.engine import OnnxEngine
-from service.inference.sessions import Provider, SessionConfig
+from service.inference.graph import Graph, GraphFile
+from service.inference.sessions import Provider, SessionConfig, is_out_of_memory
 from tests.service import tiny
 
 
@@ -146,3 +148,22 @@ def test_a_gpu_sees_warmed_numbers_of_images_only(
 def test_buckets_are_powers_of_two_up_to_the_batch_size(size: int, buckets: tuple[int, ...]) -> None:
     assert SessionConfig(threads=1, provider="cuda", batch_size=size).buckets == buckets
     assert SessionConfig(threads=1, batch_size=size).buckets == (size,)
+
+
+def test_memory_that_runs_out_in_a_run_is_known_by_its_words(tmp_path: Path) -> None:
+    """Of ONNX Runtime itself: N images make N x 10^12 numbers."""
+    row = onnx.helper.make_tensor_value_info("row", onnx.TensorProto.FLOAT, ["N", 1])
+    wide = onnx.helper.make_tensor_value_info("wide", onnx.TensorProto.FLOAT, ["N", None])
+    size = onnx.helper.make_tensor("size", onnx.TensorProto.INT64, [2], [1, 10**12])
+    nodes = [
+        onnx.helper.make_node("Expand", ["row", "size"], ["large"]),
+        onnx.helper.make_node("ReduceMax", ["large"], ["wide"], keepdims=1, axes=[1]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "hungry", [row], [wide], [size])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=10)
+    onnx.save(model, tmp_path / "hungry.onnx")
+    promised = GraphFile(file=tmp_path / "hungry.onnx", sha256="", inputs={"row": (1,)}, outputs={"wide": (1,)})
+    with pytest.raises(BundleError) as caught:
+        Graph(promised, SessionConfig(threads=1))
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(BundleError("trunk.onnx: does not run: [ONNXRuntimeError] : 2 : INVALID_ARGUMENT"))

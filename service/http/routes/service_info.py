@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import APIRouter, Depends, Request, Response
 
 from model import __version__
+from model.images.reading import readable_types
 from model.text.description import MAX_SENTENCE_LENGTH, MAX_SENTENCES
 from service.http.access import may_read
 from service.http.dependencies import TheService
@@ -75,6 +76,7 @@ async def about(service: TheService) -> VersionAnswer:
         head=manifest.head.kind,
         onnxruntime=_runtime_version(),
         provider=service.settings.provider,
+        image_types=list(readable_types()),
     )
 
 

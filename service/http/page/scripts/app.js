@@ -3,7 +3,7 @@
 import { api, keys, newestVersion, versions } from "./parts/api.js";
 import { askKey } from "./parts/dialogs.js";
 import { announce, button, h, icon } from "./parts/dom.js";
-import { filesOf, takerAt } from "./parts/images.js";
+import { acceptOnly, filesOf, takerAt } from "./parts/images.js";
 import { problemBox } from "./parts/problems.js";
 import { classesView } from "./views/classes.js";
 import { classifyView } from "./views/classify.js";
@@ -100,6 +100,7 @@ async function start() {
   main.replaceChildren(loading);
   try {
     const [version, vocabulary, registry] = [await api.version(), await api.attributes(), await api.registry()];
+    acceptOnly(version.image_types);
     const go = (name) => (location.hash = `#${name}`);
     const shared = { vocabulary, registry, go, describe: (start) => made.register.begin(start) };
     made.classify = classifyView(shared);

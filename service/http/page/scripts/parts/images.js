@@ -14,10 +14,18 @@ const takers = new WeakMap();
 /** What takes the files that are dropped onto an element, or undefined where it is in no picker. */
 export const takerAt = (element) => takers.get(element.closest?.(".picker"));
 
+// A phone that could send HEIC sends a JPEG instead where HEIC is not in this list.
+let accepted = "image/*";
+
+/** Let only files of these media types be chosen. */
+export const acceptOnly = (types) => {
+  if (types?.length) accepted = [...types, ...(types.includes("image/heic") ? [".heic", ".heif"] : [])].join(",");
+};
+
 /** Buttons with which images are chosen or photographed, and words that say that they can be dropped and pasted. */
 export function imagePicker({ words, beneath = null, choose = "Choose images", take, compact = false }) {
   const id = freshId("files");
-  const input = h("input", { type: "file", id, accept: "image/*", multiple: true, class: "unseen-control" });
+  const input = h("input", { type: "file", id, accept: accepted, multiple: true, class: "unseen-control" });
   input.addEventListener("change", () => {
     take([...input.files]);
     input.value = "";
