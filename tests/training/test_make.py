@@ -221,18 +221,23 @@ def test_stopped_before_the_bundle(finished: MakeOptions) -> None:
 def test_an_added_photo_needs_a_word_and_costs_one_photo(made: tuple[Path, Made], finished: MakeOptions) -> None:
     first = made[1]
     write_photo(finished.data / "images" / "moss" / "99.png", seed=5)
-    before = stamps(finished.out)
-    with pytest.raises(DataError, match="was trained on other photos, classes or settings") as refused:
+    before = {**stamps(finished.out), **stamps(finished.work)}
+    with pytest.raises(
+        DataError, match=r"than are there now: images/moss/99\.png added or changed; --overwrite replaces"
+    ):
         make(finished)
-    assert "data.data_hash" in [problem.pointer for problem in refused.value.problems]
-    assert "--overwrite replaces what does not fit and keeps the rest" in str(refused.value)
-    assert stamps(finished.out) == before
+    assert {**stamps(finished.out), **stamps(finished.work)} == before
     second, said = made_again(replace(finished, overwrite=True))
-    assert "2 of 5, features: 65 photos, 0 computed now, 65 there already" in said  # computed by the refused one
-    assert second.done == {"features": False, "training": True, "bundle": True}
+    assert "2 of 5, features: 65 photos, 1 computed now, 64 there already" in said
+    assert second.done == {"features": True, "training": True, "bundle": True}
     assert second.bundle_id != first.bundle_id
     third, _ = made_again(finished)
     assert (third.bundle_id, set(third.done.values())) == (second.bundle_id, {False})
+    (finished.data / "images" / "moss" / "99.png").unlink()
+    before = stamps(finished.work)
+    with pytest.raises(DataError, match="photos are gone or have moved, or the table of classes says something else"):
+        make(finished)
+    assert stamps(finished.work) == before
 
 
 def test_other_settings_are_named_before_anything_is_computed(finished: MakeOptions) -> None:

@@ -209,8 +209,11 @@ def extract(
     return Extraction(store=final, extracted=extracted, reused=len(store.images) - extracted, changed=changed)
 
 
-def remaining(data: OwnPhotos, backbone: Backbone, out: Path) -> list[ImageFile]:
-    """The images that :func:`extract` would still compute into `out`; nothing is changed.
+def remaining(data: OwnPhotos, backbone: Backbone, out: Path) -> tuple[list[ImageFile], str | None]:
+    """The images that :func:`extract` would still compute into `out`, where nothing is changed yet.
+
+    Returns:
+        The images; where there are none, also the hash of the data as the store will have it.
 
     Raises:
         DataError: the store or the unfinished work there is of another backbone, `out` is no store, or another process
@@ -222,7 +225,8 @@ def remaining(data: OwnPhotos, backbone: Backbone, out: Path) -> list[ImageFile]
     if partial_folder(out).is_dir():
         with FeatureJournal(partial_folder(out), backbone) as journal:
             known.add(_JOURNAL, journal.images, journal.skipped)
-    return _missing(data, known)
+    todo = _missing(data, known)
+    return todo, None if todo else _describe(data, backbone, known, out).data_hash
 
 
 def _stored(data: OwnPhotos, before: FeatureStore | None) -> KnownRows:

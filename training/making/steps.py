@@ -39,6 +39,7 @@ from training.runs.fit import FitOptions
 from training.selection.folds import fold_count
 
 FEATURES, RUN = "features", "run"
+_NAMED = 5  # photos in a message
 _OWN = (FEATURES, RUN, "resnet101-imagenet.", "backbone-of-")  # how names in the folder of the work begin
 _OTHER = "--overwrite replaces what does not fit and keeps the rest; another --out begins beside it"
 
@@ -145,7 +146,8 @@ def make(options: MakeOptions, told: Told | None = None) -> Made:
     backbone = named_backbone(options.backbone, options.work, progress=counted)
     told.say(f"1 of 5, backbone: {backbone.path.name}, {backbone.feature_dim} features of each photo")
 
-    todo, anew = _todo(options, photos, backbone)
+    todo, data_hash, anew = _todo(options, photos, backbone)
+    _refuse_other_photos(options, todo, data_hash)
     if todo:
         told.say(_estimate(options, photos, backbone, todo).sentence(options.device.type))
     store = extract(
@@ -244,14 +246,32 @@ def _is_own(child: Path) -> bool:
     return child.name.startswith(_OWN) or child.name.startswith(".")
 
 
-def _todo(options: MakeOptions, photos: OwnPhotos, backbone: Backbone) -> tuple[list[ImageFile], bool]:
-    """The photos whose features are missing, and whether what is there has to go for them."""
+def _todo(options: MakeOptions, photos: OwnPhotos, backbone: Backbone) -> tuple[list[ImageFile], str | None, bool]:
+    """The photos whose features are missing; without any, the data's hash; whether what is there has to go for them."""
     try:
-        return remaining(photos, backbone, options.work / FEATURES), False
+        return *remaining(photos, backbone, options.work / FEATURES), False
     except DataError as error:
         if not options.overwrite or not is_store(options.work / FEATURES):
             raise DataError(f"{error.message.partition('; give another')[0]}; {_OTHER}", error.problems) from None
-        return [image_file(photos.root, path) for path, _ in photos.images], True
+        return [image_file(photos.root, path) for path, _ in photos.images], None, True
+
+
+def _refuse_other_photos(options: MakeOptions, todo: list[ImageFile], data_hash: str | None) -> None:
+    """Refuse data that are not those of the run before its features are changed, without which it cannot be used."""
+    place = begun_at(options.work / RUN)
+    if options.overwrite or place is None or not is_store(options.work / FEATURES):
+        return
+    if todo:
+        files = ", ".join(shown(file.path) for file in todo[:_NAMED])
+        more = f" and {len(todo) - _NAMED} more" if len(todo) > _NAMED else ""
+        raise DataError(
+            f"{shown(place)}: was trained on other photos than are there now: {files}{more} added or changed; {_OTHER}"
+        )
+    if data_hash != read_json(place / CONFIG)["data"]["data_hash"]:
+        raise DataError(
+            f"{shown(place)}: was trained on other data than are there now: photos are gone or have moved, or the "
+            f"table of classes says something else; {_OTHER}"
+        )
 
 
 def _run_there(options: MakeOptions, data: Mapping[str, Any]) -> tuple[Path | None, bool]:
