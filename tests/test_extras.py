@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from model.errors import MissingDependencyError
 from model.outside.extras import what_is_missing
 from service.service import EMBEDDED_BUNDLE
 from tests.pages import ROOT
+from training.cli import app as training_cli
 
 # Reads [[program, argument...], ...]; prints [[exit status, output, errors], ...] of the commands in a process in which
 # the packages that are named first cannot be imported.
@@ -63,7 +65,7 @@ def without(packages: list[str], lines: list[list[str]], folder: Path) -> list[t
     return [(status, out, err) for status, out, err in json.loads(done.stdout)]
 
 
-TRAINING = ["matplotlib", "onnxscript", "optuna", "tomli_w", "torch", "torchvision", "filelock"]
+TRAINING = ["matplotlib", "onnxscript", "optuna", "safetensors", "tomli_w", "torch", "torchvision", "filelock"]
 TRAINING_LINES = [
     ["fit", "data", "--out", "run"],
     ["tune", "data", "--study", "s", "--storage", "sqlite:///s.db", "--trials", "1", "--out", "best.toml"],
@@ -75,7 +77,10 @@ TRAINING_LINES = [
     ["backbone", "--weights", "imagenet", "--out", "b.onnx"],
     ["recipes"],
     ["fetch", "AWA2"],
+    ["make", "data", "--backbone", "imagenet", "--out", "bundle"],
+    ["text-encoder", "folder", "--out", "text.onnx"],
 ]
+NEEDS_NOTHING = {"sample-photos"}
 
 
 def test_every_command_of_training_names_its_extra(tmp_path: Path) -> None:
@@ -88,6 +93,24 @@ def test_every_command_of_training_names_its_extra(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_these_are_all_the_commands_of_training() -> None:
+    assert {line[0] for line in TRAINING_LINES} | NEEDS_NOTHING == set(typer.main.get_command(training_cli).commands)  # type: ignore[attr-defined]
+
+
+def test_drawing_needs_no_extra(tmp_path: Path) -> None:
+    line = ["d3gzsl-train", "sample-photos", "--out", "drawings", "--per-class", "1"]
+    ((status, out, err),) = without([*TRAINING, "onnxruntime"], [line], tmp_path)
+    assert (status, out[:9]) == (0, "drawings:"), err
+    assert len([*tmp_path.glob("drawings/images/*/*.jpg")]) == 41
+
+
+def test_training_without_a_runtime_names_both_extras(tmp_path: Path) -> None:
+    lines = [["d3gzsl-train", "make", "data", "--backbone", "b.onnx", "--out", "bundle"]]
+    ((status, out, err),) = without(["onnxruntime"], lines, tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "pip install 'd3gzsl[cpu]', or pip install 'd3gzsl[gpu]'" in err
+
+
 def test_every_command_of_the_service_names_its_extra(tmp_path: Path) -> None:
     image = str(next((EMBEDDED_BUNDLE / "examples").glob("*.jpg")))
     postgres = "postgresql://127.0.0.1:9/x"
@@ -97,9 +120,11 @@ def test_every_command_of_the_service_names_its_extra(tmp_path: Path) -> None:
         (["bundle", "verify", str(EMBEDDED_BUNDLE)], "'d3gzsl[cpu]', or pip install 'd3gzsl[gpu]'"),
         (["registry", "check", "--database-url", postgres], "'d3gzsl[postgres]'"),
         (["classify", ".", "--out", "r.parquet"], "'d3gzsl[bulk]'"),
+        (["bundle", "sign", str(EMBEDDED_BUNDLE), "--key", "key.pem"], "'d3gzsl[signing]'"),
+        (["bundle", "verify", str(EMBEDDED_BUNDLE), "--key", "key.pem"], "'d3gzsl[signing]'"),
     ]
     lines = [["d3gzsl", *line] for line, _ in cases]
-    found = without(["onnxruntime", "psycopg", "pyarrow"], lines, tmp_path)
+    found = without(["onnxruntime", "psycopg", "pyarrow", "cryptography"], lines, tmp_path)
     for (line, words), (status, out, err) in zip(cases, found, strict=True):
         assert (status, out) == (2, ""), (line, err)
         assert err.count("\n") == 1, (line, err)

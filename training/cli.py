@@ -11,6 +11,7 @@ from model.outside.extras import what_is_missing
 from training import console
 from training.commands.data import backbone, extract, fetch
 from training.commands.fit import fit, recipes, tune
+from training.commands.make import make, sample_photos
 from training.commands.results import demo, evaluate, export, report
 from training.commands.text import text_encoder
 
@@ -23,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(make)
+app.command()(sample_photos)
 app.command()(fetch)
 app.command()(extract)
 app.command()(backbone)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from model.errors import MissingDependencyError
 
 _EXTRAS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("matplotlib", "onnxscript", "optuna", "tomli_w", "torch", "torchvision"), ("training",)),
+    **dict.fromkeys(("matplotlib", "onnxscript", "optuna", "safetensors", "tomli_w"), ("training",)),
+    **dict.fromkeys(("torch", "torchvision"), ("training",)),
     "cryptography": ("signing",),
     "filelock": ("training", "bulk"),
     "onnxruntime": ("cpu", "gpu"),
@@ -15,6 +16,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "pillow_heif": ("heic",),
     "ray": ("ray",),
     "tensorboard": ("tensorboard",),
+    "tokenizers": ("text",),
 }
 
 

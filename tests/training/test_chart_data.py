@@ -22,8 +22,10 @@ from training.metrics import seen_unseen_curve
 from training.reporting.chart_data import (
     BINS,
     CURVE_POINTS,
+    SHOWN_PHOTOS,
     confusion,
     histograms,
+    mistakes,
     principal_axes,
     spread_classes,
     synthetic_rows,
@@ -213,3 +215,52 @@ def test_the_same_run_gives_the_same_figures(
     write_results(tmp_path, data, trained)
     assert json.loads((tmp_path / "curves.json").read_text()) == written["curves"]
     assert evaluate(data, trained) == written["metrics"]
+
+
+# --- photos that are named wrong --------------------------------------------------------------------------------------
+
+
+def probabilities(data: Dataset, sure: float = 0.6) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Every test row is taken for the next class, later rows more surely; but the first row of each class is right."""
+    labels = data.labels[data.test]
+    found = np.full((len(labels), len(data.classes)), 0.01)
+    for place, label in enumerate(labels.tolist()):
+        right = place == labels.tolist().index(label)
+        found[place, label if right else (label + 1) % len(data.classes)] = sure + place / 1000
+    return found
+
+
+def test_mistakes_come_from_the_classes_in_turn_surest_first(data: Dataset) -> None:
+    labels = data.labels[data.test]
+    found = mistakes(data, labels, probabilities(data))["mistakes"]
+    unseen = ~data.seen[labels]
+    classes = len(set(labels.tolist()))
+    assert found["rows"] == {"unseen": int(unseen.sum()), "seen": int((~unseen).sum())}
+    assert sum(found["wrong"].values()) == len(labels) - classes
+    assert Path(found["root"]).is_absolute()
+    for kind in ("unseen", "seen"):
+        shown = [entry for entry in found["shown"] if entry["kind"] == kind]
+        assert len(shown) == min(SHOWN_PHOTOS, found["wrong"][kind])
+        names = [entry["class"] for entry in shown]
+        first = names[: len(set(names))]
+        assert len(set(first)) == len(first)  # each class once, before one comes again
+        for name in set(names):
+            sure = [entry["probability"] for entry in shown if entry["class"] == name]
+            assert sure == sorted(sure, reverse=True)
+    for entry in found["shown"]:
+        position = [c.name for c in data.classes].index(entry["class"])
+        assert entry["taken_for"] == data.classes[(position + 1) % len(data.classes)].name
+        assert entry["path"].startswith(f"images/{entry['class']}/")
+        assert len(entry["sha256"]) == 64
+
+
+def test_features_without_photos_have_no_mistakes_to_show() -> None:
+    data = tiny.dataset()
+    assert mistakes(data, data.labels[data.test], probabilities(data)) == {}
+
+
+def test_mistakes_are_those_of_the_served_head(written: dict[str, Any], data: Dataset) -> None:
+    found, served = written["curves"]["mistakes"], written["metrics"]["lda"]["per_class"]
+    labels = data.labels[data.test]
+    right = sum(served[entry.id] * int((labels == place).sum()) for place, entry in enumerate(data.classes))
+    assert len(labels) - sum(found["wrong"].values()) == round(right)

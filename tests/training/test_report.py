@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
 import math
 import re
@@ -13,13 +16,17 @@ from typing import Any
 
 import matplotlib
 import pytest
+from PIL import Image
 
 from model.errors import DataError
 from tests.training import tiny
+from tests.training.photos import write_photo
 from training import cli
+from training.reporting import mistakes as mistakes_section
 from training.reporting.charts import Line, Mark, curve_chart, line_chart
 from training.reporting.class_charts import Bar, bar_chart, cloud_chart, heat_map
 from training.reporting.report import method_title, report, write_report
+from training.reporting.verdict import verdict
 from training.runs.contents import SCHEMA
 
 HOSTILE = '<b>zebra</b> & "co" \'<script>alert(1)</script>'
@@ -633,3 +640,103 @@ def test_heat_map() -> None:
     side = max(x for x, _ in cells[0][1]) - x0
     assert (x1 - x0, x2 - x0, y1 - y0) == pytest.approx((side, 2 * side, side), abs=0.11)
     assert [int(said) for said, _ in texts(chart) if said.isdigit()] == [75, 25, 100]
+
+
+# --- verdict, words, photos -------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_comes_first(document: str) -> None:
+    page = Page(document)
+    assert page.text.index("Of 100 photos of classes it never saw, 61 are named right") < page.text.index("AUSUC")
+    assert "of 100 photos of classes it was trained on, 72 are. Guessing among the 3 classes would name 33" in page.text
+    assert "tried on 17 photos of 1 unseen classes and on 31 of 2 seen ones" in page.text
+    assert "So few photos say little" in page.text
+
+
+def test_what_the_verdict_says() -> None:
+    def said(u: float, s: float, **protocol: Any) -> str:
+        found = metrics()
+        found["lda"] |= {"U": u, "S": s, "per_class": {HOSTILE: 0.001, "yak": 0.5, "cat": 0.1}}
+        found["unseen_classes"] = [HOSTILE, "yak"]
+        found["protocol"] |= {"rows": {"trainval": 900, "test_seen": 400, "test_unseen": 300}, **protocol}
+        return " ".join(verdict(found, resolved()))
+
+    good = said(0.8, 0.9)
+    assert "80 are named right" in good
+    assert f"Hardest of the unseen classes: {HOSTILE} (0.1 of 100), yak (50 of 100)." in good
+    for absent in ("hardly better", "leans towards", "too good", "So few photos"):
+        assert absent not in good
+    assert "It leans towards the classes it was trained on" in said(0.7, 0.96)
+    assert "hardly better than guessing" in said(0.3, 0.96)
+    assert "These numbers are too good" in said(0.8, 0.9, test_used_for_selection=True)
+    assert verdict(None, resolved())[0].startswith("Nothing was tested: there are no test photos of unseen classes")
+    benchmark = {**resolved(), "data": {"kind": "benchmark"}}
+    assert verdict(metrics(), benchmark)[0].startswith("Of 100 test rows of classes it never saw")
+
+
+def test_the_words_are_explained(document: str) -> None:
+    page = Page(document)
+    for word in ("E_s, the student's embedding", "C_s, the student's classifier", "L_be", "L_od", "seen penalty"):
+        assert word in page.text
+    folded = page.text.index("Teacher, generator, the other losses")
+    assert page.text.index("L_beHow far the student's embedding is") < folded < page.text.index("E_o and C_o")
+
+
+def with_photos(folder: Path, *files: str, wrong: int = 5) -> dict[str, Any]:
+    """What `curves.json` says of photos that are named wrong; those of `files` are written."""
+    for name in files:
+        write_photo(folder / name, seed=1, size=(300, 200))
+    shown = [
+        {
+            "kind": kind,
+            "path": name,
+            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest() if name in files else "0" * 64,
+            "class": HOSTILE,
+            "taken_for": "cat",
+            "probability": 0.75,
+        }
+        for kind, name in (("unseen", "a.png"), ("unseen", "b.jpg"), ("seen", "c.png"))
+    ]
+    counts = {"wrong": {"unseen": wrong, "seen": 1}, "rows": {"unseen": 17, "seen": 31}}
+    return {**curves(), "mistakes": {"root": str(folder), **counts, "shown": shown}}
+
+
+def test_photos_that_are_named_wrong(run: Path, tmp_path: Path) -> None:
+    (run / "curves.json").write_text(json.dumps(with_photos(tmp_path, "a.png", "b.jpg", "c.png")))
+    document = report(run)
+    page = Page(document)
+    pictures = [fields for tag, fields in page.tags if tag == "img"]
+    assert [fields["title"] for fields in pictures] == ["a.png", "b.jpg", "c.png"]
+    assert pictures[0]["alt"] == f"{HOSTILE}, taken for cat"
+    for fields in pictures:
+        header, data = str(fields["src"]).split(",")
+        assert header == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.size == (128, 85)
+    assert "5 of 17 test photos of unseen classes are taken for another class." in page.text
+    assert "1 of 31 test photos of seen classes are taken" in page.text
+    assert "not shown" not in page.text
+    assert "img-src data:" in document
+    assert "<script" not in document
+
+
+def test_photos_that_are_not_what_they_were_are_only_named(run: Path, tmp_path: Path) -> None:
+    found = with_photos(tmp_path, "a.png", "b.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"another one")
+    (run / "curves.json").write_text(json.dumps(found))
+    page = Page(report(run))
+    assert [fields["title"] for tag, fields in page.tags if tag == "img"] == ["a.png"]
+    assert f"2 photos not shown: no longer under {tmp_path} as in the training" in page.text
+    assert {"b.jpg", "c.png"} <= set(page.cells)
+
+
+def test_the_size_of_the_pictures_is_bounded(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_photos(tmp_path, "a.png", "b.jpg", "c.png")
+    (run / "curves.json").write_text(json.dumps(found))
+    monkeypatch.setattr(mistakes_section, "MOST_BYTES", 3000)
+    page = Page(report(run))
+    pictures = [base64.b64decode(str(f["src"]).split(",")[1]) for tag, f in page.tags if tag == "img"]
+    assert pictures
+    assert sum(map(len, pictures)) <= 3000
+    assert len(pictures) < 3
+    assert "not shown" in page.text

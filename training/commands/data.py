@@ -44,21 +44,11 @@ def backbone(
             path = backbone_export.fetch_imagenet_weights(
                 progress=lambda got, total: bar.update(task, completed=got, total=total)
             )
-        trained_on, licence = "ImageNet-1k (torchvision IMAGENET1K_V1)", "BSD-3-Clause"
     else:
         path = Path(weights)
-        trained_on, licence = "", "unknown"
-    network = backbone_export.resnet101_features(backbone_export.read_state_dict(path), source=str(path))
     with console.progress_bar(quiet=as_json) as bar:
         task = bar.add_task("export and comparison", total=1)
-        made = backbone_export.export_backbone(
-            network,
-            backbone_export.SPEC,
-            out,
-            feature_dim=backbone_export.FEATURE_DIM,
-            trained_on=trained_on or backbone_export.describe_weights(path),
-            licence=licence,
-        )
+        made = backbone_export.resnet101_backbone(path, out, imagenet=weights == "imagenet")
         bar.update(task, completed=1)
     fields = {"out": str(out), "arch": arch.value, "feature_dim": made.feature_dim, "sha256": made.fingerprint}
     console.result(
@@ -107,8 +97,7 @@ def extract(
     for warning in data.warnings:
         console.warn(warning)
     network = load_backbone(backbone)
-    with console.progress_bar(quiet=as_json) as bar:
-        task = bar.add_task("images", total=len(data.images))
+    with console.counts(quiet=as_json) as counted:
         done = run(
             data,
             network,
@@ -117,7 +106,7 @@ def extract(
             workers=workers,
             skip_bad=skip_bad,
             overwrite=overwrite,
-            progress=lambda count, total: bar.update(task, completed=count, total=total),
+            progress=lambda count, total: counted("images", count, total),
         )
     for image in done.store.skipped:
         console.warn(f"left out {shown(image.path)}: {image.reason}")

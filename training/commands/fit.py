@@ -85,7 +85,6 @@ def tune(
     import torch
 
     from model.outside.threads import available_cpus
-    from training.console import Bars
     from training.datasets.opening import open_data
     from training.device import choose_device
     from training.runs.checkpoints import Interrupted, interruptible
@@ -103,7 +102,7 @@ def tune(
     for note in dataset.split.get("notes", ()):
         console.warn(note)
     stopped: Interrupted | None = None
-    with interruptible() as interruption, Bars(console.progress_bar(quiet=as_json)) as bars:
+    with interruptible() as interruption, console.steps(quiet=as_json) as bars:
         search = Search(
             dataset=dataset, base=base, space=searched, device=target, recipe=chosen, interruption=interruption
         )
@@ -194,7 +193,6 @@ def fit(
 
     from model.errors import DataError
     from model.outside.threads import available_cpus
-    from training.console import Bars
     from training.datasets.opening import open_data
     from training.device import choose_device
     from training.experiment import Order, parse_seeds, run, run_seeds, table
@@ -220,7 +218,7 @@ def fit(
             "papers that do so, and say nothing about new images"
         )
     try:
-        with interruptible() as interruption, Bars(console.progress_bar(quiet=as_json)) as bars:
+        with interruptible() as interruption, console.steps(quiet=as_json) as bars:
             options = FitOptions(
                 checkpoint_seconds=checkpoint_seconds,
                 monitor=monitor,

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from model.errors import MissingDependencyError
 from training import console
 from training.commands.options import AsJson
 
@@ -29,12 +28,7 @@ def text_encoder(
     as_json: AsJson = False,
 ) -> None:
     """Write a sentence encoder for `extract --text-encoder` and for bundles, after comparing it with torch."""
-    try:
-        from training.features.text_export import export_text_encoder
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"`d3gzsl-train text-encoder` needs {error.name}: install d3gzsl with the extra `training`"
-        ) from None
+    from training.features.text_export import export_text_encoder
 
     made = export_text_encoder(folder, out, template=template)
     spec = made.encoder.spec

@@ -23,7 +23,7 @@ from model.manifest import BackboneInfo
 from model.preprocess import PreprocessSpec
 from model.vocabulary import TextBlock, Vocabulary
 from training.features.scaler import Scaler
-from training.features.store import FeatureStore
+from training.features.store import FeatureStore, ImageRecord
 from training.features.text_encoder import TextEncoderSource
 
 
@@ -78,6 +78,19 @@ class BackboneSource:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class RowPhotos:
+    """The photos that the rows are features of.
+
+    Attributes:
+        root: the data folder, absolute, as it was.
+        images: of each row, its path below the folder and its hash.
+    """
+
+    root: str
+    images: tuple[ImageRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """Features with a protocol.
 
@@ -92,6 +105,7 @@ class Dataset:
         data_hash: identifies features, classes and attributes.
         backbone: where the features came from; None for features without images.
         text_encoder: where the vectors of texts came from; None where classes have no texts.
+        photos: what the rows are features of; None for features without images.
 
     Example:
         >>> from training import load_benchmark
@@ -110,6 +124,7 @@ class Dataset:
     data_hash: str
     backbone: BackboneSource | None
     text_encoder: TextEncoderSource | None = None
+    photos: RowPhotos | None = None
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -218,6 +233,7 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
             ),
         ),
         text_encoder=store.text_encoder,
+        photos=RowPhotos(root=store.data_root, images=store.images),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model import __version__
 from model.bundle import SYNTHESIZER, TRUNK, check_writable, sha256_bytes, sha256_of, write_bundle
 from model.errors import DataError
 from model.guards.graphs import check_graph, read_graph
 from model.head import Float32, HeadSpec
-from model.manifest import Example, bundle_id
+from model.manifest import Example, Manifest, bundle_id
 from model.synthesis import class_embeddings
 from training.datasets.dataset import Dataset
 from training.evaluation import evaluate, run_task
@@ -149,6 +151,15 @@ def export(
         overwrite=overwrite,
     )
     return {"bundle_id": written, "metrics": metrics}
+
+
+def is_bundle_of(manifest: Manifest, dataset: Dataset, trained: Trained) -> bool:
+    """Whether a bundle was exported from this very run with this data, its descriptions of attributes included."""
+    return (
+        manifest.training == json.loads(json.dumps(_public(trained.resolved())))
+        and manifest.vocabulary.to_json() == json.loads(json.dumps(dataset.vocabulary.to_json()))
+        and manifest.code_version == __version__
+    )
 
 
 def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:

@@ -155,6 +155,27 @@ def resnet101_features(state: Mapping[str, torch.Tensor], source: str) -> torch.
     return cast("torch.nn.Module", network)
 
 
+def resnet101_backbone(weights: Path, out: Path, *, imagenet: bool) -> Backbone:
+    """Write torchvision's ResNet-101 without its last layer as a backbone; see :func:`export_backbone`.
+
+    Args:
+        weights: a state dict.
+        out: the ONNX file.
+        imagenet: whether they are those of :func:`fetch_imagenet_weights`, which the JSON then says.
+
+    Raises:
+        DataError: the weights are no state dict of this network, or as :func:`export_backbone`.
+    """
+    return export_backbone(
+        resnet101_features(read_state_dict(weights), source=str(weights)),
+        SPEC,
+        out,
+        feature_dim=FEATURE_DIM,
+        trained_on="ImageNet-1k (torchvision IMAGENET1K_V1)" if imagenet else describe_weights(weights),
+        licence="BSD-3-Clause" if imagenet else "unknown",
+    )
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict without running any code in the file.
 

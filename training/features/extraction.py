@@ -193,10 +193,7 @@ def extract(
     out = out.resolve()
     undo_half_move(out)
     before = _existing(out, backbone, overwrite=overwrite)
-    paths = [path for path, _ in data.images]
-    known = KnownRows(data.root, {path: image_file(data.root, path) for path in paths})
-    if before is not None:
-        known.add(_STORE, before.images, before.skipped)
+    known = _stored(data, before)
     with FeatureJournal(partial_folder(out), backbone, discard_other=overwrite) as journal:
         resumed = len(journal.images)
         known.add(_JOURNAL, journal.images, journal.skipped)
@@ -210,6 +207,39 @@ def extract(
         journal.finished = True
     final = FeatureStore.load(out) if before is None or changed else before
     return Extraction(store=final, extracted=extracted, reused=len(store.images) - extracted, changed=changed)
+
+
+def remaining(data: OwnPhotos, backbone: Backbone, out: Path) -> tuple[list[ImageFile], str | None]:
+    """The images that :func:`extract` would still compute into `out`, where nothing is changed yet.
+
+    Returns:
+        The images; where there are none, also the hash of the data as the store will have it.
+
+    Raises:
+        DataError: the store or the unfinished work there is of another backbone, `out` is no store, or another process
+            extracts into it.
+    """
+    out = out.resolve()
+    undo_half_move(out)
+    known = _stored(data, _existing(out, backbone, overwrite=False))
+    if partial_folder(out).is_dir():
+        with FeatureJournal(partial_folder(out), backbone) as journal:
+            known.add(_JOURNAL, journal.images, journal.skipped)
+    todo = _missing(data, known)
+    return todo, None if todo else _describe(data, backbone, known, out).data_hash
+
+
+def _stored(data: OwnPhotos, before: FeatureStore | None) -> KnownRows:
+    """What is known of the images from the store that is there."""
+    known = KnownRows(data.root, {path: image_file(data.root, path) for path, _ in data.images})
+    if before is not None:
+        known.add(_STORE, before.images, before.skipped)
+    return known
+
+
+def _missing(data: OwnPhotos, known: KnownRows) -> list[ImageFile]:
+    """The images that have no features and are not known to be unreadable."""
+    return [image_file(data.root, path) for path, _ in data.images if path not in known and path not in known.skipped]
 
 
 def _existing(out: Path, backbone: Backbone, *, overwrite: bool) -> FeatureStore | None:
@@ -244,7 +274,7 @@ def _compute(
     """
     total = len(data.images)
     bad = dict(known.skipped)
-    todo = [image_file(data.root, path) for path, _ in data.images if path not in known and path not in bad]
+    todo = _missing(data, known)
     done = total - len(todo)
     report = progress or (lambda _done, _total: None)
     report(done, total)

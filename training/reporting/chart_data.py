@@ -5,6 +5,7 @@ N: rows, C: classes, U: unseen classes, Z: embedding.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from model.calibration import softmax
 from training.datasets.dataset import Dataset
 from training.evaluation import TestRows, run_key
 from training.features.scaler import evenly
@@ -23,6 +25,7 @@ from training.runs.contents import Trained
 CURVE_POINTS = 400
 BINS = 40
 SHOWN_CLASSES = 8
+SHOWN_PHOTOS = 24  # of seen and of unseen classes each
 SHOWN_ROWS = 60  # of a class, real and synthetic each
 PLANE_ROWS = 4000  # real training rows that the plane is fitted on, at most
 
@@ -43,7 +46,8 @@ def figures(dataset: Dataset, trained: Trained, rows: TestRows, head: HeadFit) -
     served = LDA
     logits = {served: head.logits(rows.embeddings), "student": rows.student_logits}
     calibrations = {served: chosen.calibration, "student": chosen.student}
-    predicted = chosen.calibration.scores(logits[served], dataset.seen).argmax(axis=1)
+    scores = chosen.calibration.scores(logits[served], dataset.seen)
+    predicted = scores.argmax(axis=1)
     shown = spread_classes(per_class_accuracy(predicted, rows.labels, len(dataset.classes)), ~dataset.seen)
     synthetic_scores, synthetic = synthetic_rows(dataset, trained, shown)
     seen = dataset.seen[rows.labels]
@@ -66,7 +70,51 @@ def figures(dataset: Dataset, trained: Trained, rows: TestRows, head: HeadFit) -
         ),
         "confusion": confusion(predicted, rows.labels, dataset),
         "plane": plane(dataset, trained, rows, synthetic),
+        **mistakes(dataset, rows.labels, softmax(scores)),
     }
+
+
+def mistakes(dataset: Dataset, labels_N: Ints, probabilities_NC: Floats) -> dict[str, Any]:
+    """Test photos that are taken for another class: how many, and up to `SHOWN_PHOTOS` of seen and of unseen classes.
+
+    They are taken from the classes in turn, of each class those first whose wrong answer is the surest.
+
+    Args:
+        dataset: the data; nothing where its rows are not of photos.
+        labels_N: class of each test row.
+        probabilities_NC: of the served head.
+    """
+    if dataset.photos is None:
+        return {}
+    predicted, sure = probabilities_NC.argmax(axis=1), probabilities_NC.max(axis=1)
+    seen, wrong = dataset.seen[labels_N], predicted != labels_N
+    shown = []
+    for kind, of_kind in (("unseen", ~seen), ("seen", seen)):
+        places = np.flatnonzero(wrong & of_kind)
+        places = places[np.lexsort((places, -sure[places]))]
+        turns = Counter[int]()  # how many of its class come before each
+        ranked = []
+        for place in places.tolist():
+            label = int(labels_N[place])
+            ranked.append((turns[label], -float(sure[place]), place))
+            turns[label] += 1
+        for _, _, place in sorted(ranked)[:SHOWN_PHOTOS]:
+            image = dataset.photos.images[int(dataset.test[place])]
+            shown.append(
+                {
+                    "kind": kind,
+                    "path": image.path,
+                    "sha256": image.sha256,
+                    "class": dataset.classes[int(labels_N[place])].name,
+                    "taken_for": dataset.classes[int(predicted[place])].name,
+                    "probability": round(float(sure[place]), 4),
+                }
+            )
+    counts = {
+        name: {"unseen": int((of & ~seen).sum()), "seen": int((of & seen).sum())}
+        for name, of in (("wrong", wrong), ("rows", np.ones_like(seen)))
+    }
+    return {"mistakes": {"root": dataset.photos.root, **counts, "shown": shown}}
 
 
 def trade_off(scores_NC: Floats, labels_N: Ints, seen_C: NDArray[np.bool_], *, penalty: float) -> dict[str, Any]:

@@ -25,9 +25,14 @@ h2 { font-size: 19px; margin: 36px 0 10px; padding-top: 10px; border-top: 1px so
 p { margin: 6px 0 12px; max-width: 75ch; }
 .note { color: var(--faint); }
 .warn { color: var(--warn); font-weight: 600; }
+.verdict { font-size: 18px; font-weight: 600; }
 .loud { border: 2px solid var(--warn); border-radius: 6px; padding: 10px 14px; font-weight: 600; max-width: none; }
 .beside { display: flex; flex-wrap: wrap; gap: 20px 36px; align-items: flex-start; }
 .beside > * { flex: 1 1 min-content; min-width: min(100%, 400px); }
+.photos { display: flex; flex-wrap: wrap; gap: 14px; margin: 0 0 16px; }
+figure { margin: 0; width: 128px; font-size: 13px; line-height: 1.35; overflow-wrap: anywhere; }
+figure img { display: block; max-width: 128px; height: 128px; object-fit: contain; object-position: left bottom;
+  margin-bottom: 4px; }
 .charts { margin-bottom: 14px; display: flex; flex-wrap: wrap; gap: 20px 28px; align-items: flex-start; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
@@ -66,7 +71,8 @@ def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f'<h1>{escape(title)}</h1>\n<p class="note">{escape(subtitle)}</p>\n'
         f"{chr(10).join(sections)}\n</body>\n</html>\n"

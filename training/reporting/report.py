@@ -10,9 +10,12 @@ from typing import Any
 from model.errors import DataError
 from training.console import plural
 from training.files import renamed
+from training.reporting.mistakes import mistakes
 from training.reporting.page import Fields, beside, definitions, page, paragraph, section, table
 from training.reporting.result_sections import confusion, per_class, plane, trade_off
 from training.reporting.training_sections import gradients, losses, progress, validation
+from training.reporting.verdict import verdict_section
+from training.reporting.words import words
 from training.runs.contents import CONFIG, CURVES, LOG, METRICS, REPORT, SCHEMA, read_json, refuse_unfinished
 
 SCORES = {"U": "U", "S": "S", "H": "H", "T1": "T1", "AUSUC": "AUSUC", "ece": "ECE"}
@@ -51,8 +54,11 @@ def report(run_dir: Path) -> str:
         )
         selects = metrics is not None and bool(metrics["protocol"]["test_used_for_selection"])
         sections = [
+            verdict_section(metrics, resolved),
             _results(metrics, selected, drawn=curves is not None),
+            words(),
             *([trade_off(curves, selects=selects)] if metrics is not None and curves is not None else []),
+            *([mistakes(curves)] if metrics is not None and curves is not None else []),
             progress(log, selects=selects),
             validation(selected, int(resolved["config"]["epochs"])),
             losses(final),

@@ -74,6 +74,13 @@ def refuse_other(run_dir: Path, config: TrainConfig, data: Mapping[str, Any]) ->
     return found
 
 
+def begun_at(out: Path) -> Path | None:
+    """Where the run at RUN_DIR is that `--resume` would continue or keep: RUN_DIR, or RUN_DIR.new; None without one."""
+    out = out.resolve()
+    undo_half_move(out)
+    return next((place for place in (_beside(out), out) if _is_run(place)), None)
+
+
 def differences(found: Any, wanted: Any, pointer: str, *, holder: str) -> Iterator[Problem]:
     """Where two JSON values differ: what the holder of the first has, and what this command."""
     if isinstance(found, dict) and isinstance(wanted, dict):
@@ -104,7 +111,7 @@ def run_place(out: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
         raise DataError("--resume continues a run and --overwrite begins it anew: give one of them")
     named, out = out, out.resolve()  # a link stays a link, to the new run
     undo_half_move(out)
-    beside = out.with_name(f"{out.name}.new")
+    beside = _beside(out)
     for path, name in ((out, named), (beside, beside)):
         if not _is_run(path) and path.exists() and not _is_empty(path):
             raise DataError(f"--out {name}: exists and is not a run directory; choose another place")
@@ -144,6 +151,11 @@ def is_unfinished(run_dir: Path) -> bool:
         return read_json(run_dir / CONFIG).get("finished") is False
     except DataError:
         return False
+
+
+def _beside(out: Path) -> Path:
+    """Where a run lies that is to replace a finished one."""
+    return out.with_name(f"{out.name}.new")
 
 
 def _is_run(path: Path) -> bool:
