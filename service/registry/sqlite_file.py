@@ -47,6 +47,16 @@ def is_corruption(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.DatabaseError) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _CORRUPT
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether SQLite says that there is no room on the disk."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_FULL
+
+
+def is_unsynced(error: BaseException | None) -> bool:
+    """Whether SQLite wrote a commit and the system did not say that it is on the disk."""
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_FSYNC
+
+
 def prepare(path: Path, make: Callable[[Path], None]) -> None:
     """Have a registry file at a path: the one that is there, made private, or a new one that appears when it is whole.
 
