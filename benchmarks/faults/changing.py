@@ -127,7 +127,9 @@ class Changes:
     async def _replace(self) -> None:
         class_id, _ = self._any()
         document = self._document(class_id)
-        answer = await self._asking.ask("PUT", f"/classes/{class_id}", json={k: v for k, v in document.items() if k != "id"})
+        answer = await self._asking.ask(
+            "PUT", f"/classes/{class_id}", json={k: v for k, v in document.items() if k != "id"}
+        )
         self._next({**self._versions[-1], class_id: (document["name"], 0)}, answer)
 
     async def _describe(self) -> None:

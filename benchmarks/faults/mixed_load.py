@@ -96,7 +96,9 @@ class MixedLoad:
         self._expect_results(answer.json(), 1)
 
     async def _explained(self) -> None:
-        answer = await self._asking.ask("POST", "/classify?explain=attributes&top_k=3", content=self._a_photo(), headers=JPEG)
+        answer = await self._asking.ask(
+            "POST", "/classify?explain=attributes&top_k=3", content=self._a_photo(), headers=JPEG
+        )
         self._expect_results(answer.json(), 1)
 
     @staticmethod
@@ -153,7 +155,12 @@ class MixedLoad:
             (422, "POST", "/classify?top_k=0", {"content": photo, "headers": JPEG}),
             (422, "POST", "/classes", {"json": {"name": "wrong", "attributes": {"no such attribute": 1}}}),
             (400, "POST", "/classes", {"content": b'{"name": "wrong", "attributes": [NaN]}', "headers": json_type}),
-            (409, "POST", "/classes", {"json": {"id": "red-striped-circle", "name": "seen", "attributes": {self._attributes[0]: 1}}}),
+            (
+                409,
+                "POST",
+                "/classes",
+                {"json": {"id": "red-striped-circle", "name": "seen", "attributes": {self._attributes[0]: 1}}},
+            ),
             (404, "DELETE", "/classes/none", {}),
             (404, "POST", "/registry:rollback", {"json": {"version": 10**9}}),
             (404, "GET", "/nowhere", {}),

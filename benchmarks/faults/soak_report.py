@@ -42,7 +42,12 @@ def words(found: dict[str, Any], name: str) -> str:
         "|---|---|",
         *(f"| {status} | {number:,} |" for status, number in found["by_status"].items()),
     ]
-    return "\n".join([*lines, *(["", "Failures:", "", *(f"- `{f}`" for f in found["failures"])] if found["failures"] else [])]) + "\n"
+    return (
+        "\n".join(
+            [*lines, *(["", "Failures:", "", *(f"- `{f}`" for f in found["failures"])] if found["failures"] else [])]
+        )
+        + "\n"
+    )
 
 
 def draw(found: dict[str, Any], file: Path) -> None:

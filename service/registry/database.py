@@ -278,13 +278,15 @@ class Database:
             lost = error.connection_invalidated or error.statement is None
             if lost and not whole and time.monotonic() - began > _SLOW:
                 self._resting_until = time.monotonic() + _REST
-            if lost and committing:
+            refused = getattr(error.__cause__, "sqlstate", None) is not None and not error.connection_invalidated
+            if committing and not refused:
                 raise self._unconfirmed(error) from error
             raise
 
     def _unconfirmed(self, error: OperationalError) -> UnconfirmedChangeError:
         return UnconfirmedChangeError(
-            f"the registry {self.name} did not say whether it stored a change: {_cause(error)}; look whether it is there"
+            f"the registry {self.name} did not say whether it stored a change: {_cause(error)}; look "
+            "whether it is there"
         )
 
     @contextmanager

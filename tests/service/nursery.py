@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.service.processes import ROOT, environment
 
-HANG = 60.0
+HANG = 300.0
 
 
 class Nursery:

@@ -30,7 +30,7 @@ class Changing:
     """Two clients, each in a thread, that change as fast as they can until their service dies or they are told to end."""
 
     def __init__(self, url: str, kinds: tuple[str, str]) -> None:
-        self.url, self.wrong = url, list[str]()
+        self.url, self.wrong, self.confirmed = url, list[str](), 0
         self.refused: collections.Counter[str] = collections.Counter()
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._until_the_end, args=(kind,)) for kind in kinds]
@@ -60,9 +60,10 @@ class Changing:
     def _run(self, client: httpx.Client, kind: str) -> None:
         raise NotImplementedError
 
-    def _confirmed(self, answer: httpx.Response, *expected: int) -> bool | None:
+    def _is_stored(self, answer: httpx.Response, *expected: int) -> bool | None:
         """Whether a change is stored; None where nobody knows."""
         if answer.status_code in expected:
+            self.confirmed += 1
             return True
         name = answer.json()["type"].rpartition(":")[2]
         assert answer.status_code == 503, answer.text
@@ -112,10 +113,10 @@ class Registering(Changing):
 
     def _send(self, ids: set[str], send: Callable[[], httpx.Response], expected: int) -> bool | None:
         self.open.append(ids)
-        confirmed = self._confirmed(send(), expected)
-        if confirmed is not None:
+        stored = self._is_stored(send(), expected)
+        if stored is not None:
             self.open.remove(ids)
-        return confirmed
+        return stored
 
 
 class Promises:
@@ -205,10 +206,10 @@ class Photographing(Changing):
         self, class_id: str, wanted: set[str] | None, send: Callable[[], httpx.Response], expected: int
     ) -> bool | None:
         self.open[class_id] = wanted
-        confirmed = self._confirmed(send(), expected)
-        if confirmed is not None:
+        stored = self._is_stored(send(), expected)
+        if stored is not None:
             del self.open[class_id]
-        return confirmed
+        return stored
 
 
 class PhotoPromises:
@@ -217,6 +218,10 @@ class PhotoPromises:
     def __init__(self) -> None:
         self.there: dict[str, set[str]] = {}
         self.unsure: dict[str, set[str] | None] = {}
+
+    def __len__(self) -> int:
+        """How many classes there must be, those of the bundle included."""
+        return len(self.there) + len(OF_THE_BUNDLE)
 
     def take(self, clients: Photographing) -> None:
         """What clients that have ended were promised."""

@@ -70,7 +70,6 @@ def test_every_promise_outlives_kill_9(
             os.kill(pid, signal.SIGKILL)
             clients.join()
         promises.take(clients)
-        assert clients.refused == {}
         hit += bool(clients.open)
     assert hit > lives / 2  # else the kills came too late to meet a registration
     report = command("registry", "check", "--bundle", bundle_dir, *place, "--json")
@@ -94,7 +93,6 @@ def test_every_photo_outlives_kill_9(
             os.kill(pid, signal.SIGKILL)
             clients.join()
         promises.take(clients)
-        assert clients.refused == {}
         hit += bool(clients.open)
     assert hit > lives / 2  # else the kills came too late to meet a photo
     report = command("registry", "check", "--bundle", with_photos, *place, "--json")
