@@ -26,7 +26,7 @@ class Tally:
             self.failures.append(what[:500])
 
 
-class WrongAnswer(Exception):
+class WrongAnswerError(Exception):
     """An answer that nobody asked for."""
 
 
@@ -46,17 +46,17 @@ class Asking:
         """Send a request.
 
         Raises:
-            WrongAnswer: another status came than was expected.
+            WrongAnswerError: another status came than was expected.
         """
         answer = await self._client.request(method, path, **arguments)
         self.check(f"{method} {path}", answer.status_code, expected, answer.text)
         return answer
 
     def check(self, what: str, status: int, expected: int, text: str = "") -> None:
-        """Count a status, and raise WrongAnswer where it is not the expected one."""
+        """Count a status, and raise WrongAnswerError where it is not the expected one."""
         self.tally.statuses[status] += 1
         if status != expected:
-            raise WrongAnswer(f"{what}: expected {expected}, got {status} {text[:300]}")
+            raise WrongAnswerError(f"{what}: expected {expected}, got {status} {text[:300]}")
 
     async def let_go(self) -> None:
         """Close every connection; the next request opens new ones."""

@@ -7,7 +7,7 @@ import json
 import random
 from typing import Any
 
-from benchmarks.faults.asking import Asking, WrongAnswer
+from benchmarks.faults.asking import Asking, WrongAnswerError
 
 _MOST = 40
 """Classes of this client at once, so that what the service must hold does not grow."""
@@ -44,7 +44,7 @@ class Changes:
         """Make one change, now and then look at the whole table; returns what was done.
 
         Raises:
-            WrongAnswer: the service did not do as it should.
+            WrongAnswerError: the service did not do as it should.
         """
         self._steps += 1
         there = self._versions[-1]
@@ -63,7 +63,7 @@ class Changes:
         """Compare the whole table with what it must be.
 
         Raises:
-            WrongAnswer: it is another one.
+            WrongAnswerError: it is another one.
         """
         found: Table = {}
         cursor: dict[str, str] = {}
@@ -74,13 +74,13 @@ class Changes:
                 break
             cursor = {"cursor": page["next_cursor"]}
         if found != self._versions[-1]:
-            raise WrongAnswer(f"version {self.version} holds {found}, expected {self._versions[-1]}")
+            raise WrongAnswerError(f"version {self.version} holds {found}, expected {self._versions[-1]}")
 
     def _next(self, table: Table, answer: Any) -> None:
         self._versions.append(table)
         told = int(answer.headers["registry-version"])
         if told != self.version:
-            raise WrongAnswer(f"expected version {self.version}, got {told}")
+            raise WrongAnswerError(f"expected version {self.version}, got {told}")
 
     def _document(self, class_id: str | None = None) -> dict[str, Any]:
         if class_id is None:
@@ -148,7 +148,7 @@ class Changes:
         class_id, (name, photos) = self._any()
         known = {e["id"] for e in (await self._asking.ask("GET", f"/classes/{class_id}/examples")).json()["examples"]}
         if len(known) != photos:
-            raise WrongAnswer(f"{class_id} has {len(known)} photos, expected {photos}")
+            raise WrongAnswerError(f"{class_id} has {len(known)} photos, expected {photos}")
         if photos >= _MOST_PHOTOS:
             return
         headers = {"content-type": "image/jpeg"}

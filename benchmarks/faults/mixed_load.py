@@ -13,10 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults.asking import Asking, WrongAnswer
+from benchmarks.faults.asking import Asking, WrongAnswerError
 from benchmarks.faults.raw_http import head, raw
 
 JPEG = {"content-type": "image/jpeg"}
+_READS = (
+    "/healthz",
+    "/readyz",
+    "/version",
+    "/metrics",
+    "/attributes",
+    "/registry",
+    "/registry/versions?order=newest",
+    "/classes?limit=20",
+    "/classes?name=red",
+    "/bundle/examples",
+    "/v2",
+    "/v2/models/d3gzsl",
+    "/v2/health/ready",
+)
 
 
 class MixedLoad:
@@ -59,7 +74,7 @@ class MixedLoad:
         self._bad_requests = itertools.cycle(self._all_bad())
 
     def next(self) -> tuple[str, Callable[[], Awaitable[None]]]:
-        """The next request's name, and what sends it; that raises WrongAnswer where another answer comes."""
+        """The next request's name, and what sends it; that raises WrongAnswerError where another answer comes."""
         (chosen,) = self._choose.choices(self._requests, cum_weights=self._weights)
         return chosen.__name__.strip("_"), chosen
 
@@ -75,7 +90,7 @@ class MixedLoad:
         (result,) = answer.json()["results"]
         # Seen classes do not change, so the same photo has the same answer to the last bit, whatever else goes on.
         if self._known.setdefault(photo, result) != result:
-            raise WrongAnswer(f"a photo was {self._known[photo]} and is now {result}")
+            raise WrongAnswerError(f"a photo was {self._known[photo]} and is now {result}")
 
     async def _json(self) -> None:
         photos = self._some(4)
@@ -105,14 +120,14 @@ class MixedLoad:
     def _expect_results(document: dict[str, Any], number: int) -> None:
         results = document["results"]
         if len(results) != number or not all(result.get("predictions") for result in results):
-            raise WrongAnswer(f"expected {number} results, got {document}")
+            raise WrongAnswerError(f"expected {number} results, got {document}")
 
     async def _v2_json(self) -> None:
         photos = [base64.b64encode(photo).decode() for photo in self._some(3)]
         inputs = [{"name": "image_bytes", "datatype": "BYTES", "shape": [len(photos)], "data": photos}]
         answer = await self._asking.ask("POST", "/v2/models/d3gzsl/infer", json={"inputs": inputs})
         if answer.json()["outputs"][0]["shape"][0] != len(photos):
-            raise WrongAnswer(f"expected {len(photos)} rows, got {answer.json()}")
+            raise WrongAnswerError(f"expected {len(photos)} rows, got {answer.json()}")
 
     async def _v2_binary(self) -> None:
         data = self._pixels.tobytes()
@@ -134,10 +149,7 @@ class MixedLoad:
         await self._asking.ask("POST", "/classes:preview", data={"class": json.dumps({"name": "tried"})}, files=files)
 
     async def _reads(self) -> None:
-        path = self._choose.choice(
-            ["/healthz", "/readyz", "/version", "/metrics", "/attributes", "/registry", "/registry/versions?order=newest",
-             "/classes?limit=20", "/classes?name=red", "/v2", "/v2/models/d3gzsl", "/v2/health/ready", "/bundle/examples"]
-        )  # fmt: skip
+        path = self._choose.choice(_READS)
         await self._asking.ask("GET", path)
 
     async def _page(self) -> None:
@@ -173,10 +185,7 @@ class MixedLoad:
         await self._asking.ask(method, path, expected, **arguments)
 
     async def _gone_in_the_body(self) -> None:
-        kind, path = self._choose.choice(
-            [("image/jpeg", "/classify"), ("application/json", "/classify"), ("application/json", "/classes"),
-             ("application/json", "/classes:batch"), ("multipart/form-data; boundary=b", "/classes:preview")]
-        )  # fmt: skip
+        kind, path = self._choose.choice(_READS)
         async with raw(self._asking.url) as client:
             await client.send(head("POST", path, length=100_000, kind=kind))
             await client.send(self._a_photo())
@@ -213,4 +222,4 @@ class MixedLoad:
     async def _silence(self) -> None:
         async with raw(self._asking.url) as client:
             if await client.reader.read(1) != b"":
-                raise WrongAnswer("expected the end of a connection on which nothing was sent")
+                raise WrongAnswerError("expected the end of a connection on which nothing was sent")

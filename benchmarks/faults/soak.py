@@ -2,11 +2,11 @@
 
     python benchmarks/faults/soak.py --out benchmarks/results/DATE-soak [--minutes 30] [--rate 15] [--changes 2]
 
-Clients classify (JPEG, JSON, forms, gzip, Open Inference Protocol), register and remove classes with and without photos,
-roll back, try classes out, send nonsense, go away in the middle of a body or before the answer, and send or read slowly.
-Every status is known beforehand, and so is what every version of the class table holds. Once a minute nobody sends
-anything for some seconds; these moments are compared. `OUT.json` has the numbers, `OUT.md` the words, `OUT.svg` memory
-and open files.
+Clients classify (JPEG, JSON, forms, gzip, Open Inference Protocol), register and remove classes with and without
+photos, roll back, try classes out, send nonsense, go away in the middle of a body or before the answer, and send or
+read slowly. Every status is known beforehand, and so is what every version of the class table holds. Once a minute
+nobody sends anything for some seconds; these moments are compared. `OUT.json` has the numbers, `OUT.md` the words,
+`OUT.svg` memory and open files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.faults.asking import Asking, Tally, WrongAnswer
+from benchmarks.faults.asking import Asking, Tally
 from benchmarks.faults.changing import Changes
 from benchmarks.faults.mixed_load import MixedLoad
 from benchmarks.faults.soak_report import draw, words
@@ -43,6 +41,7 @@ FLAGS = ("--header-timeout", "5", "--idle-timeout", "5", "--grace-period", "5")
 _LOOK_SECONDS = 2.0
 _REST_SECONDS = 3.0
 """Longer than the service needs to give back the memory of bodies that have come."""
+_TICK_SECONDS, _STOPPED_SECONDS = 0.2, 1.5
 _GROWTH, _FILES = 1.05, 3
 
 
@@ -88,6 +87,8 @@ class _Soak:
         self._changes = Changes(self._asking, photos, ranges, seed=2)
         self._changing = asyncio.Lock()
         self._began, self._paused = time.monotonic(), 0.0
+        self._interrupted: list[str] = []
+        self._stops: list[float] = []  # when the machine or whoever runs it stood still
 
     async def run(self) -> dict[str, Any]:
         self._gate.set()
@@ -101,7 +102,7 @@ class _Soak:
             while self._now() < self._plan.seconds and not any(task.done() for task in tasks):
                 until = self._now() + self._plan.every
                 while self._now() < min(until, self._plan.seconds) and not any(task.done() for task in tasks):
-                    await asyncio.sleep(0.2)
+                    await self._tick()
                     await self._pause()
                 await self._rest()
         finally:
@@ -122,7 +123,8 @@ class _Soak:
         choose = random.Random(rate)
         while True:
             await asyncio.sleep(choose.expovariate(rate))
-            await self._gate.wait()
+            while not self._gate.is_set():  # it may have been closed again before this task goes on
+                await self._gate.wait()
             start()
 
     def _request(self) -> None:
@@ -145,12 +147,26 @@ class _Soak:
                 await send()
                 if name:
                     self._tally.asked[name] += 1
-            except (WrongAnswer, httpx.HTTPError, OSError, EOFError) as error:
-                self._tally.fail(f"{name or 'change'} at {self._now():.0f} s: {error!r}")
+            except Exception as error:  # whatever it is, it was not asked for
+                await asyncio.sleep(2 * _TICK_SECONDS)  # so that a stop has been noticed
+                what = f"{name or 'change'} at {self._now():.0f} s: {error!r}"
+                if self._stops and self._stops[-1] >= began:
+                    self._interrupted.append(what[:300])  # limits on time were exceeded by whoever stopped it
+                else:
+                    self._tally.fail(what)
 
+        began = time.monotonic()
         task = asyncio.create_task(counted())
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
+
+    async def _tick(self) -> None:
+        """Wait a moment, and notice where that took so long that somebody must have stopped this process."""
+        began = time.monotonic()
+        await asyncio.sleep(_TICK_SECONDS)
+        if (late := time.monotonic() - began - _TICK_SECONDS) > _STOPPED_SECONDS:
+            self._stops.append(time.monotonic())
+            self._paused += late
 
     async def _look(self) -> None:
         while True:
@@ -197,6 +213,8 @@ class _Soak:
             "by_kind": dict(self._tally.asked.most_common()),
             "by_status": {str(status): number for status, number in sorted(self._tally.statuses.items())},
             "registry_version": self._changes.version,
+            "stops": len(self._stops),
+            "interrupted": self._interrupted,
             "failed": self._tally.failed,
             "failures": self._tally.failures,
             "errors_in_log": wrong[:50],

@@ -19,7 +19,9 @@ def words(found: dict[str, Any], name: str) -> str:
         f"nothing was sent because others measured. The service used {100 * found['cpu_share']:.0f} % of a core.",
         "",
         f"{found['requests']:,} requests, {found['registry_version']:,} versions of the class table, {found['failed']} "
-        f"answers that were not asked for, {len(found['errors_in_log'])} errors in the log.",
+        f"answers that were not asked for, {len(found['errors_in_log'])} errors in the log. {found['stops']} times the "
+        f"machine stood still for more than a second; {len(found['interrupted'])} requests that were at work then "
+        "failed and do not count.",
         "",
         "| target | held |",
         "|---|---|",

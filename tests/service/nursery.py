@@ -68,7 +68,7 @@ class Nursery:
 
 
 def _ready(port: int) -> bool:
-    """Whether the service answers that it is; asked so often that a client of httpx for each question would cost more."""
+    """Whether the service answers that it is; asked so often that a new client of httpx each time would cost more."""
     asking = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG)
     try:
         asking.request("GET", "/readyz")

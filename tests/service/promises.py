@@ -27,7 +27,7 @@ UNCONFIRMED = "change-unconfirmed"
 
 
 class Changing:
-    """Two clients, each in a thread, that change as fast as they can until their service dies or they are told to end."""
+    """Two clients, each in a thread, that change as fast as they can until the service dies or they are to end."""
 
     def __init__(self, url: str, kinds: tuple[str, str]) -> None:
         self.url, self.wrong, self.confirmed = url, list[str](), 0

@@ -1,4 +1,4 @@
-"""PostgreSQL is killed under a service that goes on: images are answered, and every acknowledged change is there later."""
+"""PostgreSQL is killed under a service: images are answered all the while, and no acknowledged change is lost."""
 
 from __future__ import annotations
 
