@@ -17,6 +17,13 @@ from benchmarks.faults.asking import Asking, WrongAnswerError
 from benchmarks.faults.raw_http import head, raw
 
 JPEG = {"content-type": "image/jpeg"}
+_BROKEN_OFF = (
+    ("image/jpeg", "/classify"),
+    ("application/json", "/classify"),
+    ("application/json", "/classes"),
+    ("application/json", "/classes:batch"),
+    ("multipart/form-data; boundary=b", "/classes:preview"),
+)
 _READS = (
     "/healthz",
     "/readyz",
@@ -185,7 +192,7 @@ class MixedLoad:
         await self._asking.ask(method, path, expected, **arguments)
 
     async def _gone_in_the_body(self) -> None:
-        kind, path = self._choose.choice(_READS)
+        kind, path = self._choose.choice(_BROKEN_OFF)
         async with raw(self._asking.url) as client:
             await client.send(head("POST", path, length=100_000, kind=kind))
             await client.send(self._a_photo())
