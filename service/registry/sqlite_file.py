@@ -24,6 +24,7 @@ PRIVATE = 0o600
 _BESIDE = ("", "-wal", "-shm")
 _LOG_HEAD, _LOG_MAGIC = struct.Struct(">8I"), 0x377F0682
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_REFUSED_BY_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 _ADVICE = (
     "stop every service that uses it, move the file away with what lies beside it (-wal, -shm), bring a back-up back "
     "with `d3gzsl registry restore`, and start again"
@@ -50,6 +51,11 @@ def is_corruption(error: BaseException | None) -> bool:
 def is_full(error: BaseException | None) -> bool:
     """Whether SQLite says that there is no room on the disk."""
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_FULL
+
+
+def is_refusal_of_disk(error: BaseException | None) -> bool:
+    """Whether SQLite says that the system did not read or write for it."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _REFUSED_BY_DISK
 
 
 def is_unsynced(error: BaseException | None) -> bool:
