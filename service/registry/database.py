@@ -28,9 +28,9 @@ from service.registry.sqlite_file import (
     SqliteFile,
     connect,
     damaged,
+    disk_advice,
     is_corruption,
     is_full,
-    is_refusal_of_disk,
     is_unsynced,
     prepare,
 )
@@ -48,7 +48,6 @@ _MIGRATION_LOCK = 0x6433677A736C  # any number that others are unlikely to use
 _POSTGRESQL = "postgresql+psycopg"
 _LONG = 600.0
 """Seconds that reading or writing a whole registry may take."""
-_DISK_ADVICE = "; look whether its disk has room, takes writes and has no errors"
 _SLOW, _REST = 1.0, 2.0
 """Seconds after which a failure counts as a server that hangs, and for which nobody asks it again."""
 
@@ -313,7 +312,7 @@ class Database:
                     f"the registry {self.name} has no room on its disk: {_cause(error)}; make room there, and changes "
                     "are taken again without a restart"
                 ) from error
-            advice = _DISK_ADVICE if is_refusal_of_disk(error.__cause__) else ""
+            advice = disk_advice(error.__cause__)
             raise StorageError(f"the registry {self.name} cannot be used: {_cause(error)}{advice}") from error
 
     def _open_file(self, path: Path) -> SqliteFile:

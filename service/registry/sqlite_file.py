@@ -53,9 +53,10 @@ def is_full(error: BaseException | None) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_FULL
 
 
-def is_refusal_of_disk(error: BaseException | None) -> bool:
-    """Whether SQLite says that the system did not read or write for it."""
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _REFUSED_BY_DISK
+def disk_advice(error: BaseException | None) -> str:
+    """Where to look when SQLite says that the system did not read or write for it; empty for other errors."""
+    refused = (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _REFUSED_BY_DISK
+    return "; look whether its disk has room, takes writes and has no errors" if refused else ""
 
 
 def is_unsynced(error: BaseException | None) -> bool:

@@ -1,4 +1,4 @@
-"""Disks for tests that are small, full, or turn read-only while they are in use; each needs root, else the test is skipped."""
+"""Disks that are small, full, or turn read-only while they are in use; a test that needs one is skipped without root."""
 
 from __future__ import annotations
 
