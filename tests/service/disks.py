@@ -1,4 +1,4 @@
-"""Disks that are small, full, or turn read-only while they are in use; a test that needs one is skipped without root."""
+"""Disks that are small, full, or turn read-only in use; tests that may not mount one are skipped."""
 
 from __future__ import annotations
 
