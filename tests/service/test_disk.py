@@ -107,6 +107,7 @@ def test_every_promise_outlives_a_disk_that_refuses_writes(bundle_dir: Path, tmp
         assert "look whether its disk has room, takes writes and has no errors" in service.log.text
 
 
+@pytest.mark.slow
 def test_a_disk_that_turns_read_only_takes_no_change_and_loses_none(bundle_dir: Path, tmp_path: Path) -> None:
     disk = Ext4(tmp_path / "disk", tmp_path / "image")
     disk.mount()
@@ -130,6 +131,7 @@ def test_a_disk_that_turns_read_only_takes_no_change_and_loses_none(bundle_dir: 
         disk.umount()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["full", "read-only"])
 def test_a_start_on_a_disk_that_takes_nothing_says_what_to_do(bundle_dir: Path, tmp_path: Path, state: str) -> None:
     disk = Ext4(tmp_path / "disk", tmp_path / "image")
@@ -161,6 +163,7 @@ def test_a_start_on_a_disk_that_takes_nothing_says_what_to_do(bundle_dir: Path, 
         disk.umount()
 
 
+@pytest.mark.slow
 def test_back_ups_wait_for_room_and_leave_nothing_by_halves(bundle_dir: Path, tmp_path: Path, disk: Path) -> None:
     folder = disk / "backups"
     flags = ("--backup-dir", str(folder), "--backup-changes", "1", "--threads", "1")
