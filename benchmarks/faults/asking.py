@@ -68,4 +68,5 @@ class Asking:
         await self._client.aclose()
 
     def _new(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=120)
+        # Shorter than the service keeps connections, so that none is used at the moment at which it is closed.
+        return httpx.AsyncClient(base_url=self.url, timeout=120, limits=httpx.Limits(keepalive_expiry=2))

@@ -76,7 +76,8 @@ def test_every_promise_outlives_the_database(
     bundle = with_photos if photos else bundle_dir
     promises: Promises | PhotoPromises = PhotoPromises() if photos else Promises()
     refused = 0
-    with serving(bundle, tmp_path, "--database-url", url, "--threads", "1") as service:
+    flags = ("--database-url", url, "--threads", "1", "--deadline", "300")  # on a machine that others may stop
+    with serving(bundle, tmp_path, *flags) as service:
         for loss in range(losses):
             clients = Photographing(service.url, loss) if photos else Registering(service.url, loss)
             clients.start()
