@@ -26,6 +26,8 @@ D3GZSLError                         (model.errors)
 │   └── RateError                   the client asks too often
 ├── RegistryError                   the registry on disk cannot be used
 │   ├── StorageError                reading or writing it failed
+│   │   ├── StorageFullError        the disk has no room
+│   │   └── UnconfirmedChangeError  the database did not say whether it committed
 │   ├── RegistryReplacedError       a backup has taken its place meanwhile
 │   └── RegistryDamagedError        it is not what was written, or not where it was
 ├── UnknownVersionError             there was no such version of the registry
@@ -141,6 +143,14 @@ class RegistryError(D3GZSLError):
 
 class StorageError(RegistryError):
     """The database did not read or write."""
+
+
+class StorageFullError(StorageError):
+    """The disk that the database writes to has no room; nothing was written."""
+
+
+class UnconfirmedChangeError(StorageError):
+    """The database was asked to commit and did not say that it has: the change is stored as a whole, or not at all."""
 
 
 class RegistryReplacedError(RegistryError):

@@ -45,6 +45,9 @@ _REFUSED_AT_ONCE = ("overloaded", "too-many-requests")
 _WAITED_ALREADY = "version-not-reached"
 """The problem of a request for which the service has waited as long as it may."""
 
+_UNCONFIRMED = "change-unconfirmed"
+"""The problem of a change that is stored or not, which the service could not find out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
@@ -130,7 +133,7 @@ class Session:
             except ClientError as error:
                 if uncertain and call.gone_is_done and isinstance(error, NotFoundError):
                     return call.read(httpx.Response(HTTPStatus.NO_CONTENT, request=request))
-                uncertain = uncertain or (isinstance(error, UnreachableError) and error.sent)
+                uncertain = uncertain or _may_be_done(error)
                 seconds = self._retries.wait(tries, _asked(outcome)) if _may_repeat(call, error) else None
                 if seconds is None:
                     if uncertain and isinstance(error, ServiceError):
@@ -208,6 +211,13 @@ def _may_repeat(call: Call[Any], error: ClientError) -> bool:
         return False
     name = error.name if isinstance(error, ServiceError) else ""
     return name != _WAITED_ALREADY and (call.repeat or name in _REFUSED_AT_ONCE)
+
+
+def _may_be_done(error: ClientError) -> bool:
+    """Whether a request that failed may have changed something."""
+    if isinstance(error, ServiceError):
+        return error.name == _UNCONFIRMED
+    return isinstance(error, UnreachableError) and error.sent
 
 
 def _asked(outcome: httpx.Response | Exception) -> float | None:

@@ -105,6 +105,12 @@ PROBLEM_TYPES: Mapping[type[Exception], ProblemType] = {
         503, "version-not-reached", "The registry has not reached this version yet"
     ),
     own.NotReadyError: ProblemType(503, "not-ready", "The service is not ready"),
+    own.UnconfirmedChangeError: ProblemType(
+        503, "change-unconfirmed", "The registry did not say whether the change was stored", internal=True
+    ),
+    own.StorageFullError: ProblemType(
+        503, "registry-full", "The disk of the registry has no room; nothing changed", internal=True
+    ),
     own.RegistryError: ProblemType(
         503, "registry-unavailable", "The registry cannot be used; nothing changed", internal=True
     ),

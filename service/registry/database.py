@@ -16,9 +16,24 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from service.errors import RegistryDamagedError, RegistryError, StorageError
-from service.registry.postgres import HasSocket, limited, open_engine
-from service.registry.sqlite_file import SqliteFile, connect, damaged, is_corruption, prepare
+from service.errors import (
+    RegistryDamagedError,
+    RegistryError,
+    StorageError,
+    StorageFullError,
+    UnconfirmedChangeError,
+)
+from service.registry.postgres import DISK_FULL, HasSocket, limited, open_engine
+from service.registry.sqlite_file import (
+    SqliteFile,
+    connect,
+    damaged,
+    disk_advice,
+    is_corruption,
+    is_full,
+    is_unsynced,
+    prepare,
+)
 from service.settings import Settings, default_data_dir
 
 FILE = "registry.sqlite3"
@@ -214,6 +229,7 @@ class Database:
 
         Raises:
             StorageError: the database refuses, or does not answer in time; nothing was written.
+            UnconfirmedChangeError: the database was lost while it committed; everything was written, or nothing.
             RegistryDamagedError: the file is lost or damaged.
         """
         with self._transaction(self._writer, whole=whole) as connection:
@@ -242,14 +258,19 @@ class Database:
                 yield connection
                 if connection.get_execution_options().get(_WRITES, False):
                     with self._file.committing():
-                        transaction.commit()
+                        try:
+                            transaction.commit()
+                        except OperationalError as error:
+                            if is_unsynced(error.__cause__):
+                                raise self._unconfirmed(error) from error
+                            raise
 
     @contextmanager
     def _on_server(self, engine: sa.Engine, *, whole: bool) -> Iterator[sa.Connection]:
         """A transaction on a server that may hang: it ends in time, and what it gave up is not committed later."""
         if (rest := self._resting_until - time.monotonic()) > 0:
             raise StorageError(f"the registry {self.name} did not answer; it is asked again in {rest:.1f} seconds")
-        began = time.monotonic()
+        began, committing = time.monotonic(), False
         try:
             with engine.connect() as connection:
                 seconds = _LONG if whole else 2 * self.busy_timeout + 1  # the server's own limits come first
@@ -260,12 +281,22 @@ class Database:
                     yield connection
                     # Given up only when the server has ended the transaction itself, which has been idle for so long.
                     limit.restart(self.busy_timeout + 1)
+                    committing = engine is self._writer
                     transaction.commit()
         except OperationalError as error:
             lost = error.connection_invalidated or error.statement is None
             if lost and not whole and time.monotonic() - began > _SLOW:
                 self._resting_until = time.monotonic() + _REST
+            refused = getattr(error.__cause__, "sqlstate", None) is not None and not error.connection_invalidated
+            if committing and not refused:
+                raise self._unconfirmed(error) from error
             raise
+
+    def _unconfirmed(self, error: OperationalError) -> UnconfirmedChangeError:
+        return UnconfirmedChangeError(
+            f"the registry {self.name} did not say whether it stored a change: {_cause(error)}; look "
+            "whether it is there"
+        )
 
     @contextmanager
     def _errors_in_words(self) -> Iterator[None]:
@@ -276,8 +307,13 @@ class Database:
         except SQLAlchemyError as error:
             if is_corruption(error.__cause__):
                 raise self.damaged(f": {error.__cause__}") from None
-            cause = str(error.__cause__ or error).strip()
-            raise StorageError(f"the registry {self.name} cannot be used: {cause}") from error
+            if is_full(error.__cause__) or getattr(error.__cause__, "sqlstate", None) == DISK_FULL:
+                raise StorageFullError(
+                    f"the registry {self.name} has no room on its disk: {_cause(error)}; make room there, and changes "
+                    "are taken again without a restart"
+                ) from error
+            advice = disk_advice(error.__cause__)
+            raise StorageError(f"the registry {self.name} cannot be used: {_cause(error)}{advice}") from error
 
     def _open_file(self, path: Path) -> SqliteFile:
         def prove() -> None:
@@ -338,6 +374,10 @@ def _from_json(text: str) -> Any:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UnreadableValueError(f"a document in it is no JSON: {error}") from None
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    return str(error.__cause__ or error).strip()
 
 
 def _revision(connection: sa.Connection) -> str | None:

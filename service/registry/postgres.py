@@ -20,6 +20,8 @@ from sqlalchemy.exc import DisconnectionError
 
 from model.errors import MissingDependencyError
 
+DISK_FULL = "53100"
+"""PostgreSQL's code for a disk without room."""
 _PING_SECONDS = 2.0
 _BROKEN_LINE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 """A server that does not answer is noticed within seconds, not after the system's hours."""

@@ -24,6 +24,7 @@ PRIVATE = 0o600
 _BESIDE = ("", "-wal", "-shm")
 _LOG_HEAD, _LOG_MAGIC = struct.Struct(">8I"), 0x377F0682
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_REFUSED_BY_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 _ADVICE = (
     "stop every service that uses it, move the file away with what lies beside it (-wal, -shm), bring a back-up back "
     "with `d3gzsl registry restore`, and start again"
@@ -45,6 +46,22 @@ def damaged(name: object, what: str) -> RegistryDamagedError:
 def is_corruption(error: BaseException | None) -> bool:
     """Whether SQLite says that a file does not hold together."""
     return isinstance(error, sqlite3.DatabaseError) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _CORRUPT
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether SQLite says that there is no room on the disk."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_FULL
+
+
+def disk_advice(error: BaseException | None) -> str:
+    """Where to look when SQLite says that the system did not read or write for it; empty for other errors."""
+    refused = (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _REFUSED_BY_DISK
+    return "; look whether its disk has room, takes writes and has no errors" if refused else ""
+
+
+def is_unsynced(error: BaseException | None) -> bool:
+    """Whether SQLite wrote a commit and the system did not say that it is on the disk."""
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_FSYNC
 
 
 def prepare(path: Path, make: Callable[[Path], None]) -> None:

@@ -6,6 +6,7 @@ error. It answers with the id of the process; a line with an id is answered when
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -17,11 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from tests.service.processes import ROOT, environment
 
-HANG = 60.0
+HANG = 300.0
 
 
 class Nursery:
@@ -48,14 +47,13 @@ class Nursery:
         """URL and process id of a service that is ready; it is killed at the end."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
         pid = self._ask({"arguments": ["serve", "--port", str(port), *flags], "log": str(self._log)})
         try:
             end = time.monotonic() + HANG
-            while not _ready(url):
+            while not _ready(port):
                 assert time.monotonic() < end, self._log.read_text()[-3000:]
-                time.sleep(0.01)
-            yield url, pid
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{port}", pid
         finally:
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so that the number is still its own
             self._ask(pid)
@@ -69,11 +67,16 @@ class Nursery:
         return int(program.stdout.readline())
 
 
-def _ready(url: str) -> bool:
+def _ready(port: int) -> bool:
+    """Whether the service answers that it is; asked so often that a new client of httpx each time would cost more."""
+    asking = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG)
     try:
-        return httpx.get(f"{url}/readyz", timeout=HANG).status_code == 200
-    except httpx.TransportError:
+        asking.request("GET", "/readyz")
+        return asking.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        asking.close()
 
 
 def _serve(arguments: list[str], log: str) -> None:

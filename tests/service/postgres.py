@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,12 +46,43 @@ class Postgres:
     def stop(self, mode: str = "immediate") -> None:
         self.run(binary("pg_ctl"), "-D", str(self.folder / "data"), "-m", mode, "-w", "stop", check=False)
 
+    def kill(self) -> None:
+        """`kill -9` for all processes of the server at once."""
+        os.kill(self._processes()[0], signal.SIGSTOP)  # so that it starts none while the others are listed
+        processes = self._processes()
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        while any(_runs(process) for process in processes):
+            time.sleep(0.01)
+        # A process that has ended and that nobody has waited for yet would be taken for a server that runs.
+        (self.folder / "data" / "postmaster.pid").unlink()
+        (self.folder / ".s.PGSQL.5432.lock").unlink()
+
+    def backends(self, url: str) -> list[int]:
+        """Processes that serve connections to a database, those in a transaction first."""
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() ORDER BY xact_start"
+        with self.connected() as connection:
+            return [row[0] for row in connection.execute(query, [url.partition("@/")[2].partition("?")[0]])]
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """A connection of the administrator, which commits by itself."""
+        import psycopg
+
+        with psycopg.connect(f"postgresql://postgres@/postgres?host={self.folder}", autocommit=True) as connection:
+            yield connection
+
+    def _processes(self) -> list[int]:
+        first = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        with suppress(OSError):
+            return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        return [first]
+
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """The server with all its processes stopped: it is there and answers nothing."""
-        first = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
-        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        processes = [first, *map(int, children)]
+        processes = self._processes()
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:
@@ -64,6 +97,14 @@ class Postgres:
         name = f"d{uuid.uuid4().hex[:12]}"
         self.run(binary("createdb"), "-h", str(self.folder), "-U", "postgres", *options, name)
         return f"postgresql://postgres@/{name}?host={self.folder}"
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process does anything still; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from service.errors import MalformedBodyError, NotReadyError, OverloadedError
 from service.http.bodies.base64_files import decode_base64
 from service.http.bodies.budget import SLOW, BodyBudget
 from service.http.bodies.forms import Part, boundary_of, parts_of
+from service.http.bodies.reading import Turns
 from service.settings import Settings
 from tests.service.conftest import Client, Running
 from tests.service.tiny import photo, png
@@ -375,3 +376,8 @@ async def test_a_name_that_is_nearly_right_gets_the_right_one(
 async def test_so_many_parameters_are_refused_together(client: Client) -> None:
     answer = await client.get("/classes?" + "&".join(f"p{i}=" for i in range(2000)))
     assert (answer.status_code, len(answer.json()["errors"])) == (422, 1)
+
+
+def test_bodies_that_are_late_together_are_refused_one_after_the_other() -> None:
+    turns = Turns(0.5)
+    assert [turns.take(now) for now in (10.0, 10.0, 10.25, 12.0, 12.25)] == [0.0, 0.5, 0.75, 0.0, 0.25]

@@ -219,6 +219,7 @@ def test_a_class_that_is_gone_after_a_lost_answer_was_removed(ask: Asking) -> No
     gone = problem(404, "no-such-class")
     assert ask(Service(LOST, gone), "remove_class", "x")[0] is None
     assert ask(Service(LOST, problem(503, "overloaded"), gone), "remove_example", "x", "y")[0] is None
+    assert ask(Service(problem(503, "change-unconfirmed"), gone), "remove_class", "x")[0] is None
     for service in (Service(gone), Service(NEVER_SENT, gone), Service(problem(503, "not-ready"), gone)):
         assert isinstance(ask(service, "remove_class", "x")[0], NotFoundError)
     assert isinstance(ask(Service(LOST, problem(404, "no-such-class")), "show_class", "x")[0], NotFoundError)

@@ -14,6 +14,26 @@ from service.http.bodies.budget import Body, BodyBudget
 from service.http.bodies.gunzip import Gunzip, is_gzip
 from service.http.problems import problem_answer
 
+_BETWEEN_REFUSALS = 0.02
+"""Seconds between refusals of two bodies that are late: each costs milliseconds, and hundreds may be late together."""
+
+
+class Turns:
+    """Moments at which things that are due may happen, so that many at once do not keep others waiting.
+
+    Args:
+        seconds: between two of them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._next = seconds, 0.0
+
+    def take(self, now: float) -> float:
+        """Seconds to wait from now; 0 where nothing else is due."""
+        at = max(now, self._next)
+        self._next = at + self._seconds
+        return at - now
+
 
 class Bodies:
     """Refuses to read on where a body is too large, too slow, or more than there is room for; unpacks gzip.
@@ -29,6 +49,7 @@ class Bodies:
 
     def __init__(self, app: ASGIApp, *, budget: BodyBudget, limit: int, seconds: float) -> None:
         self._app, self._budget, self._limit, self._seconds = app, budget, limit, seconds
+        self._turns = Turns(_BETWEEN_REFUSALS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -41,7 +62,9 @@ class Bodies:
             await problem_answer(Request(scope), error)(scope, receive, send)
             return
         with self._budget.body() as body:
-            reader = _Reader(scope, receive, self._budget, body, limit=self._limit, seconds=self._seconds)
+            reader = _Reader(
+                scope, receive, self._budget, body, limit=self._limit, seconds=self._seconds, turns=self._turns
+            )
             await self._app(scope, reader, send)
 
 
@@ -69,10 +92,18 @@ class _Reader:
     """Receives the messages of one request."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, budget: BodyBudget, body: Body, *, limit: int, seconds: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        budget: BodyBudget,
+        body: Body,
+        *,
+        limit: int,
+        seconds: float,
+        turns: Turns,
     ) -> None:
         self._scope, self._receive, self._budget, self._body = scope, receive, budget, body
-        self._limit, self._seconds = limit, seconds
+        self._limit, self._seconds, self._turns = limit, seconds, turns
         self._end: float | None = None
         self._gunzip: Gunzip | None = None
         self._came = self._given = 0
@@ -130,7 +161,10 @@ class _Reader:
                 with self._body.waiting(wait):
                     message = await self._receive()
         except TimeoutError:
-            raise self._body.refusal or SlowRequestError(
+            if self._body.refusal is not None:
+                raise self._body.refusal from None
+            await asyncio.sleep(self._turns.take(asyncio.get_running_loop().time()))
+            raise SlowRequestError(
                 f"expected the whole body within {self._seconds:g} seconds, got {self._came} bytes"
             ) from None
         self._came += len(message.get("body", b""))
