@@ -78,7 +78,7 @@ def fuzz_api(*, examples: int, seed: int, phases: Sequence[str] = PHASES, second
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
                 *("--phases", ",".join(phases), "--checks", ",".join(CHECKS), "--max-examples", str(examples)),
                 *("--seed", str(seed), "--continue-on-failure", "--generation-database", "none", "--warnings", "off"),
-                *("--suppress-health-check", "all", "--request-timeout", "30", "--no-color"),
+                *("--suppress-health-check", "all", "--request-timeout", "300", "--no-color"),
                 *("--report", "json", "--report-json-path", str(report), *limits),
             ],
             env=environment(SCHEMATHESIS_HOOKS="tests.fuzz.api_hooks"),

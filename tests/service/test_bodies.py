@@ -89,6 +89,8 @@ async def test_a_form_with_nothing_but_an_empty_control_has_no_image(client: Cli
         (b'; filename="a;b.png"', "a;b.png"),
         (b'; filename="C:\\photos\\a.png"', "a.png"),
         (b"; FileName=a.png", "a.png"),
+        ('; filename="=?\xff?q?a.png?="'.encode(), "=?\xff?q?a.png?="),  # no charset has such a name
+        (b'; filename="=?utf-8?b?a?="', "=?utf-8?b?a?="),
     ],
 )
 def test_every_way_to_write_a_name(parameters: bytes, name: str) -> None:
