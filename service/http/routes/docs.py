@@ -109,6 +109,11 @@ def _describe_by(schema: dict[str, Any], names: Sequence[str], *, text: bool) ->
         del schema["properties"]["text"]
     if not names:
         attributes["anyOf"] = [numbers]
+    if "examples" in schema["properties"]:
+        schema["anyOf"] = [
+            *({"required": [way]} for way in ("attributes", "like", "text") if way in schema["properties"]),
+            {"required": ["examples"], "properties": {"examples": {"minItems": 1}}},
+        ]
 
 
 def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
