@@ -74,7 +74,11 @@ def fuzz_api(*, examples: int, seed: int, phases: Sequence[str] = PHASES, second
         phases: of schemathesis.
         seconds: most time; what is not done by then is left out.
     """
-    with tempfile.TemporaryDirectory() as folder, serving(None, Path(folder), *SERVER) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="d3gzsl-fuzz-api-") as folder,
+        serving(None, Path(folder) / "data", *SERVER) as server,
+        (Path(folder) / "said").open("w+") as output,
+    ):
         _make_versions(server)
         report = Path(folder) / "report.json"
         limits = [] if seconds is None else ["--max-time", str(seconds)]
@@ -88,11 +92,11 @@ def fuzz_api(*, examples: int, seed: int, phases: Sequence[str] = PHASES, second
             ],
             env=environment(SCHEMATHESIS_HOOKS="tests.fuzz.api_hooks"),
             cwd=folder,  # it leaves a cache where it runs
-            capture_output=True,
-            text=True,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             check=False,
         )
-        said = ended.stdout + ended.stderr
+        said = (Path(folder) / "said").read_text()
         if not report.exists():
             raise RuntimeError(f"schemathesis ended with status {ended.returncode} and no report:\n{said}")
         found: dict[str, Any] = json.loads(report.read_text())

@@ -151,7 +151,7 @@ class ModelRegistry:
             wanted, known = then.get(class_id), self.now.get(class_id)
             if wanted is None or not wanted.same_as(known) or known is None or known.row != wanted.row:
                 made[class_id] = wanted
-        self._append("rollback", made, source=version, keep_rows=True)
+        self._append("rollback", made, source=version)
         return None
 
     def adopt(self, owner: int) -> None:
@@ -170,11 +170,7 @@ class ModelRegistry:
             elif known.attributes is not None:
                 made[class_id] = replace(known, photos=frozenset(), row=next(_rows))
         self.owner, self.base = owner, self.last
-        self.versions.append({**own, **_placed(made, self.last + 1)})
-        for class_id, one in made.items():
-            if one is None:
-                del self.versions[-1][class_id]  # type: ignore[attr-defined]
-        self.history.append(ModelVersion(operation="adopt", class_ids=frozenset(made)))
+        self._append("adopt", made, beginning=own)
 
     def _decide(self, edit: ModelEdit) -> ModelClass | Refusal | Literal["gone", "as it is"]:
         known = self.now.get(edit.class_id)
@@ -212,18 +208,16 @@ class ModelRegistry:
         made: Mapping[str, ModelClass | None],
         *,
         source: int | None = None,
-        keep_rows: bool = False,
+        beginning: Mapping[str, ModelClass] | None = None,
     ) -> None:
-        del keep_rows
-        after = {**self.now, **_placed(made, self.last + 1)}
-        self.versions.append({i: one for i, one in after.items() if i not in made or made[i] is not None})
+        version, after = self.last + 1, dict(self.now if beginning is None else beginning)
+        for class_id, one in made.items():
+            if one is None:
+                after.pop(class_id, None)
+            else:
+                after[class_id] = replace(one, changed=version)
+        self.versions.append(after)
         self.history.append(ModelVersion(operation=operation, class_ids=frozenset(made), source=source))
-
-
-def _placed(made: Mapping[str, ModelClass | None], version: int) -> dict[str, ModelClass]:
-    """Changed classes with the version that changed them; those that are gone stand for themselves."""
-    gone = ModelClass(name="gone", attributes=None)
-    return {i: replace(gone if one is None else one, changed=version) for i, one in made.items()}
 
 
 def _new_row(wanted: ModelClass | None) -> ModelClass:
