@@ -27,6 +27,10 @@ _REAL: dict[str, list[str]] = {
     "version": [_BUNDLE.bundle_id],
 }
 """Values of parameters in paths that lead somewhere, which the document cannot know."""
+VERSIONS = 200
+"""Versions that the registry has before the first request."""
+_WAITED_FOR = range(VERSIONS + 1, 1_000_000)
+"""Versions that may be so near that the service would wait for them until its deadline; those beyond are refused."""
 _SHARE = 0.7
 """How often what would hardly be guessed is replaced by what exists."""
 _ASKED_FOR = {
@@ -41,7 +45,13 @@ for _type in ("image/*", "application/octet-stream"):
 
 @schemathesis.hook
 def map_case(_context: HookContext, case: Case) -> Case:
-    """Replace ids and images of a request that is meant to be valid by ones that exist, most of the time."""
+    """Replace ids and images of a request that is meant to be valid by ones that exist, most of the time.
+
+    Versions that would be waited for are replaced in all requests.
+    """
+    _with_versions(case.query)
+    if isinstance(case.body, dict):
+        _with_versions(case.body.get("parameters"))
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return case
     chance = random.Random(crc32(repr((case.path_parameters, case.query, str(case.body)[:2000])).encode()))
@@ -52,6 +62,15 @@ def map_case(_context: HookContext, case: Case) -> Case:
     if isinstance(case.body, dict):
         _with_images(case.body, chance, form=(case.media_type or "").startswith("multipart/"))
     return case
+
+
+def _with_versions(parameters: Any) -> None:
+    name = "min_registry_version"
+    if isinstance(parameters, dict):
+        asked = parameters.get(name)
+        number = int(asked) if isinstance(asked, str) and asked.isdecimal() and len(asked) < 20 else asked
+        if isinstance(number, int | float) and number in _WAITED_FOR:
+            parameters[name] = int(number) % VERSIONS
 
 
 def _with_images(document: Any, chance: random.Random, *, form: bool) -> None:
