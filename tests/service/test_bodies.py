@@ -90,6 +90,7 @@ async def test_a_form_with_nothing_but_an_empty_control_has_no_image(client: Cli
         (b'; filename="C:\\photos\\a.png"', "a.png"),
         (b"; FileName=a.png", "a.png"),
         ('; filename="=?\xff?q?a.png?="'.encode(), "=?\xff?q?a.png?="),  # no charset has such a name
+        (b"; filename*=u\0tf-8''a.png", "a.png"),
         (b'; filename="=?utf-8?b?a?="', "=?utf-8?b?a?="),
     ],
 )

@@ -137,7 +137,10 @@ def _filename(disposition: Message) -> str | None:
 
 
 def _value(value: str | tuple[str | None, str | None, str]) -> str:
-    text = collapse_rfc2231_value(value)
+    try:
+        text = collapse_rfc2231_value(value)
+    except ValueError:  # what should name the charset holds a zero
+        text = value[2] if isinstance(value, tuple) else value
     return text.rpartition("\\")[2] if re.match(r"[A-Za-z]:\\|\\\\", text) else text  # a path, as old browsers send it
 
 
