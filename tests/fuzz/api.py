@@ -41,6 +41,7 @@ CHECKS = (
     "use_after_free",
     "ensure_resource_availability",
 )
+CONFIG = Path(__file__).with_name("schemathesis.toml")
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 # So long that no answer comes late, however busy or halted the machine is.
 SERVER = ("--deadline", "900", "--body-timeout", "900", "--header-timeout", "900", "--threads", "1")
@@ -85,9 +86,19 @@ def fuzz_api(*, examples: int, seed: int, phases: Sequence[str] = PHASES, second
         limits = [] if seconds is None else ["--max-time", str(seconds)]
         ended = subprocess.run(
             [
-                *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
+                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"),
+                f"{server.url}/openapi.json",
                 *("--phases", ",".join(phases), "--checks", ",".join(CHECKS), "--max-examples", str(examples)),
-                *("--seed", str(seed), "--continue-on-failure", "--generation-database", "none", "--warnings", "off"),
+                *(
+                    "--seed",
+                    str(seed),
+                    "--continue-on-failure",
+                    "--no-shrink",
+                    "--generation-database",
+                    "none",
+                    "--warnings",
+                    "off",
+                ),
                 *("--suppress-health-check", "all", "--request-timeout", "300", "--no-color"),
                 *("--report", "json", "--report-json-path", str(report), *limits),
             ],
@@ -128,11 +139,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000, help="at least so many are sent, in several runs")
     parser.add_argument("--examples", type=int, default=100, help="of each operation in a run")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each following one has the next number")
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="of schemathesis; all by default")
     parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
     chosen = parser.parse_args()
     runs: list[ApiRun] = []
     while sum(run.requests for run in runs) < chosen.requests:
-        runs.append(fuzz_api(examples=chosen.examples, seed=chosen.seed + len(runs)))
+        runs.append(fuzz_api(examples=chosen.examples, seed=chosen.seed + len(runs), phases=chosen.phases))
         print(f"seed {runs[-1].seed}: {runs[-1].requests} requests in {runs[-1].seconds:.0f} s", flush=True)
         if runs[-1].failures:
             print(runs[-1].said)
