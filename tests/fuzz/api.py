@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import httpx
 
 from service.service import load_bundle
 from tests.fuzz.api_hooks import VERSIONS
-from tests.service.processes import Server, environment, serving
+from tests.service.processes import ROOT, Server, environment, serving
 
 CHECKS = (
     "not_a_server_error",
@@ -42,7 +44,8 @@ CHECKS = (
     "ensure_resource_availability",
 )
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-PHASES = ("examples", "coverage", "fuzzing", "stateful")
+RANDOM_PHASES = ("fuzzing", "stateful")
+PHASES = ("examples", "coverage", *RANDOM_PHASES)
 # So long that no answer comes late, however busy or halted the machine is.
 SERVER = ("--deadline", "900", "--body-timeout", "900", "--header-timeout", "900", "--threads", "1")
 LIKE = next(entry.id for entry in load_bundle(None).manifest.classes)
@@ -102,7 +105,9 @@ def fuzz_api(*, examples: int, seed: int, phases: Sequence[str] = PHASES, second
                 *("--suppress-health-check", "all", "--request-timeout", "300", "--no-color"),
                 *("--report", "json", "--report-json-path", str(report), *limits),
             ],
-            env=environment(SCHEMATHESIS_HOOKS="tests.fuzz.api_hooks"),
+            env=environment(
+                SCHEMATHESIS_HOOKS="tests.fuzz.api_hooks", HYPOTHESIS_STORAGE_DIRECTORY=str(ROOT / ".hypothesis")
+            ),
             cwd=folder,  # it leaves a cache where it runs
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -137,30 +142,36 @@ def _make_versions(server: Server) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000, help="at least so many are sent, in several runs")
-    parser.add_argument("--examples", type=int, default=100, help="of each operation in a run")
+    parser.add_argument("--examples", type=int, default=150, help="of each operation in a run")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each following one has the next number")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="of schemathesis; all by default")
     parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
     chosen = parser.parse_args()
     runs: list[ApiRun] = []
     while sum(run.requests for run in runs) < chosen.requests:
-        runs.append(fuzz_api(examples=chosen.examples, seed=chosen.seed + len(runs), phases=chosen.phases))
+        # The edges of the parameters are the same in every run.
+        phases = [phase for phase in chosen.phases if not runs or phase in RANDOM_PHASES] or chosen.phases
+        runs.append(fuzz_api(examples=chosen.examples, seed=chosen.seed + len(runs), phases=phases))
         print(f"seed {runs[-1].seed}: {runs[-1].requests} requests in {runs[-1].seconds:.0f} s", flush=True)
         if runs[-1].failures:
             print(runs[-1].said)
-    total, seconds = sum(run.requests for run in runs), sum(run.seconds for run in runs)
-    failed = [failure for run in runs for failure in run.failures]
-    print(f"{total} requests in {seconds:.0f} s, {len(failed)} kinds of failures")
-    if chosen.out is not None:
-        numbers = {
-            "requests": total,
-            "seconds": round(seconds, 1),
-            "failures": failed,
-            "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-            "runs": [asdict(replace(run, said="")) for run in runs],
-        }
-        chosen.out.write_text(json.dumps(numbers, indent=1) + "\n")
-    sys.exit(1 if failed else 0)
+        if chosen.out is not None:
+            chosen.out.write_text(json.dumps(_numbers(runs), indent=1) + "\n")
+    total = _numbers(runs)
+    print(f"{total['requests']} requests in {total['seconds']:.0f} s, {len(total['failures'])} kinds of failures")
+    sys.exit(1 if total["failures"] else 0)
+
+
+def _numbers(runs: Sequence[ApiRun]) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "requests": sum(run.requests for run in runs),
+        "seconds": round(sum(run.seconds for run in runs), 1),
+        "failures": [failure for run in runs for failure in run.failures],
+        "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
+        "schemathesis": version("schemathesis"),
+        "runs": [{k: v for k, v in asdict(run).items() if k != "said"} for run in runs],
+    }
 
 
 if __name__ == "__main__":
