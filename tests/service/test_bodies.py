@@ -113,6 +113,7 @@ def test_a_part_keeps_every_byte(data: bytes) -> None:
         (b"--XBX\r\nX: y\r\n\r\n\r\n--XBX--", "expected the header Content-Disposition with a name"),
         (b"--XBX\r\nContent-Disposition: form-data\r\n\r\n\r\n--XBX--", "with a name, got none"),
         (b"--XBX\r\nnonsense\r\n\r\n\r\n--XBX--", "got the line 'nonsense'"),
+        (part(b"", b"; filename*=a; filename*1=b") + b"--XBX--", "parameters of content-disposition cannot be read"),
     ],
 )
 def test_what_is_no_form_is_said(body: bytes, words: str) -> None:
@@ -125,6 +126,11 @@ def test_what_is_no_form_is_said(body: bytes, words: str) -> None:
 def test_a_form_needs_a_boundary(kind: str) -> None:
     with pytest.raises(MalformedBodyError, match="with a boundary, got none"):
         boundary_of(kind)
+
+
+def test_a_type_whose_parameters_cannot_be_read_is_refused() -> None:
+    with pytest.raises(MalformedBodyError, match="parameters of content-type cannot be read"):
+        boundary_of("multipart/form-data; boundary=b; x*=a; x*1=b")
 
 
 # --- base64 -----------------------------------------------------------------------------------------------------------
