@@ -61,10 +61,13 @@ class Target:
 
 
 def _check_refusal(error: Exception) -> None:
-    """What is refused is told in lines that can be written, one for each thing that is wrong."""
+    """What is refused is told in lines that can be written, one for each thing that is wrong, each with its place."""
     said = [str(error)]
     if isinstance(error, InvalidInputError):
-        said = [error.message, *(f"{problem.pointer}: {problem.detail}" for problem in error.problems)]
+        said = [error.message, *(problem.detail for problem in error.problems)]
+        for problem in error.problems:  # which may hold any key of the document
+            assert problem.pointer == "" or problem.pointer.startswith("/")
+            problem.pointer.encode()
     for line in said:
         assert line
         assert "\n" not in line
