@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,10 +34,11 @@ from service.registry.backup import read_backup, write_backup
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog, NextVersion
 from tests.service import tiny
+from tests.service.registry_edits import edits
 from tests.service.registry_model import (
-    HUGE,
     MOST_PHOTOS,
     Condition,
+    Kind,
     ModelClass,
     ModelEdit,
     ModelRegistry,
@@ -47,42 +47,21 @@ from tests.service.registry_model import (
 from tests.service.test_photo_orders import EMBEDDINGS
 from tests.service.test_registrar import FakeEngine
 
-IDS = ["bluish", "reddish", "a", "b", "c"]
-ATTRIBUTES = [tiny.VIOLET, (0.5, 0.5, 0.5), (0.1, 0.9, 0.2)]
-WORDS = st.fixed_dictionaries(
-    {},
-    optional={
-        "name": st.sampled_from(["One", "Two"]),
-        "description": st.sampled_from(["", "striped"]),
-        "metadata": st.sampled_from([(), (("x", 1),)]),
-    },
-)
-PHOTOS = st.frozensets(st.integers(0, len(EMBEDDINGS) - 1), max_size=MOST_PHOTOS)
-CONDITIONS = st.sampled_from(
-    ["none", "none", "is there", "is this", "is another", "is not there", "is not this", "is not another"]
-)
 
+def changes_of(kind: Kind) -> Any:
+    """A rule of its own for each kind, so that none is rare: Hypothesis leaves some rules out of every run."""
 
-@st.composite
-def wanted(draw: st.DrawFn) -> ModelClass:
-    """A class as a client describes it: by attributes, by photos, or by both."""
-    photos = draw(PHOTOS)
-    attributes = draw(st.sampled_from([*ATTRIBUTES, None if photos else HUGE]))
-    return replace(ModelClass(name="One", attributes=attributes, photos=photos), **draw(WORDS))
+    @rule(several=st.lists(st.tuples(edits((kind,)), st.integers(0, 1)), min_size=1, max_size=4))
+    def change(self: RegistryMachine, several: list[tuple[ModelEdit, int]]) -> None:
+        for edit, who in several:
+            registrar = self.registrars[who]
+            registrar.catch_up()
+            real = self._real(edit, registrar.snapshot)
+            with self._as_refused(self.model.edit(edit)):
+                self._apply(registrar, real)
 
-
-@st.composite
-def edits(draw: st.DrawFn) -> ModelEdit:
-    kind = draw(st.sampled_from(["create", "create", "put", "put", "describe", "add", "add", "take back", "remove"]))
-    class_id = draw(st.sampled_from(IDS))
-    condition = "none" if kind == "create" else draw(CONDITIONS)
-    if kind in ("create", "put"):
-        return ModelEdit(kind=kind, class_id=class_id, wanted=draw(wanted()), condition=condition)
-    if kind == "describe":
-        return ModelEdit(kind=kind, class_id=class_id, words=draw(WORDS), condition=condition)
-    photos = frozenset(draw(PHOTOS) or {0})
-    photos = frozenset({min(photos)}) if kind == "take back" else photos
-    return ModelEdit(kind=kind, class_id=class_id, photos=photos, condition=condition)
+    change.__name__ = kind.replace(" ", "_")
+    return change
 
 
 def bundled(bundle: Bundle) -> dict[str, ModelClass]:
@@ -118,13 +97,12 @@ class RegistryMachine(RuleBasedStateMachine):
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
-    @rule(edit=edits(), who=st.integers(0, 1))
-    def change(self, edit: ModelEdit, who: int) -> None:
-        registrar = self.registrars[who]
-        registrar.catch_up()
-        real = self._real(edit, registrar.snapshot)
-        with self._as_refused(self.model.edit(edit)):
-            self._apply(registrar, real)
+    create = changes_of("create")
+    put = changes_of("put")
+    describe = changes_of("describe")
+    add_photos = changes_of("add")
+    take_photos_back = changes_of("take back")
+    remove = changes_of("remove")
 
     @rule(many=st.lists(edits(), max_size=4), who=st.integers(0, 1))
     def batch(self, many: list[ModelEdit], who: int) -> None:

@@ -25,6 +25,7 @@ HUGE = (1e30, 0.0, 0.0)
 """Attributes of which no finite row can be made."""
 MOST_PHOTOS = 3
 Condition = Literal["none", "is there", "is this", "is another", "is not there", "is not this", "is not another"]
+Kind = Literal["create", "put", "describe", "add", "take back", "remove"]
 Refusal = type[D3GZSLError]
 _rows = count(1)
 
@@ -58,7 +59,7 @@ class ModelClass:
 class ModelEdit:
     """One change that a client asks for; which fields count depends on the kind."""
 
-    kind: Literal["create", "put", "describe", "add", "take back", "remove"]
+    kind: Kind
     class_id: str
     wanted: ModelClass | None = None
     words: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,16 @@ async def test_a_class_needs_a_description_and_a_change_of_words_a_word(running:
         for words in ({}, {"name": "y"}, {"metadata": {}}, {"name": ""}):
             changed = await client.patch("/classes/bluish", json=words)
             assert (changed.status_code == 200) is promised("ClassWords", words), words
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "GZip", "x-gzip", "identity", "Identity", "br", "gzip, gzip", "zip"])
+async def test_encodings_are_as_promised(client: Client, encoding: str) -> None:
+    document = await openapi(client)
+    (parameter,) = [p for p in document["paths"]["/classify"]["post"]["parameters"] if p["name"] == "Content-Encoding"]
+    promised = re.search(parameter["schema"]["pattern"], encoding) is not None
+    body = gzip.compress(PHOTOS[0]) if "zip" in encoding.lower() else PHOTOS[0]
+    answer = await client.post("/classify", content=body, headers={"content-encoding": encoding})
+    assert (answer.status_code == 200) is promised
 
 
 async def test_advice_about_seen_classes_can_be_followed(client: Client) -> None:

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from model.bundle import Bundle
-from service.classes.edits import Describe, Find
-from service.registry.change import Change
+from model.classes import ClassEntry
+from service.classes.edits import Find, Put
 from tests.service import tiny
 from tests.service.photos import PRIOR
 from tests.service.postgres import Postgres, postgres_server
@@ -69,25 +69,24 @@ def on_postgres(bundles: tuple[Bundle, Bundle], postgres: Postgres) -> type[Regi
 
 
 def test_changes_on_sqlite(on_sqlite: type[RegistryMachine]) -> None:
-    run(on_sqlite, examples=8, steps=20, derandomize=True)
+    run(on_sqlite, examples=25, steps=20, derandomize=True)
 
 
 def test_changes_on_postgresql(on_postgres: type[RegistryMachine]) -> None:
-    run(on_postgres, examples=3, steps=20, derandomize=True)
+    run(on_postgres, examples=10, steps=20, derandomize=True)
 
 
 def test_a_registry_that_forgets_is_found_out(
     on_sqlite: type[RegistryMachine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the tests here could not fail."""
-    decide = Describe.decide
+    decide = Put.decide
 
-    def forgetful(self: Describe, find: Find) -> Change | None:
-        change = decide(self, find)
-        entry = None if change is None else change.entry
-        return change if change is None or entry is None else replace(change, entry=replace(entry, metadata={}))
+    def forgetful(self: Put, find: Find) -> ClassEntry | None:
+        entry = decide(self, find)
+        return None if entry is None else replace(entry, metadata={})
 
-    monkeypatch.setattr(Describe, "decide", forgetful)
+    monkeypatch.setattr(Put, "decide", forgetful)
     with pytest.raises(AssertionError):
         run(on_sqlite, examples=100, steps=20, derandomize=True, phases=[Phase.generate])
 

@@ -40,8 +40,8 @@ _CONTENT_ENCODING = {
     "name": "Content-Encoding",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "enum": ["gzip", "identity"]},
-    "description": "How the body is compressed.",
+    "schema": {"type": "string", "pattern": "^([Ii][Dd][Ee][Nn][Tt][Ii][Tt][Yy]|([Xx]-)?[Gg][Zz][Ii][Pp])?$"},
+    "description": "How the body is compressed: gzip, or identity for not at all.",
 }
 
 
