@@ -4,6 +4,8 @@
 #   make test       the tests, but those marked slow, browser or docker (ARGS='-k name' WORKERS=2 ...)
 #   make test-all   every test; one that needs what this machine lacks is skipped with its reason
 #   make test-rest  only those that `make test` leaves out
+#   make fuzz       bytes of strangers, guided by coverage (SECONDS=600 for each target, ARGS='images json ...')
+#   make fuzz-api   20,000 requests made up from the OpenAPI document (ARGS='--requests 50000 --out results.json' ...)
 #   make check      every check: format, lint, types, imports, tests
 #   make lock       requirements/*.txt from pyproject.toml (UPGRADE=1 moves to the newest versions)
 #   make demo       the embedded demo bundle, from nothing
@@ -19,6 +21,7 @@ SHELL := bash
 
 PORT ?= 8000
 WORKERS ?= 2
+SECONDS ?= 600
 ARGS ?=
 IMAGE ?= d3gzsl-service
 SBOM ?= build/sbom.json
@@ -49,7 +52,7 @@ define install
 	touch $@
 endef
 
-.PHONY: serve serve-gpu test test-all test-rest check format lint types imports lock demo bench audit sbom clean dev
+.PHONY: serve serve-gpu test test-all test-rest fuzz fuzz-api check format lint types imports lock demo bench audit sbom clean dev
 
 serve: $(SERVE)/.ready
 	$(SERVE)/bin/d3gzsl serve --port $(PORT) $(ARGS)
@@ -65,6 +68,12 @@ test-rest: $(DEV)/.ready
 
 test-all: $(DEV)/.ready
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(DEV)/.ready
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
+
+fuzz-api: $(DEV)/.ready
+	$(BIN)/python -m tests.fuzz.api $(ARGS)
 
 check: lint types imports test
 

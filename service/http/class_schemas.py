@@ -103,6 +103,8 @@ class ClassDocument(_ClassText):
 class ClassWords(_ClassText):
     """What may change about a class without its attributes; at least one of them."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
     # Factories, because a default would be promised to clients; a field that is not given stays as it is.
     name: Name = Field(default_factory=str)
     description: Description = Field(default_factory=str)

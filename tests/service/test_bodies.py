@@ -90,6 +90,9 @@ async def test_a_form_with_nothing_but_an_empty_control_has_no_image(client: Cli
         (b'; filename="a;b.png"', "a;b.png"),
         (b'; filename="C:\\photos\\a.png"', "a.png"),
         (b"; FileName=a.png", "a.png"),
+        ('; filename="=?\xff?q?a.png?="'.encode(), "=?\xff?q?a.png?="),  # no charset has such a name
+        (b"; filename*=u\0tf-8''a.png", "a.png"),
+        (b'; filename="=?utf-8?b?a?="', "=?utf-8?b?a?="),
     ],
 )
 def test_every_way_to_write_a_name(parameters: bytes, name: str) -> None:
@@ -111,6 +114,7 @@ def test_a_part_keeps_every_byte(data: bytes) -> None:
         (b"--XBX\r\nX: y\r\n\r\n\r\n--XBX--", "expected the header Content-Disposition with a name"),
         (b"--XBX\r\nContent-Disposition: form-data\r\n\r\n\r\n--XBX--", "with a name, got none"),
         (b"--XBX\r\nnonsense\r\n\r\n\r\n--XBX--", "got the line 'nonsense'"),
+        (part(b"", b"; filename*=a; filename*1=b") + b"--XBX--", "parameters of content-disposition cannot be read"),
     ],
 )
 def test_what_is_no_form_is_said(body: bytes, words: str) -> None:
@@ -123,6 +127,11 @@ def test_what_is_no_form_is_said(body: bytes, words: str) -> None:
 def test_a_form_needs_a_boundary(kind: str) -> None:
     with pytest.raises(MalformedBodyError, match="with a boundary, got none"):
         boundary_of(kind)
+
+
+def test_a_type_whose_parameters_cannot_be_read_is_refused() -> None:
+    with pytest.raises(MalformedBodyError, match="parameters of content-type cannot be read"):
+        boundary_of("multipart/form-data; boundary=b; x*=a; x*1=b")
 
 
 # --- base64 -----------------------------------------------------------------------------------------------------------

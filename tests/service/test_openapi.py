@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from service.keys import digest
 from tests.service.conftest import Client, Running
+from tests.service.photos import PHOTOS, in_json
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +69,44 @@ async def test_cursors_tags_and_attributes_are_as_promised(client: Client) -> No
             promised = len(attributes) >= named["minProperties"] and {*attributes} <= {*named["propertyNames"]["enum"]}
         answer = await client.post("/classes", json={"name": f"x{i}", "attributes": attributes})
         assert (answer.status_code == 201) is promised, attributes
+
+
+async def test_a_class_needs_a_description_and_a_change_of_words_a_word(running: Running, with_photos: Path) -> None:
+    photos = in_json(PHOTOS[:1])
+    samples: list[dict[str, Any]] = [
+        {},
+        {"metadata": {"x": 1}},
+        {"examples": []},
+        {"examples": photos},
+        {"like": "bluish"},
+        {"attributes": {"red": 1}},
+        {"attributes": [1, 0, 0], "examples": []},
+    ]
+    async with running(bundle=with_photos) as client:
+        document = await openapi(client)
+
+        def promised(schema: str, given: object) -> bool:
+            return Draft202012Validator({**document, "$ref": f"#/components/schemas/{schema}"}).is_valid(given)
+
+        for i, sample in enumerate(samples):
+            given = {"id": f"x{i}", "name": "x", **sample}
+            created = await client.post("/classes", json=given)
+            assert (created.status_code == 201) is promised("DescribedDocument", given), given
+            previewed = await client.post("/classes:preview", json=given)
+            assert (previewed.status_code == 200) is promised("PreviewDocument", given), given
+        for words in ({}, {"name": "y"}, {"metadata": {}}, {"name": ""}):
+            changed = await client.patch("/classes/bluish", json=words)
+            assert (changed.status_code == 200) is promised("ClassWords", words), words
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "GZip", "x-gzip", "identity", "Identity", "br", "gzip, gzip", "zip"])
+async def test_encodings_are_as_promised(client: Client, encoding: str) -> None:
+    document = await openapi(client)
+    (parameter,) = [p for p in document["paths"]["/classify"]["post"]["parameters"] if p["name"] == "Content-Encoding"]
+    promised = re.search(parameter["schema"]["pattern"], encoding) is not None
+    body = gzip.compress(PHOTOS[0]) if "zip" in encoding.lower() else PHOTOS[0]
+    answer = await client.post("/classify", content=body, headers={"content-encoding": encoding})
+    assert (answer.status_code == 200) is promised
 
 
 async def test_advice_about_seen_classes_can_be_followed(client: Client) -> None:

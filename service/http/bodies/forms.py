@@ -7,13 +7,12 @@ of them reads `filename*`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import collapse_rfc2231_value
-from typing import Any
 
 from service.errors import MalformedBodyError, MediaTypeError, TooLargeError
 
@@ -22,6 +21,9 @@ _MAX_PARTS = 1000
 _MAX_HEAD = 8000  # bytes
 _REST = re.compile(rb"(--)|[ \t]*\r\n")
 _LONGEST_BOUNDARY = 70  # RFC 2046
+Value = str | tuple[str | None, str | None, str]
+"""Of a parameter; charset, language and text where it was encoded as RFC 2231 has it."""
+Parameters = list[tuple[str, Value]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +48,11 @@ def boundary_of(content_type: str) -> bytes:
         MediaTypeError: the form is not in UTF-8.
         MalformedBodyError: there is no boundary, or none that is possible.
     """
-    header = _header("content-type", content_type)
-    charset = str(header.get_param("charset", "utf-8"))
+    given = _parameters("content-type", content_type)
+    charset = str(_first(given, "charset") or "utf-8")
     if charset.lower() not in _CHARSETS:
         raise MediaTypeError(f"expected multipart/form-data in UTF-8, got the charset {charset[:40]!r}")
-    boundary = header.get_param("boundary")
+    boundary = _first(given, "boundary")
     if not isinstance(boundary, str) or not boundary:
         raise MalformedBodyError("expected multipart/form-data with a boundary, got none")
     if len(boundary) > _LONGEST_BOUNDARY:
@@ -113,31 +115,33 @@ def _part(body: bytes, start: int, end: int, where: str) -> Part:
     head_end = body.find(b"\r\n\r\n", start, start + _MAX_HEAD)
     if not start <= head_end <= end - 4:
         raise MalformedBodyError(f"{where}: expected a head with an empty line behind it, got none")
-    disposition = None
+    disposition: Parameters = []
     for line in body[start:head_end].split(b"\r\n"):
         name, colon, value = line.partition(b":")
         if line and not colon:
             raise MalformedBodyError(f"{where}: expected headers, got the line {_text(line)[:100]!r}")
         if name.strip().lower() == b"content-disposition":
-            disposition = _header("content-disposition", _text(value.strip()))
-    name_of_field = None if disposition is None else disposition.get_param("name", header="content-disposition")
-    if disposition is None or name_of_field is None:
+            disposition = _parameters("content-disposition", _text(value.strip()))
+    name_of_field = _first(disposition, "name")
+    if name_of_field is None:
         raise MalformedBodyError(f"{where}: expected the header Content-Disposition with a name, got none")
     return Part(name=_value(name_of_field), filename=_filename(disposition), data=body[head_end + 4 : end])
 
 
-def _filename(disposition: Message) -> str | None:
+def _filename(disposition: Parameters) -> str | None:
     """The name of a file, from `filename*` where it is there (RFC 6266); None where there is neither."""
-    given: Sequence[tuple[str, Any]] = disposition.get_params([], header="content-disposition")
-    names = [value for name, value in given if name.lower() == "filename"]
+    names = [value for name, value in disposition if name.lower() == "filename"]
     encoded = [value for value in names if isinstance(value, tuple)]
     if encoded:
         return _value(encoded[0])
     return _decoded_words(_value(names[0])) if names else None
 
 
-def _value(value: str | tuple[str | None, str | None, str]) -> str:
-    text = collapse_rfc2231_value(value)
+def _value(value: Value) -> str:
+    try:
+        text = collapse_rfc2231_value(value)
+    except ValueError:  # what should name the charset holds a zero
+        text = value[2] if isinstance(value, tuple) else value
     return text.rpartition("\\")[2] if re.match(r"[A-Za-z]:\\|\\\\", text) else text  # a path, as old browsers send it
 
 
@@ -147,14 +151,22 @@ def _decoded_words(name: str) -> str:
         return name
     try:
         return str(make_header(decode_header(name)))
-    except (HeaderParseError, LookupError, ValueError):
+    except (MessageError, LookupError, ValueError):
         return name
 
 
-def _header(name: str, value: str) -> Message:
+def _parameters(name: str, value: str) -> Parameters:
+    """The parameters of a header, such as `filename="a.png"`; MalformedBodyError where they cannot be read."""
     message = Message()
     message[name] = value.replace("\r", " ").replace("\n", " ")
-    return message
+    try:
+        return list(message.get_params([], header=name))
+    except (LookupError, MessageError, TypeError, ValueError):  # such as a name both with a number and without
+        raise MalformedBodyError(f"the parameters of {name} cannot be read: {value[:100]!r}") from None
+
+
+def _first(parameters: Parameters, name: str) -> Value | None:
+    return next((value for found, value in parameters if found.lower() == name), None)
 
 
 def _text(data: bytes) -> str:

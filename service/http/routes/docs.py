@@ -40,8 +40,8 @@ _CONTENT_ENCODING = {
     "name": "Content-Encoding",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "enum": ["gzip", "identity"]},
-    "description": "How the body is compressed.",
+    "schema": {"type": "string", "pattern": "^([Ii][Dd][Ee][Nn][Tt][Ii][Tt][Yy]|([Xx]-)?[Gg][Zz][Ii][Pp])?$"},
+    "description": "How the body is compressed: gzip, or identity for not at all.",
 }
 
 
@@ -109,6 +109,11 @@ def _describe_by(schema: dict[str, Any], names: Sequence[str], *, text: bool) ->
         del schema["properties"]["text"]
     if not names:
         attributes["anyOf"] = [numbers]
+    if "examples" in schema["properties"]:
+        schema["anyOf"] = [
+            *({"required": [way]} for way in ("attributes", "like", "text") if way in schema["properties"]),
+            {"required": ["examples"], "properties": {"examples": {"minItems": 1}}},
+        ]
 
 
 def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
