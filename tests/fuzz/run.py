@@ -73,13 +73,15 @@ class FuzzRun:
 
 def fuzz(name: str, *, seconds: int, out: Path) -> FuzzRun:
     """Fuzz one target for a time, then look at its memory."""
-    with tempfile.TemporaryDirectory(prefix=f"fuzz-{name}-") as folder:
-        corpus, kept = Path(folder), out / name
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix=f"fuzz-{name}-", dir=memory) as folder:
+        corpus, kept = Path(folder) / "corpus", out / name
+        corpus.mkdir()
         kept.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        ended = _python("--child", name, "--corpus", corpus, "--seconds", seconds, "--out", kept)
+        ended = _python(folder, "--child", name, "--corpus", corpus, "--seconds", seconds, "--out", kept)
         took, printed = time.monotonic() - started, ended.stdout + ended.stderr
-        replayed = _python("--replay", name, "--corpus", corpus)
+        replayed = _python(folder, "--replay", name, "--corpus", corpus)
         broken = sorted(str(file) for file in kept.iterdir() if file.name.startswith(("crash-", "timeout-", "oom-")))
         if not broken and (ended.returncode or replayed.returncode):
             broken = [f"nothing that was kept; status {ended.returncode}, replay {replayed.returncode}"]
@@ -97,11 +99,11 @@ def fuzz(name: str, *, seconds: int, out: Path) -> FuzzRun:
         )
 
 
-def _python(*arguments: object) -> subprocess.CompletedProcess[str]:
+def _python(folder: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tests.fuzz.run", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": folder},
         capture_output=True,
         text=True,
         errors="replace",

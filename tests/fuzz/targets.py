@@ -5,8 +5,10 @@ A target holds more than that nothing crashes: what is taken must have the form 
 
 from __future__ import annotations
 
+import atexit
 import json
 import random
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -250,9 +252,9 @@ def _tensors() -> list[bytes]:
 
 @cache
 def _sealed_bundle() -> Path:
-    """A bundle with a text encoder, which the target changes and mends; in memory where the system has such a place."""
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="d3gzsl-fuzz-", dir=memory if memory.is_dir() else None))
+    """A bundle with a text encoder, which the target changes and mends."""
+    folder = Path(tempfile.mkdtemp(prefix="d3gzsl-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return text_bundle(folder / "bundle")
 
 
