@@ -94,6 +94,8 @@ def check_graph(model: ModelProto, name: str, *, inputs: Mapping[str, tuple[int,
         raise BundleError(f"{name}: functions, training steps and sparse weights are not allowed in a graph")
     if len(graph.node) > MAX_NODES:
         raise BundleError(f"{name}: the graph has {len(graph.node)} nodes; at most {MAX_NODES} are allowed")
+    if any(isinstance(text, bytes) for text in _names(graph)):
+        raise BundleError(f"{name}: a name in the graph is no text in UTF-8")
     for tensor in graph.initializer:
         _check_tensor(tensor, name)
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -104,6 +106,15 @@ def check_graph(model: ModelProto, name: str, *, inputs: Mapping[str, tuple[int,
     _check_order(graph, name)
     if inputs is not None:
         _check_sizes(model, name, inputs)
+
+
+def _names(graph: GraphProto) -> Iterator[str | bytes]:
+    """Every name in a graph; protobuf gives bytes where one is no text."""
+    yield graph.name
+    yield from (item.name for item in (*graph.initializer, *graph.input, *graph.output, *graph.value_info))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _check_node(node: NodeProto, name: str) -> None:

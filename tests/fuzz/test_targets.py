@@ -47,4 +47,4 @@ def test_mutations(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_mutations(name: str) -> None:
-    run_mutations(name, random.Random(), 2000)
+    run_mutations(name, random.Random(f"many of {name}"), 2000)
