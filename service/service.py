@@ -250,17 +250,21 @@ class Service:
     def judge_photos(self, snapshot: Snapshot, class_ids: Sequence[str]) -> list[tuple[LeftOutPhoto, ...]]:
         """For each class its example photos, each as if the class did not have it; none of a class that is not there.
 
-        Raises:
-            StorageError: the database refuses to read photos that were not read lately.
+        There are none either, and a line in the log, where the database refuses to read photos: a change that is stored
+        is not answered as one that failed.
         """
         found = [(class_id, known) for class_id in class_ids if (known := snapshot.get(class_id)) is not None]
-        classes = {
-            class_id: PhotographedClass(
-                entry=known.entry, row=snapshot.row(class_id), photos=self.log.embeddings(known.entry.examples)
-            )
-            for class_id, known in found
-            if known.entry.examples
-        }
+        try:
+            classes = {
+                class_id: PhotographedClass(
+                    entry=known.entry, row=snapshot.row(class_id), photos=self.log.embeddings(known.entry.examples)
+                )
+                for class_id, known in found
+                if known.entry.examples
+            }
+        except RegistryError as error:
+            log.error("the photos of a change that is stored could not be compared with other classes: %s", error)
+            return [() for _ in class_ids]
         judged = dict(zip(classes, leave_one_out(self.bundle, snapshot, [*classes.values()]), strict=True))
         return [judged.get(class_id, ()) for class_id in class_ids]
 

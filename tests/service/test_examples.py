@@ -12,6 +12,7 @@ import pytest
 
 from model.bundle import Bundle
 from model.synthesis import class_embeddings
+from service.errors import StorageError
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Client, Running, running_app
@@ -50,6 +51,28 @@ async def test_a_class_with_photos_is_the_posterior_mean(running: Running, with_
     np.testing.assert_allclose(row.weight, scale * weight, rtol=1e-5)
     assert row.bias == pytest.approx(-0.5 * scale * float(weight @ mean), rel=1e-5)
     assert known.photo_share == pytest.approx(2 / 5)
+
+
+async def test_a_stored_change_is_no_failure_where_its_photos_cannot_be_read(
+    running: Running, with_photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(bundle=with_photos) as client:
+        service: Service = client._transport.app.state.service  # type: ignore[attr-defined]
+        judge = service.judge_photos
+
+        def without_database(*arguments: Any) -> Any:
+            with monkeypatch.context() as patched:
+                patched.setattr(service.log, "embeddings", refuse)
+                return judge(*arguments)
+
+        def refuse(*_arguments: Any, **_named: Any) -> Any:
+            raise StorageError("the database is gone")
+
+        monkeypatch.setattr(type(service), "judge_photos", lambda _self, *arguments: without_database(*arguments))
+        created = await client.post("/classes", json={**ORANGE, "examples": in_json(PHOTOS[:2])})
+        assert (created.status_code, created.json()["warnings"]) == (201, [])
+        assert (await client.get("/classes/orange")).json()["examples"] == 2
+        assert "the database is gone" in caplog.text
 
 
 async def test_photos_meet_before_the_model(running: Running, with_photos: Path) -> None:
