@@ -160,7 +160,7 @@ class Photographing(Changing):
     def __init__(self, url: str, life: int) -> None:
         super().__init__(url, ("described", "bare"))
         self._life = life
-        self.promised: dict[str, set[str]] = {}
+        self.promised: dict[str, set[str] | None] = {}  # None for one photo, whose id nobody was told yet
         self.open: dict[str, set[str] | None] = {}  # what the last change makes of a class; None for one more photo
 
     def _run(self, client: httpx.Client, kind: str) -> None:
@@ -172,6 +172,7 @@ class Photographing(Changing):
             images = in_json([photo(choose.randrange(10**9))])
             whole = {"id": class_id, "name": class_id, **described, "examples": images}
             if self._send(class_id, None, lambda whole=whole: client.post("/classes", json=whole), 201):
+                self.promised[class_id] = None
                 listed = client.get(f"/classes/{class_id}/examples")
                 self.promised[class_id] = {example["id"] for example in listed.json()["examples"]}
                 self._photograph(client, class_id, choose)
@@ -181,6 +182,7 @@ class Photographing(Changing):
         """Change the photos of a class, until nobody knows what has become of a change."""
         while not self._over.is_set():
             ids = self.promised[class_id]
+            assert ids is not None
             if len(ids) > 8 or (len(ids) > 1 and choose.random() < 0.3):
                 gone = choose.choice(sorted(ids))
                 address = f"/classes/{class_id}/examples/{gone}"
@@ -216,7 +218,7 @@ class PhotoPromises:
     """Which photos each class must have."""
 
     def __init__(self) -> None:
-        self.there: dict[str, set[str]] = {}
+        self.there: dict[str, set[str] | None] = {}  # None for one photo, whose id nobody was told
         self.unsure: dict[str, set[str] | None] = {}
 
     def __len__(self) -> int:
@@ -235,12 +237,15 @@ class PhotoPromises:
         with httpx.Client(base_url=url, timeout=HANG) as client:
             for class_id in self.there.keys() | self.unsure.keys():
                 before = self.there.get(class_id, set())
-                assert class_id in listed or not before, f"{class_id} is gone {when}"
+                assert class_id in listed or before == set(), f"{class_id} is gone {when}"
                 if class_id not in listed:
                     continue
                 examples = client.get(f"/classes/{class_id}/examples").json()["examples"]
                 found = {example["id"] for example in examples}
                 assert listed[class_id]["examples"] == len(found) == len(examples)
+                if before is None:
+                    assert len(found) == 1, f"{class_id} {when}"
+                    before = found
                 wanted = self.unsure.get(class_id, before)
                 one_more = wanted is None and found > before and len(found) == len(before) + 1
                 assert found in (before, wanted) or one_more, f"{class_id} {when}"

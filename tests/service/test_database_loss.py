@@ -226,6 +226,9 @@ def test_a_commit_that_the_server_refuses_changed_nothing(server: Postgres, serv
         connection.execute(full)
         answer = running.request("POST", "/classes", json=DOCUMENT)
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:d3gzsl:problem:registry-full")
+        until = time.monotonic() + 30
+        while "make room there" not in running.log.text and time.monotonic() < until:
+            time.sleep(0.05)
         assert "make room there" in running.log.text
         connection.execute("DROP TRIGGER full_disk ON versions")
     assert running.request("GET", "/classes/violet").status_code == 404
