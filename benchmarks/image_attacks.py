@@ -32,6 +32,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.faults.watching import family, resident_mb
 from service.service import EMBEDDED_BUNDLE
 from tests.service.processes import Server, serving
 
@@ -88,23 +89,9 @@ def cases() -> dict[str, list[Body]]:
     }
 
 
-def family(pid: int) -> list[int]:
-    """A process with its descendants."""
-    found = [pid]
-    for one in found:
-        with suppress(OSError):
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def resident(pid: int) -> float:
+def held_by(pid: int) -> float:
     """MB of a process and its descendants; pages that they share count several times."""
-    total = 0
-    for one in family(pid):
-        with suppress(OSError):
-            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return total / 1e6
+    return sum(map(resident_mb, family(pid)))
 
 
 class Other(threading.Thread):
@@ -153,13 +140,13 @@ def attack(server: Server, bodies: list[Body]) -> dict[str, Any]:
     pid, url = server.process.pid, server.url
     for _ in range(10):
         send(url, (SMALL, "image/jpeg"))
-    base = peak = resident(pid)
+    base = peak = held_by(pid)
     over = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not over.wait(0.01):
-            peak = max(peak, resident(pid))
+            peak = max(peak, held_by(pid))
 
     threading.Thread(target=watch, daemon=True).start()
     usual = Other(url)
@@ -172,7 +159,7 @@ def attack(server: Server, bodies: list[Body]) -> dict[str, Any]:
     during = other.end()
     over.set()
     time.sleep(12)
-    afterwards = resident(pid)
+    afterwards = held_by(pid)
     pool = ThreadPoolExecutor(len(bodies))
     again = [pool.submit(send, url, body) for body in bodies]
     time.sleep(1)

@@ -34,7 +34,7 @@ class Held:
 def look(pid: int, *, at: float, rest: bool) -> Held:
     """What the process and its descendants hold now."""
     members = family(pid)
-    each = [_resident_mb(one) for one in members]
+    each = [resident_mb(one) for one in members]
     return Held(
         at=round(at, 1),
         resident_mb=round(each[0], 2),
@@ -61,7 +61,8 @@ def computed_seconds(pid: int) -> float:
     return sum(int(fields[i]) for i in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
+    """MB of memory that one process holds; 0 where it has ended."""
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_MB
     return 0.0
