@@ -143,7 +143,8 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20
 
 Responses = dict[int | str, dict[str, Any]]
-_ACCESS = (401, 421, 429, 500)
+_ANY = (431, 500)
+_ACCESS = (401, 421, 429)
 
 
 def problem_type_of(error: Exception) -> ProblemType:
@@ -160,18 +161,19 @@ def detail_of(error: Exception) -> str:
 
 
 def problem_responses(*statuses: int, public: bool = False) -> Responses:
-    """OpenAPI entries for statuses answered with a problem document; those of access and failure are added."""
+    """OpenAPI entries for statuses answered with a problem document; those of any request and of access are added."""
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
     if 415 in statuses:  # as there is a body
         statuses = (*statuses, 408)
     return {
         status: {"description": _titles(status), "content": {MEDIA_TYPE: schema}}
-        for status in sorted({*statuses, *((500,) if public else _ACCESS)})
+        for status in sorted({*statuses, *_ANY, *(() if public else _ACCESS)})
     }
 
 
 def _titles(status: int) -> str:
-    return "; ".join(sorted({kind.title for kind in PROBLEM_TYPES.values() if kind.status == status}))
+    kinds = {kind.title for kind in PROBLEM_TYPES.values() if kind.status == status}
+    return "; ".join(sorted(kinds)) or _BY_STATUS[status].title
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -11,7 +11,7 @@ import hypothesis
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, HookContext
-from schemathesis.core.failures import Failure
+from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.core.transport import Response
 from schemathesis.generation import GenerationMode
 from schemathesis.generation.meta import TestPhase
@@ -98,8 +98,13 @@ def _with_images(document: Any, chance: random.Random, *, form: bool) -> None:
 
 
 @schemathesis.hook
-def filter_failure(_context: HookContext, _failure: Failure, case: Case, response: Response) -> bool:
-    """Pass over an answer 503 that the client asked for: a version that is not there, or too short a time."""
+def filter_failure(_context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
+    """Pass over an answer 503 that the client asked for: a version that is not there, or too short a time.
+
+    A head that is too large is refused before anybody reads what else is wrong with the request.
+    """
+    if response.status_code == 431:
+        return not isinstance(failure, AcceptedNegativeData)
     return response.status_code != 503 or not _asked_for(case, response)
 
 

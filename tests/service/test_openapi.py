@@ -128,3 +128,15 @@ async def test_a_version_far_ahead_is_refused_at_once(running: Running) -> None:
     assert (far.status_code, near.status_code) == (503, 503)
     assert "at most 1000 versions are waited for" in far.json()["detail"]
     assert "after waiting for 0.05 seconds" in near.json()["detail"]
+
+
+@pytest.mark.anyio
+async def test_binary_outputs_and_long_heads_are_in_the_document(client: Client) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
+        answered = paths[path]["post"]["responses"]["200"]["content"]
+        assert set(answered) == {"application/json", "application/octet-stream"}
+    for operations in paths.values():
+        for operation in operations.values():
+            content = operation["responses"]["431"]["content"]
+            assert content["application/problem+json"]["schema"]["$ref"].endswith("/ProblemDocument")

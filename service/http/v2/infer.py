@@ -18,7 +18,7 @@ from service.errors import InferenceError, InvalidRequestError, TooLargeError
 from service.http.access import client_of, may_classify
 from service.http.dependencies import Deadline, TheService, TimeoutMs, snapshot_for
 from service.http.images import SentImage
-from service.http.problems import detail_of
+from service.http.problems import Responses, detail_of
 from service.http.recognition import EmbeddedImage, embed_all, embed_inputs, rank_all, while_connected
 from service.http.threads import off_the_loop
 from service.http.v2.metadata import OUTPUTS, ModelName, ModelVersion, check_model, v2_errors
@@ -40,7 +40,13 @@ _BODY: dict[str, Any] = {
         },
     }
 }
-_RESPONSES = v2_errors(400, 404, 413, 415, 422, 503)
+_RESPONSES: Responses = {
+    200: {
+        "description": f"JSON; where outputs are asked for as binary data, their bytes follow it ({HEADER_LENGTH}).",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    **v2_errors(400, 404, 413, 415, 422, 503),
+}
 
 
 @router.post("/infer", summary="Infer", response_model=InferAnswer, responses=_RESPONSES, openapi_extra=_BODY)

@@ -31,10 +31,11 @@ ModelVersion = Annotated[str, Path(description="The bundle's id.")]
 
 
 def v2_errors(*statuses: int, public: bool = False) -> Responses:
-    """OpenAPI entries for statuses answered with an error of this protocol."""
+    """OpenAPI entries for statuses answered with an error of this protocol; a head too large is answered before any."""
     schema: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/V2Error"}}}
     return {
-        status: {**entry, "content": schema} for status, entry in problem_responses(*statuses, public=public).items()
+        status: entry if status == 431 else {**entry, "content": schema}
+        for status, entry in problem_responses(*statuses, public=public).items()
     }
 
 
