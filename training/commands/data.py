@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from training import console
-from training.commands.options import AsJson, Overwrite, Splits
+from training.commands.options import AsJson, IgnoreUnlisted, Overwrite, SkipBad, Splits, TextEncoderFile
 
 
 class Architecture(StrEnum):
@@ -66,17 +66,9 @@ def extract(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode images; by default one per available CPU.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images, listing them.")] = False,
-    ignore_unlisted: Annotated[
-        bool, typer.Option("--ignore-unlisted", help="Leave out image folders that classes.csv does not name.")
-    ] = False,
-    text_encoder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.onnx",
-            help="Describe classes by the column `description`, too, encoded by what `text-encoder` wrote.",
-        ),
-    ] = None,
+    skip_bad: SkipBad = False,
+    ignore_unlisted: IgnoreUnlisted = False,
+    text_encoder: TextEncoderFile = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace features of another backbone; compute everything anew.")
     ] = False,

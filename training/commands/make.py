@@ -12,10 +12,13 @@ from training import console
 from training.commands.options import (
     AsJson,
     Device,
+    IgnoreUnlisted,
     RecipeName,
     SettingOverrides,
+    SkipBad,
     SplitSeed,
     TestFraction,
+    TextEncoderFile,
     settled,
 )
 
@@ -44,17 +47,9 @@ def make(
     settings: SettingOverrides = None,
     test_fraction: TestFraction = 0.3,
     split_seed: SplitSeed = 0,
-    text_encoder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.onnx",
-            help="Describe classes by the column `description`, too, encoded by what `text-encoder` wrote.",
-        ),
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images, listing them.")] = False,
-    ignore_unlisted: Annotated[
-        bool, typer.Option("--ignore-unlisted", help="Leave out image folders that classes.csv does not name.")
-    ] = False,
+    text_encoder: TextEncoderFile = None,
+    skip_bad: SkipBad = False,
+    ignore_unlisted: IgnoreUnlisted = False,
     device: Device = "auto",
     overwrite: Annotated[
         bool,

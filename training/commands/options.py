@@ -16,6 +16,17 @@ Data = Annotated[
     Path | None, typer.Option("--data", metavar="DATA", help="Where the run's data are now, if they were moved.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
+IgnoreUnlisted = Annotated[
+    bool, typer.Option("--ignore-unlisted", help="Leave out image folders that classes.csv does not name.")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images, listing them.")]
+TextEncoderFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.onnx",
+        help="Describe classes by the column `description`, too, encoded by what `text-encoder` wrote.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Splits = Annotated[
