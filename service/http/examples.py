@@ -87,9 +87,7 @@ async def embed_examples_of_many(
         raise InvalidExamplesError("the photos are not taken", problems)
     client = client_of(request)
     with service.batcher.admit(len(images), seconds=seconds, client=client):
-        outcomes = iter(
-            await while_connected(request, embed_all(service, images, client=client, together=True, digests=True))
-        )
+        outcomes = iter(await while_connected(request, embed_all(service, images, client=client, examples=True)))
     by_class = {within: list(islice(outcomes, len(sent))) for within, sent in photos.items()}
     problems = [
         Problem(pointer=f"{within}/examples/{i}", detail=detail_of(outcome))

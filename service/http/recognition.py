@@ -86,7 +86,7 @@ class _Meeting:
 
 
 async def embed_all(
-    service: Service, images: Sequence[SentImage], *, client: str, together: bool = False, digests: bool = False
+    service: Service, images: Sequence[SentImage], *, client: str, examples: bool = False
 ) -> list[EmbeddedImage | D3GZSLError]:
     """Decode and embed images for which there are places; what is wrong with one alone comes back as a value.
 
@@ -94,20 +94,19 @@ async def embed_all(
         service: the decoder and the model.
         images: of one request, which have a budget of pixels together; identical ones are decoded once.
         client: whose turns they take.
-        together: whether images that fit into one batch wait for each other before the model. A few are answered
-            earlier so, since the model takes longer for one image and four than for five; many keep it idle.
-        digests: whether their digests are wanted, which are made while the model is at work.
+        examples: whether they are photos of a class. Those that fit into one batch then wait for each other before the
+            model, which takes longer for one image and four than for five; and each gets its digest meanwhile.
     """
     pixels = PixelBudget(service.settings.max_request_pixels)
     first = _first_of_same(images)
     distinct = sorted(set(first))
-    size = service.settings.batch_size if together else 1
+    size = service.settings.batch_size if examples else 1
     batches = [distinct[start : start + size] for start in range(0, len(distinct), size)]
     works: dict[int, asyncio.Task[EmbeddedImage | D3GZSLError]] = {}
     for batch in batches:
         meeting = _Meeting(service.batcher, len(batch), client=client)
         for i in batch:
-            works[i] = asyncio.ensure_future(_embed(service, images[i].data, client, pixels, meeting, digests))
+            works[i] = asyncio.ensure_future(_embed(service, images[i].data, client, pixels, meeting, examples))
     return await asyncio.gather(*(_observed(works[i]) for i in first))
 
 
