@@ -4,6 +4,7 @@ C: classes, Z: embedding dimension, V: held-out seen rows, N: rows of the bank.
 
     manifest.json      see model.manifest
     trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N], features [N,D]
+    trunk_int8.onnx    optional: the same with the backbone in int8
     synthesizer.onnx   noise [N,K], attributes [N,A] (normalised) -> embedding [N,Z]
     head.npz           weight [C,Z], bias [C], novelty_reference [V]
     text_encoder.onnx  optional: token ids [N,L] -> token_embeddings [N,L,T]; see model.text.encoder
@@ -24,7 +25,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ from model.text.encoder import EncoderSpec, encoder_id
 from model.vocabulary import Vocabulary
 
 TRUNK, SYNTHESIZER, HEAD, BANK = "trunk.onnx", "synthesizer.onnx", "head.npz", "bank.npz"
+TRUNK_INT8 = "trunk_int8.onnx"
 TEXT_ENCODER, TOKENIZER = "text_encoder.onnx", "tokenizer.json"
 REQUIRED = (TRUNK, SYNTHESIZER, HEAD, BANK)
 EXAMPLE_FILE = r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*"
@@ -53,6 +55,9 @@ MAX_REFERENCE_BYTES = 40_000_000  # of the novelty reference, with what surround
 MAX_EXAMPLE_BYTES = 20_000_000
 MAX_TOKENIZER_BYTES = 40_000_000
 _LONGEST = 500
+
+Precision = Literal["fp32", "int8"]
+"""The arithmetic of a trunk's backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,15 @@ class Bundle:
     def trunk(self) -> Path:
         """The graph from image to embedding."""
         return self.path / TRUNK
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """See :func:`precisions_of`."""
+        return precisions_of(self.manifest)
+
+    def trunk_of(self, precision: Precision) -> Path:
+        """The graph from image to embedding in one of `precisions`."""
+        return self.path / trunk_name(self.manifest, precision)
 
     @property
     def synthesizer(self) -> Path:
@@ -156,6 +170,21 @@ def encoder_of(manifest: Manifest) -> str | None:
     return encoder_id(manifest.files[TEXT_ENCODER], manifest.files[TOKENIZER], manifest.text_encoder)
 
 
+def precisions_of(manifest: Manifest) -> tuple[Precision, ...]:
+    """The arithmetic of each trunk in a bundle, that of `trunk.onnx` first.
+
+    Bundles with `metrics.int8` are of the time when a bundle had one trunk, in float32 or in int8.
+    """
+    if TRUNK_INT8 in manifest.files:
+        return ("fp32", "int8")
+    return ("int8",) if "int8" in manifest.metrics else ("fp32",)
+
+
+def trunk_name(manifest: Manifest, precision: Precision) -> str:
+    """The file of the trunk in one of the bundle's precisions."""
+    return TRUNK if precision == precisions_of(manifest)[0] else TRUNK_INT8
+
+
 def verify_files(path: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest and the bundle id with what it is made from.
 
@@ -166,7 +195,7 @@ def verify_files(path: Path, manifest: Manifest) -> None:
         if name not in manifest.files:
             raise BundleError(f"{path}: {MANIFEST} does not list {name}")
     head_bytes = 4 * len(manifest.classes) * (manifest.head.dimension + 1) + MAX_REFERENCE_BYTES
-    limits = {TRUNK: MAX_GRAPH_BYTES, SYNTHESIZER: MAX_GRAPH_BYTES, HEAD: head_bytes, BANK: MAX_BANK_BYTES}
+    limits = {HEAD: head_bytes, BANK: MAX_BANK_BYTES} | dict.fromkeys((TRUNK, TRUNK_INT8, SYNTHESIZER), MAX_GRAPH_BYTES)
     limits |= {TEXT_ENCODER: MAX_GRAPH_BYTES, TOKENIZER: MAX_TOKENIZER_BYTES} if manifest.text_encoder else {}
     for name in manifest.files:
         check_listed(path, name, limit=limits.get(name, MAX_EXAMPLE_BYTES))
@@ -184,6 +213,7 @@ def verify_files(path: Path, manifest: Manifest) -> None:
         manifest.vocabulary,
         manifest.head,
         encoder=encoder_of(manifest),
+        trunk_int8_sha256=manifest.files.get(TRUNK_INT8),
     )
     if identity != manifest.bundle_id:
         raise BundleError(f"{path}: {MANIFEST} has bundle_id {manifest.bundle_id}, its contents give {identity}")
@@ -208,6 +238,7 @@ def write_bundle(
     training: Mapping[str, Any],
     examples: Mapping[Example, bytes] | None = None,
     text_encoder: TextEncoderFiles | None = None,
+    trunk_int8: bytes | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write a bundle beside `out`, verify it by loading, and rename it into place.
@@ -230,6 +261,7 @@ def write_bundle(
         training: resolved training configuration.
         examples: images that come with the bundle, by their manifest entry.
         text_encoder: where the vocabulary has a text block, what makes its numbers.
+        trunk_int8: bytes of the same graph with the backbone in int8, where it comes too.
         overwrite: replace an existing bundle.
 
     Returns:
@@ -249,9 +281,11 @@ def write_bundle(
         vocabulary,
         head_spec,
         encoder=text_encoder.identity if text_encoder else None,
+        trunk_int8_sha256=sha256_bytes(trunk_int8) if trunk_int8 else None,
     )
     contents: dict[str, bytes] = {
         TRUNK: trunk,
+        **({TRUNK_INT8: trunk_int8} if trunk_int8 else {}),
         SYNTHESIZER: synthesizer,
         HEAD: _npz(weight=weight, bias=bias, novelty_reference=np.sort(novelty_reference).astype(np.float32)),
         BANK: _npz(**head.bank()),

@@ -206,7 +206,13 @@ def _read_class(place: int, fields: Mapping[str, Any]) -> ClassEntry:
 
 
 def bundle_id(
-    trunk_sha256: str, synthesizer_sha256: str, vocabulary: Vocabulary, head: HeadSpec, *, encoder: str | None = None
+    trunk_sha256: str,
+    synthesizer_sha256: str,
+    vocabulary: Vocabulary,
+    head: HeadSpec,
+    *,
+    encoder: str | None = None,
+    trunk_int8_sha256: str | None = None,
 ) -> str:
     """Identity of everything that decides a class's row: the graphs, the vocabulary and the head spec.
 
@@ -218,6 +224,7 @@ def bundle_id(
         vocabulary: of the bundle.
         head: of the bundle.
         encoder: identity of the text encoder, see :func:`model.text.encoder.encoder_id`; None without one.
+        trunk_int8_sha256: of the second trunk, in int8, which may embed example photos; None without one.
 
     Returns:
         32 hexadecimal digits.
@@ -228,5 +235,6 @@ def bundle_id(
         "vocabulary": vocabulary.with_words({}).to_json(),
         "head": head.to_json(),
         **({"text_encoder": encoder} if encoder else {}),
+        **({"trunk_int8": trunk_int8_sha256} if trunk_int8_sha256 else {}),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -17,7 +17,7 @@ import httpx
 from service.client import Client, ImageSource
 from service.client.options import ClassifyOptions
 from service.http.schemas import ImageAnswer
-from service.inference.sessions import Provider
+from service.inference.sessions import PrecisionChoice, Provider
 from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
@@ -46,6 +46,7 @@ class Classifier(Client):
         registry: str | PathLike[str] | None = None,
         threads: int = 0,
         provider: Provider = "cpu",
+        precision: PrecisionChoice = "auto",
     ) -> Self:
         """A classifier with the classes of a bundle, and with those of a registry.
 
@@ -57,11 +58,12 @@ class Classifier(Client):
                 None they are forgotten at the end.
             threads: of the model and of decoding; 0 takes every CPU.
             provider: what runs the model.
+            precision: which of the bundle's trunks runs; `auto` takes the faster one on this CPU.
 
         Raises:
             BundleError: the bundle does not fit.
             MissingDependencyError: ONNX Runtime is not installed.
-            SettingsError: the provider is not there.
+            SettingsError: the provider is not there, or the bundle has no trunk in that precision.
             RegistryError: the registry cannot be used, or belongs to another bundle.
         """
         passing = None if registry is not None else tempfile.mkdtemp(prefix="d3gzsl-")
@@ -72,6 +74,7 @@ class Classifier(Client):
                     data_dir=Path(passing or registry or ""),
                     threads=threads,
                     provider=provider,
+                    precision=precision,
                     slow_request=0.0,  # whoever waits for an answer needs no warning in the log
                 )
             )

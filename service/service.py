@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError
 from model.outside.scales import TrainingScale
@@ -112,6 +112,7 @@ class Service:
         keys: who may do what.
         backups: the registry's, where they make themselves.
         bundle: the trained artefact.
+        precision: the arithmetic of its trunk that embeds images.
         scale: where the attributes of its seen classes lie.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
@@ -130,6 +131,7 @@ class Service:
     keys: Keys
     backups: Backups | None
     bundle: Bundle
+    precision: Precision
     scale: TrainingScale
     registrar: Registrar
     changes: SerialExecutor
@@ -152,7 +154,8 @@ class Service:
             engine: stands in for ONNX Runtime in tests.
 
         Raises:
-            SettingsError: the keys are not valid, or missing where they are needed, or the provider is not there.
+            SettingsError: the keys are not valid, or missing where they are needed, or the provider is not there, or
+                the bundle has no trunk in the precision.
             BundleError: the bundle does not fit, or is not signed by whom it must be.
             DataError: a key that bundles are signed with cannot be read.
             MissingDependencyError: ONNX Runtime, or what texts need, is not installed.
@@ -171,6 +174,7 @@ class Service:
                 provider=settings.provider,
                 batch_size=settings.batch_size,
                 cache_dir=data_dir / "tensorrt",
+                precision=settings.precision,
             )
             engine.warm_up()
         text_encoder = open_text_encoder(bundle, threads=threads)
@@ -205,6 +209,7 @@ class Service:
             keys=keys,
             backups=backups,
             bundle=bundle,
+            precision=engine.precision,
             scale=TrainingScale(
                 [e.attributes for e in bundle.manifest.classes if e.kind == "seen" and e.attributes is not None]
             ),

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from model.errors import Problem
 from model.preprocess import DEFAULT_MAX_PIXELS
 from service.errors import SettingsError
-from service.inference.sessions import Provider
+from service.inference.sessions import PrecisionChoice, Provider
 
 PREFIX = "D3GZSL_"
 _BYTES_IN_FLIGHT = 100_000_000
@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     queue_size: int = Field(256, ge=1, description="Most images waiting or at work; more are answered with 503.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of the model and of decoding; 0 takes every CPU.")
     provider: Provider = Field("cpu", description="What runs the model: cpu, cuda or tensorrt.")
+    precision: PrecisionChoice = Field(
+        "auto", description="Which of the bundle's trunks runs: fp32, int8, or auto for the faster one on this CPU."
+    )
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         "auto", description="Processes that share the port; auto takes one per eight CPUs, or one for a GPU."
     )

@@ -95,6 +95,7 @@ class Classifier:
                 "status": "error",
                 "bundle_id": self._asked.bundle_id,
                 "registry_version": self._snapshot.registry_version,
+                "precision": self._engine.precision,
             }
             if isinstance(outcome, str):
                 row["error"] = outcome

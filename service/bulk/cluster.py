@@ -24,7 +24,7 @@ class _PartClassifier:
 
     def __init__(self, job: Job, bundle: Path, batch: int) -> None:
         loaded = Bundle.load(bundle)
-        engine = OnnxEngine(loaded, threads=1, batch_size=batch)
+        engine = OnnxEngine(loaded, threads=1, batch_size=batch, precision=job.precision)
         self._job = job
         self._classifier = Classifier(loaded, engine, read_class_table(job.folder), job.asked, batch=batch, workers=1)
 

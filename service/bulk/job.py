@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from model.bundle import Precision
 from model.classes import ClassEntry
 from model.errors import DataError, Problem
 from model.head import Row
@@ -26,6 +27,7 @@ from model.outside.folders import files_under
 from service.classes.class_table import KnownClass
 from service.classes.ranking import Scope
 from service.classes.snapshot import Snapshot
+from service.inference.sessions import PrecisionChoice
 
 PLAN, LISTING, LOCK = "plan.json", "files.jsonl", "lock"
 PART_SIZE = 256
@@ -41,6 +43,7 @@ class BulkRequest:
         registry: "bundle" for the bundle's own classes, else the registry's database without its password.
         top_k: most classes for each image.
         scope: which classes take part.
+        precision: which trunk runs.
         max_bytes: largest file.
         max_pixels: largest image.
     """
@@ -50,6 +53,7 @@ class BulkRequest:
     registry: str
     top_k: int
     scope: Scope
+    precision: PrecisionChoice
     max_bytes: int
     max_pixels: int
 
@@ -62,6 +66,7 @@ class Job:
         folder: where its parts are kept.
         asked: what it shall do.
         registry_version: of the class table.
+        precision: of the trunk that embeds all of its images, wherever and whenever its parts are done.
         files: how many there are.
         offsets: where each part begins in the listing.
     """
@@ -69,11 +74,12 @@ class Job:
     folder: Path
     asked: BulkRequest
     registry_version: int
+    precision: Precision
     files: int
     offsets: tuple[int, ...]
 
     @classmethod
-    def begin(cls, folder: Path, asked: BulkRequest, snapshot: Snapshot, *, out: Path) -> Job:
+    def begin(cls, folder: Path, asked: BulkRequest, snapshot: Snapshot, *, precision: Precision, out: Path) -> Job:
         """Write down classes and files.
 
         Raises:
@@ -88,6 +94,7 @@ class Job:
             folder=folder,
             asked=asked,
             registry_version=snapshot.registry_version,
+            precision=precision,
             files=count,
             offsets=tuple(offsets),
         )
@@ -119,6 +126,7 @@ class Job:
             folder=folder,
             asked=before,
             registry_version=plan["registry_version"],
+            precision=plan["precision"],
             files=plan["files"],
             offsets=tuple(plan["offsets"]),
         )
@@ -142,7 +150,12 @@ class Job:
 
     def summary(self) -> dict[str, Any]:
         """What stands in the result's metadata."""
-        return {**asdict(self.asked), "registry_version": self.registry_version, "files": self.files}
+        return {
+            **asdict(self.asked),
+            "registry_version": self.registry_version,
+            "ran": self.precision,
+            "files": self.files,
+        }
 
 
 @contextmanager

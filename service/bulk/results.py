@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("probability", pa.list_(pa.float64())),
         pa.field("bundle_id", pa.string(), nullable=False),
         pa.field("registry_version", pa.int64(), nullable=False),
+        pa.field("precision", pa.string(), nullable=False),
     ]
 )
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.errors import DataError
 from model.outside.threads import available_cpus
 from service.bulk.classifier import Classifier
@@ -42,7 +42,7 @@ def run_parts_here(
         batch: most images the model sees at once.
         on_files: called with a number of files when these have been classified.
     """
-    engine = OnnxEngine(bundle, threads=threads, batch_size=batch)
+    engine = OnnxEngine(bundle, threads=threads, batch_size=batch, precision=job.precision)
     classifier = Classifier(bundle, engine, read_class_table(job.folder), job.asked, batch=batch, workers=workers)
     try:
         for number in parts:
@@ -53,6 +53,13 @@ def run_parts_here(
             write_part(job.part(number), rows)
     finally:
         classifier.close()
+
+
+def _precision(bundle: Bundle, asked: BulkRequest, *, threads: int) -> Precision:
+    """The trunk that a run uses; where two are tried, that is done once, so that all parts have the same."""
+    if asked.precision in bundle.precisions:
+        return asked.precision
+    return OnnxEngine(bundle, threads=threads, precision=asked.precision).precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +135,8 @@ def run_job(
         else:
             clear(folder)
             try:
-                job = Job.begin(folder, asked, classes(), out=out)
+                precision = _precision(bundle, asked, threads=1 if engine == "ray" else available_cpus())
+                job = Job.begin(folder, asked, classes(), precision=precision, out=out)
             except BaseException:
                 shutil.rmtree(folder)
                 raise

@@ -27,7 +27,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what a bundle says about itself; its files are not read."""
-    from model.bundle import read_manifest
+    from model.bundle import precisions_of, read_manifest
 
     manifest = read_manifest(directory)
     if as_json:
@@ -39,6 +39,7 @@ def inspect(
         ("bundle", manifest.bundle_id),
         ("written by", f"d3gzsl {manifest.code_version}"),
         ("backbone", f"{manifest.backbone.name}, {manifest.backbone.feature_dim} features"),
+        ("trunks", " and ".join(precisions_of(manifest))),
         ("images", f"{spec.size} x {spec.size}, shorter side to {spec.resize}, {spec.interpolation}"),
         ("attributes", f"{len(manifest.vocabulary)}; {_text(manifest.text_encoder)}"),
         ("classes", f"{kinds['seen']} seen, {kinds['unseen']} unseen"),

@@ -15,6 +15,7 @@ from service.commands.output import AsJson, Key, as_document, print_json, print_
 
 if TYPE_CHECKING:
     from service.classes.ranking import Scope
+    from service.inference.sessions import PrecisionChoice
 
 _BATCH = 16
 _FOLDER = "a folder; its files are classified into a file with --out FILE.parquet"
@@ -33,6 +34,10 @@ def classify(
         Path | None, typer.Option(help="Directory of a registry, whose classes take part; else only the bundle's do.")
     ] = None,
     database_url: Annotated[str | None, typer.Option(help="Database of a registry, likewise.")] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "int8"] | None,
+        typer.Option(help="Which of the bundle's trunks runs; auto takes the faster one on this CPU."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.parquet", help="Classify all files of a folder into this file.")
     ] = None,
@@ -53,11 +58,15 @@ def classify(
     registry = (data_dir, database_url)
     if url is not None and (bundle is not None or registry != (None, None)):
         raise DataError("--url and --bundle, --data-dir, --database-url exclude each other: the service has its own")
+    if url is not None and precision is not None:
+        raise DataError("--url and --precision exclude each other: the service has its own")
     if out is not None:
         if url is not None:
             raise DataError("--url and --out exclude each other: a folder is classified on this machine or a cluster")
         how = {"engine": engine, "workers": workers, "batch": batch or _BATCH, "resume": resume, "overwrite": overwrite}
-        folder_to_file(images, out, bundle, registry, top_k=top_k, scope=scope, as_json=as_json, **how)
+        folder_to_file(
+            images, out, bundle, registry, top_k=top_k, scope=scope, precision=precision, as_json=as_json, **how
+        )
         return
     if resume or overwrite or engine != "local" or workers is not None or batch is not None:
         raise DataError(
@@ -67,7 +76,7 @@ def classify(
     if url is not None:
         about, results = _remote(meant or images, url, key, top_k, scope)
     else:
-        about, results = _here(meant or images, bundle, registry, top_k, scope)
+        about, results = _here(meant or images, bundle, registry, top_k, scope, precision)
     if as_json:
         print_json({**about, "results": results})
     elif any("error" not in result for result in results):
@@ -118,12 +127,17 @@ def _remote(
 
 
 def _here(
-    paths: Sequence[Path], bundle: Path | None, registry: Registry, top_k: int, scope: Scope
+    paths: Sequence[Path],
+    bundle: Path | None,
+    registry: Registry,
+    top_k: int,
+    scope: Scope,
+    precision: PrecisionChoice | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The same from a bundle on this machine."""
     read = [(printable(str(path)), _read_file(path)) for path in paths]
     files = [(name, found) for name, found in read if isinstance(found, bytes)]
-    answers = list(_local(files, bundle, registry, top_k, scope)) if files else []
+    answers = list(_local(files, bundle, registry, top_k, scope, precision)) if files else []
     answered = (result for answer in answers for result in answer["results"])
     results = [next(answered) if isinstance(found, bytes) else _unread(name, found) for name, found in read]
     return next(iter(answers), {}), results
@@ -135,6 +149,7 @@ def _local(
     registry: Registry,
     top_k: int,
     scope: Scope,
+    precision: PrecisionChoice | None,
 ) -> Iterator[dict[str, Any]]:
     """What a service on this bundle, with this registry or without registered classes, would answer."""
     import numpy as np
@@ -145,9 +160,10 @@ def _local(
     from service.inference.decoding import decode
     from service.inference.engine import OnnxEngine
     from service.service import load_bundle
+    from service.settings import load_settings
 
     bundle = load_bundle(path)
-    engine = OnnxEngine(bundle, threads=available_cpus())
+    engine = OnnxEngine(bundle, threads=available_cpus(), precision=load_settings(precision=precision).precision)
     snapshot, question = classes_of(bundle, registry), RankOptions(top_k=top_k, scope=scope)
     rows = chosen_rows(snapshot, question)
     for some in _batches(files):
@@ -182,6 +198,7 @@ def _local(
                 ]
         yield {
             "bundle": bundle.manifest.bundle_id,
+            "precision": engine.precision,
             "registry_version": snapshot.registry_version,
             "head": "exact",
             "results": results,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model.bundle import Bundle
     from service.classes.ranking import Scope
     from service.classes.snapshot import Snapshot
+    from service.inference.sessions import PrecisionChoice
 
 Registry = tuple[Path | None, str | None]
 """Data directory and database URL; both None where only the bundle's own classes take part."""
@@ -29,6 +30,7 @@ def folder_to_file(
     *,
     top_k: int,
     scope: Scope,
+    precision: PrecisionChoice | None,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -45,13 +47,14 @@ def folder_to_file(
     if len(images) != 1 or not images[0].is_dir():
         given = ", ".join(map(str, images))
         raise DataError(f"--out takes the results of one folder: expected an existing folder, got {given}")
-    loaded, settings = load_bundle(bundle), load_settings()
+    loaded, settings = load_bundle(bundle), load_settings(precision=precision)
     asked = BulkRequest(
         root=str(images[0].resolve()),
         bundle_id=loaded.manifest.bundle_id,
         registry=registry_name(registry),
         top_k=top_k,
         scope=scope,
+        precision=settings.precision,
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
     )

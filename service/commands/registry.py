@@ -173,7 +173,7 @@ def _computing(bundle: Bundle) -> Callable[[ClassEntry, Float32], Row]:
     from service.inference.class_rows import compute_row
     from service.inference.engine import OnnxEngine
 
-    engine = OnnxEngine(bundle, threads=available_cpus())
+    engine = OnnxEngine(bundle, threads=available_cpus(), precision=bundle.precisions[0])
     return lambda entry, photos: compute_row(bundle, engine, entry, photos=lambda _: photos)
 
 

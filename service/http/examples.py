@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from fastapi import Request
 
-from model.bundle import TRUNK
+from model.bundle import trunk_name
 from model.classes import ClassEntry, ExamplePhoto
 from model.errors import D3GZSLError, Problem
 from model.head import Float32
@@ -97,7 +97,8 @@ async def embed_examples_of_many(
     ]
     if problems:
         raise InvalidExamplesError(f"{len(problems)} of {len(images)} photos cannot be read", problems)
-    now, trunk = datetime.now(UTC).isoformat(timespec="seconds"), service.bundle.manifest.files[TRUNK]
+    manifest, now = service.bundle.manifest, datetime.now(UTC).isoformat(timespec="seconds")
+    trunk = manifest.files[trunk_name(manifest, service.precision)]
     return [
         _given([_made(outcome, now, trunk) for outcome in found if isinstance(outcome, EmbeddedImage)])
         for found in by_class.values()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from model.bundle import Precision
 from model.classes import Kind
 from service.classes.ranking import Scope
 from service.inference.sessions import Provider
@@ -152,6 +153,7 @@ class ClassifyAnswer(BaseModel):
     """Results in the order of the images."""
 
     bundle: str
+    precision: Precision = Field(description="The arithmetic of the bundle's trunk that embedded the images.")
     registry_version: int
     head: HeadState
     results: list[ImageAnswer | ImageFailure]
@@ -295,6 +297,7 @@ class VersionAnswer(BaseModel):
     head: str
     onnxruntime: str
     provider: Provider = Field(description="What runs the model.")
+    precision: Precision = Field(description="The arithmetic of the bundle's trunk that runs.")
     image_types: list[str] = Field(
         default_factory=list,
         description="Media types of the image files that are read; image/heic only with the extra.",

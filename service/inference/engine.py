@@ -1,4 +1,4 @@
-"""The two graphs of a bundle in ONNX Runtime, checked against its manifest.
+"""The graphs of a bundle in ONNX Runtime, checked against its manifest.
 
 N: images or samples, S: input side, D: features, Z: embedding, K: noise, A: attributes.
 """
@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.head import Float32
-from service.inference.graph import Graph, encoder_graph, graphs_of
-from service.inference.sessions import Provider, SessionConfig
+from service.errors import SettingsError
+from service.inference.graph import Graph, encoder_graph, synthesizer_graph, trunk_graph
+from service.inference.sessions import PrecisionChoice, Provider, SessionConfig
 from service.inference.trial import try_graphs
+
+_TRIAL_SECONDS, _TRIAL_ROUNDS = 1.0, 5
+_WORTH = 1.1
+"""How many times as fast int8 must be to be chosen: less is not worth answers that are less exact."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,11 @@ class TrunkOutput:
 
 class Engine(Protocol):
     """Runs the networks; a fake one stands in for it in tests."""
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic of the trunk that embeds images."""
+        ...
 
     def embed(self, images: Float32) -> TrunkOutput:
         """Embed network inputs, float32 [N, 3, S, S]; safe to call from one thread at a time."""
@@ -51,11 +63,13 @@ class OnnxEngine:
         provider: what runs the trunk.
         batch_size: most images that will be embedded at once.
         cache_dir: where TensorRT keeps what it builds.
+        precision: which trunk runs; where it is `auto` and the bundle has two, both are loaded, the faster one is found
+            within about a second, and the other one is let go. A GPU takes the one in float32.
 
     Raises:
         BundleError: a graph is not allowed, does not load, takes too much memory or time, or its inputs and outputs are
             not what the manifest promises.
-        SettingsError: the provider is not there.
+        SettingsError: the provider is not there, or the bundle has no trunk in that precision, or not for a GPU.
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
@@ -67,14 +81,22 @@ class OnnxEngine:
         provider: Provider = "cpu",
         batch_size: int = 16,
         cache_dir: Path | None = None,
+        precision: PrecisionChoice = "auto",
     ) -> None:
         self._runtime = SessionConfig(threads=threads, provider=provider, batch_size=batch_size, cache_dir=cache_dir)
-        trunk, synthesizer = graphs_of(bundle)
-        encoder = encoder_graph(bundle)
-        try_graphs(trunk, synthesizer, *([encoder] if encoder else []))
-        self._row = trunk.inputs["image"]
-        self._trunk = Graph(trunk, self._runtime)
+        files = {which: trunk_graph(bundle, which) for which in _eligible(bundle, precision, provider)}
+        synthesizer, encoder = synthesizer_graph(bundle), encoder_graph(bundle)
+        try_graphs(*files.values(), synthesizer, *([encoder] if encoder else []))
+        trunks = {which: Graph(file, self._runtime) for which, file in files.items()}
+        self._row = next(iter(files.values())).inputs["image"]
+        self._precision: Precision = _faster(trunks, self._row) if len(trunks) > 1 else next(iter(trunks))
+        self._trunk = trunks[self._precision]
         self._synthesizer = Graph(synthesizer, SessionConfig(threads=threads))
+
+    @property
+    def precision(self) -> Precision:
+        """See :class:`Engine`."""
+        return self._precision
 
     def embed(self, images: Float32) -> TrunkOutput:
         """See :class:`Engine`."""
@@ -105,6 +127,37 @@ class OnnxEngine:
     def synthesize(self, noise: Float32, attributes: Float32) -> Float32:
         """See :class:`Engine`."""
         return self._synthesizer.run({"noise": noise, "attributes": attributes}, ("embedding",))[0]
+
+
+def _eligible(bundle: Bundle, asked: PrecisionChoice, provider: Provider) -> tuple[Precision, ...]:
+    """The trunks among which the faster one is taken."""
+    there = bundle.precisions
+    if asked == "auto":
+        return there if provider == "cpu" else there[:1]
+    if asked not in there:
+        raise SettingsError(f"precision {asked}: the bundle has a trunk in {' and '.join(there)} only")
+    if asked != there[0] and provider != "cpu":
+        raise SettingsError(f"precision {asked}: the trunk in int8 is made for CPUs; provider {provider} takes fp32")
+    return (asked,)
+
+
+def _faster(
+    trunks: Mapping[Precision, Graph], row: tuple[int, ...], *, clock: Callable[[], float] = time.perf_counter
+) -> Precision:
+    """The precision whose trunk takes least time for an image, float32 where int8 gains less than a tenth.
+
+    They take turns, and the least time of each counts, so that other work on the machine decides nothing.
+    """
+    image, began = np.zeros((1, *row), dtype=np.float32), clock()
+    least = dict.fromkeys(trunks, float("inf"))
+    for done in range(1, _TRIAL_ROUNDS + 1):
+        for which, trunk in trunks.items():
+            before = clock()
+            trunk.run({"image": image}, ("embedding", "teacher_score"))
+            least[which] = min(least[which], clock() - before)
+        if (clock() - began) * (done + 1) / done > _TRIAL_SECONDS:
+            break
+    return "int8" if least["fp32"] >= _WORTH * least["int8"] else "fp32"
 
 
 def release_freed_memory() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import TEXT_ENCODER, TOKENIZER, Bundle
+from model.bundle import TEXT_ENCODER, TOKENIZER, Bundle, Precision
 from model.errors import BundleError
 from model.head import Float32
 from service.inference.sessions import SessionConfig, first_line, open_session
@@ -56,23 +56,27 @@ def encoder_graph(bundle: Bundle) -> GraphFile | None:
     )
 
 
-def graphs_of(bundle: Bundle) -> tuple[GraphFile, GraphFile]:
-    """Trunk and synthesizer of a verified bundle."""
-    manifest = bundle.manifest
+def trunk_graph(bundle: Bundle, precision: Precision) -> GraphFile:
+    """A trunk of a verified bundle, which has it in that precision."""
+    manifest, file = bundle.manifest, bundle.trunk_of(precision)
     size, dimension = manifest.preprocess.size, manifest.head.dimension
-    trunk = GraphFile(
-        file=bundle.trunk,
-        sha256=manifest.files[bundle.trunk.name],
+    return GraphFile(
+        file=file,
+        sha256=manifest.files[file.name],
         inputs={"image": (3, size, size)},
         outputs={"embedding": (dimension,), "teacher_score": (), "features": (manifest.backbone.feature_dim,)},
     )
-    synthesizer = GraphFile(
+
+
+def synthesizer_graph(bundle: Bundle) -> GraphFile:
+    """Synthesizer of a verified bundle."""
+    manifest = bundle.manifest
+    return GraphFile(
         file=bundle.synthesizer,
         sha256=manifest.files[bundle.synthesizer.name],
         inputs={"noise": (manifest.head.noise_dimension,), "attributes": (manifest.vocabulary.dimension,)},
-        outputs={"embedding": (dimension,)},
+        outputs={"embedding": (manifest.head.dimension,)},
     )
-    return trunk, synthesizer
 
 
 class Graph:

@@ -12,6 +12,8 @@ from model.errors import BundleError, MissingDependencyError
 from service.errors import SettingsError
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
+PrecisionChoice = Literal["auto", "fp32", "int8"]
+"""Which of a bundle's trunks runs; auto takes the faster one."""
 
 _NAMES: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",

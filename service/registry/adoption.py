@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from model.bundle import TRUNK, Bundle
+from model.bundle import TRUNK, TRUNK_INT8, Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, TextError
 from model.head import Float32, Row
@@ -79,10 +79,11 @@ def adopt_registry(
     made = [*_removals(kept, own), *_rewordings(kept, own)]
     wanted = [entry for i, (entry, bundled) in kept.items() if entry and not (bundled and i in own)]
     removed = sum(change.entry is None for change in made)
-    trunk = bundle.manifest.files[TRUNK] if bundle.manifest.head.photos else None
+    files = bundle.manifest.files
+    trunks = {files.get(TRUNK), files.get(TRUNK_INT8)} if bundle.manifest.head.photos else set()
     without_photos, left_out = [], []
     for former in track(wanted):
-        entry = replace(former, examples=tuple(e for e in former.examples if e.trunk == trunk))
+        entry = replace(former, examples=tuple(e for e in former.examples if e.trunk in trunks))
         if len(entry.examples) < len(former.examples):
             without_photos.append(entry.id)
         if entry.attributes is None and not entry.examples:

@@ -17,6 +17,7 @@ from typing import Any
 
 import uvicorn
 
+from model.bundle import Precision
 from service.errors import NotReadyError, SettingsError
 from service.http.bodies.budget import BodyBudget
 from service.server.app import create_app
@@ -41,13 +42,13 @@ _TURN = 0.001
 _LAST_ANSWERS = 0.5  # seconds
 
 
-def run_server(settings: Settings, listener: socket.socket, *, started: Callable[[str], None]) -> None:
+def run_server(settings: Settings, listener: socket.socket, *, started: Callable[[str, Precision], None]) -> None:
     """Answer until a signal says to stop; SIGHUP reads the keys again.
 
     Args:
         settings: what the operator chose; `threads` is the share of this process.
         listener: bound.
-        started: told the bundle's id once requests are answered.
+        started: told the bundle's id and the precision of its trunk once requests are answered.
 
     Raises:
         D3GZSLError: the service cannot start.
@@ -114,7 +115,7 @@ class _Server(uvicorn.Server):
         service: Service,
         connections: Connections,
         bodies: BodyBudget,
-        started: Callable[[str], None],
+        started: Callable[[str, Precision], None],
     ) -> None:
         super().__init__(config)
         self._service, self._connections, self._bodies, self._announce = service, connections, bodies, started
@@ -129,7 +130,7 @@ class _Server(uvicorn.Server):
         # What is there now stays: a collection that looked through it would stop every request for 0.1 to 0.4 seconds.
         gc.collect()
         gc.freeze()
-        self._announce(self._service.bundle.manifest.bundle_id)
+        self._announce(self._service.bundle.manifest.bundle_id, self._service.precision)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests end within the grace period, refuse what has not come by then, and end everything."""

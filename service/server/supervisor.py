@@ -91,7 +91,7 @@ def run_workers(settings: Settings, listener: socket.socket) -> None:
     if workers == 1:
         from service.server.process import run_server
 
-        run_server(settings, listener, started=lambda bundle: _announce(bundle, listener, 1))
+        run_server(settings, listener, started=lambda bundle, _: _announce(bundle, listener, 1))
         return
     with ExitStack() as stack:
         if not os.environ.get(SHARED_METRICS):
@@ -146,15 +146,19 @@ class _Supervisor:
         return worker
 
     def _start_first(self, stopped: Connection) -> str | None:
-        """The bundle's id once one worker answers: it makes the tables, and shows whether any can start."""
+        """The bundle's id once one worker answers: it makes the tables, and shows whether any can start.
+
+        Its trunk is that of all: where each took the faster one, they might give different answers.
+        """
         first = self._start()
         while stopped not in (ready := wait([stopped, first.line, first.process.sentinel])):
             if first.line in ready:
                 try:
-                    bundle, problem = first.line.recv()
+                    bundle, precision, problem = first.line.recv()
                 except EOFError:
-                    bundle, problem = "", ""
+                    bundle, precision, problem = "", "", ""
                 if bundle:
+                    self._settings = self._settings.model_copy(update={"precision": precision})
                     return str(bundle)
                 first.process.join()
                 raise WorkerError(problem or f"the first worker ended with status {first.process.exitcode}")
@@ -260,10 +264,10 @@ def _work(settings: Settings, listener: socket.socket, line: Connection) -> None
     os.setpgrp()  # Ctrl-C in a terminal is for the supervisor, which lets the workers drain
     threading.Thread(target=_end_with, args=(line,), name="supervisor", daemon=True).start()
     try:
-        run_server(settings, listener, started=lambda bundle: line.send((bundle, "")))
+        run_server(settings, listener, started=lambda *about: line.send((*about, "")))
     except D3GZSLError as error:
         log.error("the worker cannot start: %s", error)
-        line.send(("", str(error)))
+        line.send(("", "", str(error)))
         raise SystemExit(2) from None
 
 

@@ -76,6 +76,7 @@ class Metrics:
             head=manifest.head.kind,
             backbone=manifest.backbone.name,
             provider=service.settings.provider,
+            precision=service.precision,
         )
 
     def request(self, *, route: str, method: str, status: int, seconds: float, problem: str | None) -> None:

@@ -36,7 +36,7 @@ from service.http.images import parse
 from service.http.schemas import JsonImages, RollbackDocument
 from service.http.v2.tensors import image_files, network_inputs, read_request
 from service.inference.decoding import decode
-from service.inference.graph import graphs_of
+from service.inference.graph import synthesizer_graph, trunk_graph
 from service.registry.change import Change
 from tests.fuzz.seeds import images
 from tests.service import tiny
@@ -287,7 +287,7 @@ def _load(path: Path) -> None:
         bundle = Bundle.load(path)
         assert np.isfinite(bundle.weight).all()
         assert bundle.weight.shape == (len(bundle.manifest.classes), bundle.manifest.head.dimension)
-        for graph in graphs_of(bundle):
+        for graph in (*(trunk_graph(bundle, which) for which in bundle.precisions), synthesizer_graph(bundle)):
             inputs = {key: (2, *shape) for key, shape in graph.inputs.items()}
             check_graph(read_graph(graph.file.read_bytes(), graph.file.name), graph.file.name, inputs=inputs)
         if (path / TOKENIZER).exists():

@@ -17,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from training.exporting.int8_export import Int8Export, _validation_rows
 
 from model.bundle import Bundle
 from model.calibration import Calibration
@@ -32,7 +33,6 @@ from training.datasets.opening import reopen
 from training.evaluation import fit_chosen_head
 from training.exporting.export import export
 from training.exporting.int8 import RunImages, even_rows, quantise
-from training.exporting.int8_export import Int8Export, _validation_rows
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
 from training.features.own_photos import read_own_photos

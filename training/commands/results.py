@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import TaskID
@@ -71,10 +71,13 @@ def export(
     run_dir: RunDir,
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder the bundle is written to.")],
     data: Data = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise the backbone, calibrated on images of the training.")
-    ] = False,
-    int8_limit: Annotated[float, typer.Option(help="Points of H that int8 may lose, 0 to 100.")] = 0.5,
+    precision: Annotated[
+        Literal["auto", "fp32", "int8"],
+        typer.Option(
+            help="auto adds a trunk in int8 where it loses little on validation; int8 refuses where it loses more."
+        ),
+    ] = "auto",
+    int8_limit: Annotated[float, typer.Option(help="Points of H that int8 may lose, 0 to 100.")] = 0.3,
     calibration_images: Annotated[int, typer.Option(help="Training images that int8 is calibrated on.")] = 128,
     images: Annotated[
         Path | None, typer.Option(metavar="IMAGES_DIR", help="Where the training's data folder is, if it was moved.")
@@ -85,35 +88,46 @@ def export(
     """Write the bundle that `d3gzsl serve --bundle` takes; every ONNX graph is held against torch first."""
     from training.datasets.opening import reopen
     from training.exporting.export import export as run
+    from training.exporting.precision import Int8Export
+    from training.exporting.run_images import RunImages
     from training.runs.contents import Trained
 
     trained = Trained.load(run_dir)
     dataset = reopen(trained.data, moved_to=data)
-    if int8:
-        from training.exporting.int8 import RunImages
-        from training.exporting.int8_export import Int8Export
+    with console.progress_bar(quiet=as_json) as bar:
+        steps: dict[str, TaskID] = {}
 
-        source = RunImages.of(trained, features=data, root=images)
-        with console.progress_bar(quiet=as_json) as bar:
-            steps: dict[str, TaskID] = {}
+        def show(step: str, done: int, total: int) -> None:
+            if step not in steps or bar.tasks[steps[step]].finished:
+                steps[step] = bar.add_task(step, total=total)
+            bar.update(steps[step], completed=done)
 
-            def show(step: str, done: int, total: int) -> None:
-                if step not in steps:
-                    steps[step] = bar.add_task(step, total=total)
-                bar.update(steps[step], completed=done)
-
-            plan = Int8Export(images=source, limit=int8_limit, calibration_images=calibration_images, on_images=show)
-            written = run(dataset, trained, out, int8=plan, overwrite=overwrite)
-    else:
-        written = run(dataset, trained, out, overwrite=overwrite)
-    sentence = f"{out}: bundle {written['bundle_id']}; next: {_serve(out)}"
-    if int8:
-        found = written["metrics"]["int8"]
-        sentence += (
-            f"\nH on {found['images']} {found['measured_on']}: {100 * found['int8']['H']:.2f} in int8, "
-            f"{100 * found['fp32']['H']:.2f} in float32"
+        plan = Int8Export(
+            images=lambda: RunImages.of(trained, features=data, root=images),
+            limit=int8_limit,
+            calibration_images=calibration_images,
+            required=precision == "int8",
+            on_images=show,
         )
+        written = run(dataset, trained, out, int8=None if precision == "fp32" else plan, overwrite=overwrite)
+    sentence = f"{out}: bundle {written['bundle_id']}; next: {_serve(out)}{_precisions(written)}"
     console.result({"out": str(out), **written}, sentence + _why_other(written, run_dir), as_json=as_json)
+
+
+def _precisions(written: dict[str, Any]) -> str:
+    """A line on the trunk in int8, where one was tried."""
+    found = written["metrics"].get("precision")
+    if found is None:
+        return ""
+    if "why_no_int8" in written:
+        return f"\nthe bundle has the trunk in float32 alone: {written['why_no_int8']}"
+    words = (
+        f"\nthe bundle has its trunk in float32 and in int8; H on {found['images']} {found['measured_on']}: "
+        f"{100 * found['int8']['H']:.2f} in int8, {100 * found['fp32']['H']:.2f} in float32"
+    )
+    if (test := found.get("test")) is None:
+        return words
+    return f"{words}; on {test['images']} test images: {100 * test['int8']['H']:.2f}, {100 * test['fp32']['H']:.2f}"
 
 
 def _serve(bundle: Path) -> str:

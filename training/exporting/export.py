@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model import __version__
-from model.bundle import SYNTHESIZER, TRUNK, check_writable, sha256_bytes, sha256_of, write_bundle
+from model.bundle import SYNTHESIZER, TRUNK, TRUNK_INT8, check_writable, sha256_bytes, sha256_of, write_bundle
 from model.errors import DataError
 from model.guards.graphs import check_graph, read_graph
 from model.head import Float32, HeadSpec
@@ -27,7 +27,7 @@ from training.onnx_files import open_session
 from training.runs.contents import Trained
 
 if TYPE_CHECKING:
-    from training.exporting.int8_export import Int8Export
+    from training.exporting.precision import Int8Export, Measured
 
 
 def export(
@@ -46,15 +46,17 @@ def export(
         trained: the run.
         out: bundle directory.
         examples: images that come with the bundle.
-        int8: how to bring the trunk's backbone to int8; float32 without it.
+        int8: how to make a second trunk in int8; the one in float32 alone without it.
         overwrite: replace an existing bundle.
 
     Returns:
-        Bundle id and the results of the served head, as JSON values.
+        Bundle id and the results of the served head, as JSON values; and `why_no_int8` where a second trunk was to be
+        made and was not.
 
     Raises:
         BundleError: a graph differs from torch, or `out` exists.
-        DataError: the features have no backbone to serve with, or it is another one now; or int8 is too inaccurate.
+        DataError: the features have no backbone to serve with, or it is another one now; or the trunk in int8 is
+            required and loses too much.
 
     Example:
         >>> from model import Bundle
@@ -88,13 +90,16 @@ def export(
         generator=copy.deepcopy(generator), embedding=copy.deepcopy(student.embedding), centre=rows.centre
     )
     trunk = trunk_graph(source.path, tail, feature_dim=source.description.feature_dim, side=source.spec.size)
-    exact, trunk = trunk, trunk if int8 is None else int8.trunk(dataset, source, tail)
     synthesis = synthesizer_graph(
         synthesizer, noise_dim=generator.noise_dim, attribute_dim=dataset.vocabulary.dimension
     )
-    for name, graph in ((TRUNK, trunk), (SYNTHESIZER, synthesis)):
-        check_graph(read_graph(graph, name), name)  # as the service does before it loads them
     spec = _spec(rows, trained)
+    rounded = Measured(trunk=None, metrics={})
+    if int8 is not None:
+        rounded = int8.measure(dataset, trained, source, tail)
+    for name, graph in ((TRUNK, trunk), (TRUNK_INT8, rounded.trunk), (SYNTHESIZER, synthesis)):
+        if graph is not None:
+            check_graph(read_graph(graph, name), name)  # as the service does before it loads them
     encoder = None
     if dataset.text_encoder is not None:
         encoder = load_text_encoder(dataset.text_encoder.path, identity=dataset.text_encoder.identity).files
@@ -104,6 +109,7 @@ def export(
         dataset.vocabulary,
         spec,
         encoder=encoder.identity if encoder else None,
+        trunk_int8_sha256=sha256_bytes(rounded.trunk) if rounded.trunk else None,
     )
     session = open_session(synthesis)
 
@@ -126,10 +132,7 @@ def export(
     fitted = _head(rows, synthetic, spec)
     metrics = _metrics(dataset, trained, fitted)
     if int8 is not None:
-        trunks = {"fp32": exact, "int8": trunk}
-        metrics["int8"] = int8.compare(
-            dataset, trained, trunks, centre=rows.centre, weight=fitted.weight, bias=fitted.bias
-        )
+        metrics["precision"] = int8.with_test(rounded, dataset, trained, fitted)
     written = write_bundle(
         out,
         trunk=trunk,
@@ -148,9 +151,10 @@ def export(
         training=_public(trained.resolved()),
         examples=examples,
         text_encoder=encoder,
+        trunk_int8=rounded.trunk,
         overwrite=overwrite,
     )
-    return {"bundle_id": written, "metrics": metrics}
+    return {"bundle_id": written, "metrics": metrics, **({"why_no_int8": rounded.reason} if rounded.reason else {})}
 
 
 def is_bundle_of(manifest: Manifest, dataset: Dataset, trained: Trained) -> bool:

@@ -25,6 +25,8 @@ from training.datasets.dataset import MIN_TRAINING_ROWS, Dataset
 from training.datasets.opening import open_data
 from training.experiment import Finished, Order, run
 from training.exporting.export import export, is_bundle_of
+from training.exporting.precision import Int8Export
+from training.exporting.run_images import RunImages
 from training.features.backbone import Backbone
 from training.features.extraction import extract, image_file, remaining
 from training.features.own_photos import OwnPhotos, read_own_photos, shown
@@ -333,7 +335,8 @@ def _export(options: MakeOptions, dataset: Dataset, trained: Trained) -> bool:
             why = str(error)
         if not options.overwrite:
             raise BundleError(f"--out {shown(out)}: {why}; {_OTHER}")
-    export(dataset, trained, out, overwrite=options.overwrite)
+    int8 = Int8Export(images=lambda: RunImages.of(trained))
+    export(dataset, trained, out, int8=int8, overwrite=options.overwrite)
     return True
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.errors import BundleError
-from training.exporting.int8 import RunImages
+from training.exporting.run_images import RunImages
 from training.features.scaler import evenly
 from training.features.store import FeatureStore
 from training.onnx_files import open_session

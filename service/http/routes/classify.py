@@ -69,6 +69,7 @@ async def classify(
     def make() -> ClassifyAnswer:
         return ClassifyAnswer(
             bundle=service.bundle.manifest.bundle_id,
+            precision=service.precision,
             registry_version=snapshot.registry_version,
             head="exact",
             results=[

@@ -76,6 +76,7 @@ async def about(service: TheService) -> VersionAnswer:
         head=manifest.head.kind,
         onnxruntime=_runtime_version(),
         provider=service.settings.provider,
+        precision=service.precision,
         image_types=list(readable_types()),
     )
 

@@ -102,6 +102,7 @@ async def _infer(request: Request, service: Service, deadline: Deadline) -> Resp
         asked,
         AnswerParameters(
             bundle=service.bundle.manifest.bundle_id,
+            precision=service.precision,
             registry_version=snapshot.registry_version,
             head="exact",
         ),

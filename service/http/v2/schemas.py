@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.bundle import Precision
 from service.http.schemas import HeadState, RankQuery
 
 MODEL = "d3gzsl"
@@ -82,6 +83,7 @@ class AnswerParameters(BaseModel):
     """What the answer depends on."""
 
     bundle: str
+    precision: Precision
     registry_version: int
     head: HeadState
 

@@ -1,0 +1,281 @@
+"""In which precision a bundle's backbone computes: float32, and int8 where that costs too little to be seen.
+
+N: images, D: features, C: classes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from model.errors import DataError
+from model.head import Float32
+from training.datasets.dataset import BackboneSource, Dataset, make_task
+from training.exporting.graphs import TrunkTail, trunk_graph
+from training.exporting.int8 import Extremes, Quantiser, save_corrected
+from training.exporting.run_images import RunImages, even_rows
+from training.features.backbone import load_backbone
+from training.method.heads import HeadFit, embed, fit_head
+from training.metrics import GzslScores, gzsl_scores
+from training.onnx_files import open_session
+from training.runs.contents import Trained
+from training.selection.folds import used_folds
+
+LIMIT = 0.3
+CALIBRATION_IMAGES = 128
+MEASURED_IMAGES = 2000
+"""Most images of a fold, and of the test, on which int8 is measured: enough for differences of tenths of a point."""
+
+OnImages = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A way to quantise.
+
+    Attributes:
+        ranges: from which values activations are rounded, see :class:`training.exporting.int8.Extremes`.
+        keeps: whether the layers stay in float32 that lose much and compute little.
+    """
+
+    ranges: Literal["widest", "mean"]
+    keeps: bool = False
+
+    def model(self, quantiser: Quantiser, extremes: Extremes) -> ModelProto:
+        """The backbone quantised so."""
+        ranges = extremes.widest if self.ranges == "widest" else extremes.mean
+        return quantiser.quantised(ranges, kept=quantiser.sensitive if self.keeps else ())
+
+
+CANDIDATES = (Candidate(ranges="widest"), Candidate(ranges="mean"), Candidate(ranges="widest", keeps=True))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Judge:
+    """A head and the rows of the data set on which it is measured.
+
+    Attributes:
+        index: rows of the data set, [N].
+        labels: position of each row's class in the head, [N].
+        seen: which of the head's classes count as seen, bool [C].
+        fitted: the head.
+    """
+
+    index: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+    fitted: HeadFit
+
+    def scores(self, trained: Trained, features: Mapping[int, Float32]) -> GzslScores:
+        """U, S and H with the features of each row, [D]; scaling and embedding stay in float32."""
+        some = np.stack([features[row] for row in self.index.tolist()])
+        device = next(trained.networks.student.parameters()).device
+        z = embed(trained.networks, torch.from_numpy(trained.scaler.apply(some)).to(device))
+        logits = trained.selected.calibration.scores(self.fitted.logits(z), self.seen)
+        return gzsl_scores(logits, self.labels, self.seen)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """The trunk in int8, where it may be shipped, and what was measured.
+
+    Attributes:
+        trunk: the graph; None where more than the limit was lost.
+        metrics: for the manifest, as JSON values.
+        reason: why there is no trunk in int8.
+    """
+
+    trunk: bytes | None
+    metrics: dict[str, Any]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Int8Export:
+    """How a second trunk in int8 is made and judged.
+
+    Attributes:
+        images: finds the images of the run.
+        limit: points of H that may be lost, on the scale 0..100.
+        calibration_images: how many training images show the ranges of activations.
+        required: whether it is an error where int8 loses more, or cannot be measured; else the bundle then has the
+            trunk in float32 alone.
+        on_images: called with a step's name, images done and images in all.
+    """
+
+    images: Callable[[], RunImages]
+    limit: float = LIMIT
+    calibration_images: int = CALIBRATION_IMAGES
+    required: bool = False
+    on_images: OnImages = lambda _step, _done, _total: None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= 100:
+            raise DataError(f"--int8-limit: expected 0 to 100 points of H, got {self.limit:g}")
+        if self.calibration_images < 1:
+            raise DataError(f"--calibration-images: expected at least 1, got {self.calibration_images}")
+
+    def measure(self, dataset: Dataset, trained: Trained, source: BackboneSource, tail: TrunkTail) -> Measured:
+        """Quantise in several ways, and take the one with the best mean H over the folds of validation.
+
+        Results in float32 are those of the stored features. The networks were trained on all rows, so that both results
+        are too good; their difference counts.
+
+        Args:
+            dataset: the data of the run.
+            trained: the run.
+            source: the backbone.
+            tail: what stands behind it, in float32.
+
+        Raises:
+            DataError: the trunk is required, and an image is not what it was, the backbone cannot be quantised, or more
+                than `limit` points of H are lost.
+        """
+        try:
+            return self._measured(dataset, trained, source, tail)
+        except DataError as error:
+            if self.required:
+                raise
+            metrics = {"shipped": ["fp32"], "reason": "int8 could not be measured"}
+            return Measured(trunk=None, metrics=metrics, reason=str(error))
+
+    def _measured(self, dataset: Dataset, trained: Trained, source: BackboneSource, tail: TrunkTail) -> Measured:
+        images = self.images()
+        backbone = load_backbone(source.path)
+        quantiser = Quantiser(backbone)
+        calibration = dataset.trainval[
+            list(even_rows(dataset.labels[dataset.trainval].tolist(), self.calibration_images))
+        ]
+        extremes = quantiser.watch(self._pixels(images, "ranges", calibration))
+        judges = _validation(dataset, trained)
+        rows = np.unique(np.concatenate([calibration, *(judge.index for judge in judges)]))
+        exact = {row: dataset.features[row] for row in rows.tolist()}
+        fp32 = _mean(judge.scores(trained, exact) for judge in judges)
+        best: tuple[dict[str, float], Candidate, ModelProto, Float32] | None = None
+        for candidate in CANDIDATES:
+            model = candidate.model(quantiser, extremes)
+            found = self._features(images, quantiser, model, rows)
+            moved = np.stack([found[row] - exact[row] for row in calibration.tolist()])
+            shift: Float32 = moved.mean(axis=0, dtype=np.float64).astype(np.float32)
+            corrected = {row: features - shift for row, features in found.items()}
+            scores = _mean(judge.scores(trained, corrected) for judge in judges)
+            if best is None or scores["H"] > best[0]["H"]:
+                best = (scores, candidate, model, shift)
+        assert best is not None, "there are candidates"
+        int8, chosen, model, shift = best
+        lost = 100 * (fp32["H"] - int8["H"])
+        metrics = {
+            "measured_on": "folds of validation",
+            "images": len({row for judge in judges for row in judge.index.tolist()}),
+            "calibration_images": len(calibration),
+            "ranges": chosen.ranges,
+            "sensitive_layers": "fp32" if chosen.keeps else "int8",
+            "fp32": fp32,
+            "int8": int8,
+            "lost_points_of_H": lost,
+            "limit": self.limit,
+        }
+        if lost > self.limit:
+            reason = (
+                f"int8 loses {lost:.2f} points of H, more than the {self.limit:g} allowed: {_words(int8)} against "
+                f"{_words(fp32)} in float32, on {metrics['images']} images of the folds of validation"
+            )
+            if self.required:
+                raise DataError(f"{reason}; more --calibration-images may help, --int8-limit allows more")
+            return Measured(trunk=None, metrics={**metrics, "shipped": ["fp32"], "reason": reason}, reason=reason)
+        with tempfile.TemporaryDirectory() as folder:
+            rounded = save_corrected(model, backbone, shift, Path(folder) / "backbone.onnx")
+            trunk = trunk_graph(rounded, tail, feature_dim=backbone.feature_dim, side=backbone.spec.size)
+        return Measured(trunk=trunk, metrics={**metrics, "shipped": ["fp32", "int8"]})
+
+    def with_test(self, measured: Measured, dataset: Dataset, trained: Trained, fitted: HeadFit) -> dict[str, Any]:
+        """What was measured, and both results on test images where there are any, by which nothing is chosen.
+
+        Args:
+            measured: on validation.
+            dataset: the data of the run.
+            trained: the run.
+            fitted: the head with the rows of the bundle, in the order of the data set's classes. Those of unseen
+                classes are made as when a class is registered.
+        """
+        if measured.trunk is None or not dataset.testable:
+            return measured.metrics
+        labels = dataset.labels[dataset.test]
+        index = dataset.test[sorted(even_rows(labels.tolist(), MEASURED_IMAGES))]
+        judge = _Judge(index=index, labels=dataset.labels[index], seen=dataset.seen, fitted=fitted)
+        session = open_session(measured.trunk)
+        found = [
+            session.run(["features"], {"image": pixels})[0] for pixels in self._pixels(self.images(), "test", index)
+        ]
+        features = {"fp32": dataset.features[index], "int8": np.concatenate(found)}
+        scores = {
+            name: judge.scores(trained, dict(zip(index.tolist(), some, strict=True))) for name, some in features.items()
+        }
+        lost = 100 * (scores["fp32"].H - scores["int8"].H)
+        briefs = {name: _brief(one) for name, one in scores.items()}
+        return {**measured.metrics, "test": {"images": len(index), **briefs, "lost_points_of_H": lost}}
+
+    def _features(
+        self, images: RunImages, quantiser: Quantiser, model: ModelProto, rows: NDArray[np.int64]
+    ) -> dict[int, Float32]:
+        """What a backbone gives for rows of the data set."""
+        session, backbone = open_session(model.SerializeToString()), quantiser.backbone
+        found = np.concatenate([backbone.run(session, pixels) for pixels in self._pixels(images, "int8", rows)])
+        return dict(zip(rows.tolist(), found, strict=True))
+
+    def _pixels(self, images: RunImages, step: str, rows: NDArray[np.int64]) -> Iterator[Float32]:
+        done = 0
+
+        def on_batch(count: int) -> None:
+            nonlocal done
+            done += count
+            self.on_images(step, done, len(rows))
+
+        return images.pixels(rows.tolist(), on_batch=on_batch)
+
+
+def _validation(dataset: Dataset, trained: Trained) -> list[_Judge]:
+    """Held-out rows of each fold, and a head whose rows of the fold's hidden classes are made from descriptions."""
+    device = next(trained.networks.student.parameters()).device
+    judges = []
+    for fold in used_folds(dataset, trained.config.selection, trained.config.seed):
+        task = make_task(dataset, fold.train, fold.classes, trained.scaler, device)
+        fitted = fit_head(
+            trained.networks,
+            task,
+            [dataset.classes[i].id for i in fold.classes.tolist()],
+            trained.selected.head,
+            samples=trained.config.selection.samples,
+            key="",
+        )
+        index = fold.held[sorted(even_rows(dataset.labels[fold.held].tolist(), MEASURED_IMAGES))]
+        judges.append(
+            _Judge(
+                index=index,
+                labels=np.searchsorted(fold.classes, dataset.labels[index]),
+                seen=~np.isin(fold.classes, fold.pseudo_unseen),
+                fitted=fitted,
+            )
+        )
+    return judges
+
+
+def _mean(scores: Iterator[GzslScores]) -> dict[str, float]:
+    briefs = [_brief(one) for one in scores]
+    return {name: float(np.mean([brief[name] for brief in briefs])) for name in briefs[0]}
+
+
+def _brief(scores: GzslScores) -> dict[str, float]:
+    return {"U": scores.U, "S": scores.S, "H": scores.H, "T1": scores.T1}
+
+
+def _words(scores: Mapping[str, float]) -> str:
+    return f"H {100 * scores['H']:.2f} (U {100 * scores['U']:.2f}, S {100 * scores['S']:.2f})"
