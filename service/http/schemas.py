@@ -153,7 +153,9 @@ class ClassifyAnswer(BaseModel):
     """Results in the order of the images."""
 
     bundle: str
-    precision: Precision = Field(description="The arithmetic of the bundle's trunk that embedded the images.")
+    precision: Precision | None = Field(
+        None, description="The arithmetic of the bundle's trunk that embedded the images; services of old do not say."
+    )
     registry_version: int
     head: HeadState
     results: list[ImageAnswer | ImageFailure]
@@ -297,7 +299,9 @@ class VersionAnswer(BaseModel):
     head: str
     onnxruntime: str
     provider: Provider = Field(description="What runs the model.")
-    precision: Precision = Field(description="The arithmetic of the bundle's trunk that runs.")
+    precision: Precision | None = Field(
+        None, description="The arithmetic of the bundle's trunk that runs; services of old do not say."
+    )
     image_types: list[str] = Field(
         default_factory=list,
         description="Media types of the image files that are read; image/heic only with the extra.",

@@ -35,6 +35,7 @@ def seal(bundle: Path, *, listed: bool = True) -> None:
         manifest.vocabulary,
         manifest.head,
         encoder=encoder_of(manifest),
+        trunk_int8_sha256=manifest.files.get("trunk_int8.onnx"),
     )
     (bundle / "manifest.json").write_text(json.dumps(fields))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from model.bundle import Precision
 from tests.service import tiny
 from tests.service.conftest import Client, Running
 from tests.service.test_classes import DOCUMENT, IMAGE, best, problem
@@ -125,6 +126,8 @@ async def test_classes_that_are_in_the_way_are_named(client: Client) -> None:
 class Exploding:
     """A synthesizer that gives no number for a class with too much red."""
 
+    precision: Precision = "fp32"
+
     def embed(self, images):
         raise AssertionError("no image is embedded here")
 
@@ -186,6 +189,8 @@ async def test_an_answer_names_a_thousand_problems_at_most(running: Running) -> 
 
 class HeldSynthesizer:
     """Makes the rows of classes only once it may."""
+
+    precision: Precision = "fp32"
 
     def __init__(self) -> None:
         self.begun, self.may = threading.Event(), threading.Event()

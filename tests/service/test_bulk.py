@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.errors import BundleError, DataError
 from model.outside.folders import files_under, printable
 from service.bulk import results, run
@@ -352,12 +352,13 @@ def begun(bundle_dir: Path, tmp_path: Path) -> Path:
         registry="bundle",
         top_k=5,
         scope="all",
+        precision="auto",
         max_bytes=20_000_000,
         max_pixels=50_000_000,
     )
     folder = run.partial_folder(out)
     folder.mkdir()
-    Job.begin(folder, asked, Snapshot.of_bundle(bundle), out=out)
+    Job.begin(folder, asked, Snapshot.of_bundle(bundle), precision="fp32", out=out)
     return out
 
 
@@ -422,6 +423,8 @@ def test_a_part_that_lacks_rows_is_not_joined(begun: Path, bundle_dir: Path, tmp
 class Fussy:
     """An engine that fails on bright red images, gives nothing finite for bright green ones, and else does its work."""
 
+    precision: Precision = "fp32"
+
     def __init__(self, bundle: Bundle) -> None:
         self._real = OnnxEngine(bundle, threads=1)
         self.batches: list[int] = []
@@ -445,7 +448,14 @@ def test_an_image_on_which_the_model_fails_takes_no_other_along(bundle_dir: Path
         (tmp_path / f"{name}.png").write_bytes(png(colour))
     bundle = Bundle.load(bundle_dir)
     asked = BulkRequest(
-        root=str(tmp_path), bundle_id="x", registry="bundle", top_k=1, scope="all", max_bytes=9999, max_pixels=9999
+        root=str(tmp_path),
+        bundle_id="x",
+        registry="bundle",
+        top_k=1,
+        scope="all",
+        precision="auto",
+        max_bytes=9999,
+        max_pixels=9999,
     )
     engine = Fussy(bundle)
     classifier = Classifier(bundle, engine, Snapshot.of_bundle(bundle), asked, batch=5, workers=2)
@@ -462,7 +472,14 @@ def test_only_a_few_batches_are_in_memory(bundle_dir: Path, tmp_path: Path) -> N
     (tmp_path / "red.png").write_bytes(png((255, 0, 0)))
     bundle = Bundle.load(bundle_dir)
     asked = BulkRequest(
-        root=str(tmp_path), bundle_id="x", registry="bundle", top_k=1, scope="all", max_bytes=9999, max_pixels=9999
+        root=str(tmp_path),
+        bundle_id="x",
+        registry="bundle",
+        top_k=1,
+        scope="all",
+        precision="auto",
+        max_bytes=9999,
+        max_pixels=9999,
     )
     classifier = Classifier(
         bundle, OnnxEngine(bundle, threads=1), Snapshot.of_bundle(bundle), asked, batch=4, workers=2

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from service.inference.class_rows import compute_row, compute_rows
@@ -17,6 +17,8 @@ from tests.service import tiny
 
 class Counting:
     """The synthesizer in NumPy; counts the rows of each call."""
+
+    precision: Precision = "fp32"
 
     def __init__(self) -> None:
         self.rows: list[int] = []

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.calibration import novelty
 from model.head import Float32, logits
 from model.preprocess import preprocess
@@ -50,7 +50,7 @@ async def test_the_answer_is_that_of_the_formulas(client: Client, bundle_dir: Pa
 
     answer = (await client.post("/classify", content=data, headers=PNG)).json()
 
-    assert set(answer) == {"bundle", "registry_version", "head", "results", "timing_ms"}
+    assert set(answer) == {"bundle", "precision", "registry_version", "head", "results", "timing_ms"}
     assert (answer["bundle"], answer["registry_version"], answer["head"]) == (bundle.manifest.bundle_id, 0, "exact")
     assert set(answer["timing_ms"]) == {"decode", "queue", "inference"}
     assert all(value >= 0 for value in answer["timing_ms"].values())
@@ -249,6 +249,8 @@ async def test_requests_beyond_the_limits(running: Running) -> None:
 
 class HeldEngine:
     """Embeds everything as zeros, but only while it is let."""
+
+    precision: Precision = "fp32"
 
     def __init__(self) -> None:
         self.free = threading.Event()

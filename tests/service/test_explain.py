@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.calibration import Calibration
 from model.classes import ClassEntry
 from model.noise import class_noise
@@ -25,6 +25,8 @@ EXPLAIN = {"explain": "attributes"}
 
 class Counting:
     """The synthesizer in NumPy; counts its calls."""
+
+    precision: Precision = "fp32"
 
     def __init__(self) -> None:
         self.rows: list[int] = []

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.bundle import Precision
 from model.head import Float32
 from service.inference.engine import TrunkOutput
 from tests.pages import ROOT, inline
@@ -84,6 +85,8 @@ async def test_images_are_counted_by_what_became_of_them(client: Client) -> None
 class HeldModel:
     """Answers once it is let go."""
 
+    precision: Precision = "fp32"
+
     def __init__(self) -> None:
         self.free = threading.Event()
         self.batches: list[int] = []
@@ -145,7 +148,7 @@ async def test_the_registry_and_what_runs_show(client: Client) -> None:
     assert 0 <= value(found, "registry_lag_seconds") < 60
     assert 10_000_000 < value(found, "resident_memory_bytes") < 100_000_000_000
     about = (await client.get("/version")).json()
-    labels = {"bundle": about["bundle"], "head": "lda", "backbone": "tiny.onnx", "provider": "cpu"}
+    labels = {"bundle": about["bundle"], "head": "lda", "backbone": "tiny.onnx", "provider": "cpu", "precision": "fp32"}
     assert value(found, "model_info", **labels) == 1
     assert any(name == "build_info" and ("version", about["version"]) in labels for name, labels in found)
 

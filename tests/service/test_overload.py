@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from model.bundle import Precision
 from model.head import Float32
 from service.inference.engine import TrunkOutput
 from service.service import Service
@@ -26,6 +27,8 @@ OVERLOADED, LATE = (503, "urn:d3gzsl:problem:overloaded"), (503, "urn:d3gzsl:pro
 
 class HeldEngine:
     """Embeds everything as zeros, one step per permission."""
+
+    precision: Precision = "fp32"
 
     def __init__(self) -> None:
         self.steps = threading.Semaphore(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision
 from model.classes import ClassEntry
 from model.errors import AttributesError
 from model.synthesis import class_embeddings
@@ -32,6 +32,8 @@ from tests.service import tiny
 
 class FakeEngine:
     """The synthesizer in NumPy."""
+
+    precision: Precision = "fp32"
 
     def embed(self, images):
         raise AssertionError("no image is embedded here")

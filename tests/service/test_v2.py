@@ -113,7 +113,12 @@ async def test_parameters_mean_what_they_mean_for_classify(client: Client) -> No
     assert_same(tensors(answer), await classified(client, f"?{query}"))
     body = answer.json()
     assert (body["id"], body["model_name"]) == ("mine", "d3gzsl")
-    assert body["parameters"] == {"bundle": body["model_version"], "registry_version": 1, "head": "exact"}
+    assert body["parameters"] == {
+        "bundle": body["model_version"],
+        "precision": "fp32",
+        "registry_version": 1,
+        "head": "exact",
+    }
     assert [output["shape"] for output in body["outputs"]] == [[3, 2]] * 4 + [[3]]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -33,6 +34,7 @@ VIOLET = (0.9, 0.0, 0.9)
 _rng = np.random.default_rng(7)
 W_DZ = np.concatenate([np.eye(3, Z), 0.01 * _rng.standard_normal((3, Z))]).astype(np.float32)
 W_DZ[:3, 3] = 0.5
+ROUNDED_DZ = (np.round(W_DZ * 8) / 8).astype(np.float32)
 W_KZ = (0.05 * _rng.standard_normal((K, Z))).astype(np.float32)
 
 
@@ -43,6 +45,7 @@ def trunk(
     embedding: str = "embedding",
     batch: int | str = "N",
     free: bool = False,
+    weight: NDArray[np.float32] = W_DZ,
 ) -> bytes:
     """image [N,3,S,S] -> embedding [N,Z], teacher_score [N], features [N,D]; `free` leaves Z open in the graph."""
     nodes = [
@@ -54,7 +57,7 @@ def trunk(
         helper.make_node("ReduceMean", [embedding, "last"], ["level"], keepdims=0),
         helper.make_node("Neg", ["level"], ["teacher_score"]),
     ]
-    weights = {"axes": np.array([2, 3]), "last": np.array([1]), "W_DZ": W_DZ[:, :dimension]}
+    weights = {"axes": np.array([2, 3]), "last": np.array([1]), "W_DZ": weight[:, :dimension]}
     if free:  # cut at a place that only the image decides, so that no shape can be inferred
         nodes[4].output[0] = "whole"
         cut = [
@@ -90,7 +93,14 @@ def synthesize(noise, attributes):
     return (noise @ W_KZ + attributes @ W_DZ[:3]).astype(np.float32)
 
 
-def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, spec: HeadSpec = HEAD, overwrite: bool = False) -> Path:
+def tiny_bundle(
+    out: Path,
+    *,
+    trunk_bytes: bytes | None = None,
+    trunk_int8: bytes | None = None,
+    spec: HeadSpec = HEAD,
+    overwrite: bool = False,
+) -> Path:
     """Write a valid bundle with two seen classes and an unseen one."""
     entries = tuple(
         ClassEntry(id=name, name=name.capitalize(), kind="unseen" if name == "bluish" else "seen", attributes=colour)
@@ -100,7 +110,13 @@ def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, spec: HeadSpec =
         NAMES, [entry.attributes for entry in entries], offset=0.0, scale=1.0, unit_length=False
     )
     trunk_bytes = trunk_bytes or trunk()
-    identity = bundle_id(sha256_bytes(trunk_bytes), sha256_bytes(synthesizer()), vocabulary, spec)
+    identity = bundle_id(
+        sha256_bytes(trunk_bytes),
+        sha256_bytes(synthesizer()),
+        vocabulary,
+        spec,
+        trunk_int8_sha256=sha256_bytes(trunk_int8) if trunk_int8 else None,
+    )
     head = LdaHead(0.2 * np.eye(Z)).scaled(spec.unseen_scale)
     rows = [
         head.row(
@@ -132,6 +148,7 @@ def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, spec: HeadSpec =
         metrics={"test": {"H": 0.5}},
         training={},
         examples={Example(file="examples/red.png", class_id="reddish", name="Reddish"): png((255, 0, 0))},
+        trunk_int8=trunk_int8,
         overwrite=overwrite,
     )
     return out

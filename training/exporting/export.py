@@ -27,7 +27,7 @@ from training.onnx_files import open_session
 from training.runs.contents import Trained
 
 if TYPE_CHECKING:
-    from training.exporting.precision import Int8Export, Measured
+    from training.exporting.precision import Int8Export
 
 
 def export(
@@ -94,10 +94,9 @@ def export(
         synthesizer, noise_dim=generator.noise_dim, attribute_dim=dataset.vocabulary.dimension
     )
     spec = _spec(rows, trained)
-    rounded = Measured(trunk=None, metrics={})
-    if int8 is not None:
-        rounded = int8.measure(dataset, trained, source, tail)
-    for name, graph in ((TRUNK, trunk), (TRUNK_INT8, rounded.trunk), (SYNTHESIZER, synthesis)):
+    measured = None if int8 is None else int8.measure(dataset, trained, source, tail)
+    trunk_int8 = None if measured is None else measured.trunk
+    for name, graph in ((TRUNK, trunk), (TRUNK_INT8, trunk_int8), (SYNTHESIZER, synthesis)):
         if graph is not None:
             check_graph(read_graph(graph, name), name)  # as the service does before it loads them
     encoder = None
@@ -109,7 +108,7 @@ def export(
         dataset.vocabulary,
         spec,
         encoder=encoder.identity if encoder else None,
-        trunk_int8_sha256=sha256_bytes(rounded.trunk) if rounded.trunk else None,
+        trunk_int8_sha256=sha256_bytes(trunk_int8) if trunk_int8 else None,
     )
     session = open_session(synthesis)
 
@@ -131,8 +130,8 @@ def export(
     order = np.argsort(~dataset.seen, kind="stable")  # seen classes first
     fitted = _head(rows, synthetic, spec)
     metrics = _metrics(dataset, trained, fitted)
-    if int8 is not None:
-        metrics["precision"] = int8.with_test(rounded, dataset, trained, fitted)
+    if int8 is not None and measured is not None:
+        metrics["precision"] = int8.with_test(measured, dataset, trained, fitted)
     written = write_bundle(
         out,
         trunk=trunk,
@@ -151,10 +150,11 @@ def export(
         training=_public(trained.resolved()),
         examples=examples,
         text_encoder=encoder,
-        trunk_int8=rounded.trunk,
+        trunk_int8=trunk_int8,
         overwrite=overwrite,
     )
-    return {"bundle_id": written, "metrics": metrics, **({"why_no_int8": rounded.reason} if rounded.reason else {})}
+    why = {} if measured is None or measured.reason is None else {"why_no_int8": measured.reason}
+    return {"bundle_id": written, "metrics": metrics, **why}
 
 
 def is_bundle_of(manifest: Manifest, dataset: Dataset, trained: Trained) -> bool:
