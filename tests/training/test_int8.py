@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from training.exporting.int8_export import Int8Export, _validation_rows
 
 from model.bundle import Bundle
 from model.calibration import Calibration
@@ -28,15 +26,15 @@ from service.inference.engine import OnnxEngine
 from tests.training.photos import write_backbone
 from tests.training.tiny import write_run
 from training import cli
-from training.datasets.dataset import Dataset, make_task
+from training.datasets.dataset import Dataset
 from training.datasets.opening import reopen
-from training.evaluation import fit_chosen_head
 from training.exporting.export import export
-from training.exporting.int8 import RunImages, even_rows, quantise
+from training.exporting.int8 import Extremes, Quantiser, quantise
+from training.exporting.precision import Int8Export, _validation
+from training.exporting.run_images import RunImages, even_rows
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
 from training.features.own_photos import read_own_photos
-from training.method.heads import embed, fit_head
 from training.metrics import gzsl_scores
 from training.runs.contents import Trained
 from training.selection.folds import folds
@@ -48,7 +46,7 @@ ANY_LOSS = 100.0
 @pytest.fixture(scope="module")
 def bundle(trained: Trained, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("int8") / "bundle"
-    export(data, trained, out, int8=Int8Export(images=RunImages.of(trained), limit=ANY_LOSS))
+    export(data, trained, out, int8=Int8Export(images=lambda: RunImages.of(trained), limit=ANY_LOSS))
     return Bundle.load(out)
 
 
@@ -116,6 +114,38 @@ def test_a_convolutional_backbone_keeps_its_features(tmp_path: Path) -> None:
         assert np.abs(value.astype(int)).max() <= 64  # 7 bits
 
 
+def test_extremes_are_those_of_each_image(tmp_path: Path) -> None:
+    source, images = load_backbone(convolutions(tmp_path / "fp32.onnx")), batches(4, 3, 12, 12)
+    found = Quantiser(source).watch(images)
+    pixels = np.concatenate(images)
+    np.testing.assert_array_equal(found.least["image"], pixels.min(axis=(1, 2, 3)))
+    np.testing.assert_array_equal(found.largest["image"], pixels.max(axis=(1, 2, 3)))
+    assert found.widest["image"] == (pixels.min(), pixels.max())
+    assert found.mean["image"] == pytest.approx((found.least["image"].mean(), found.largest["image"].mean()))
+    assert all(len(values) == 12 for values in found.largest.values())
+    assert len(found.largest) >= 5  # between image and pooling
+
+
+def test_sensitive_layers_stay_in_float32_with_what_bounds_them(tmp_path: Path) -> None:
+    """Here the convolution of the image, its ReLU, and the depthwise one."""
+    quantiser = Quantiser(load_backbone(convolutions(tmp_path / "fp32.onnx")))
+    assert sorted(name.split("_")[0] for name in quantiser.sensitive) == ["Conv", "Conv", "Relu"]
+    ranges = quantiser.watch(batches(4, 3, 12, 12)).widest
+
+    def int8_weights(**options: tuple[str, ...]) -> int:
+        stored = quantiser.quantised(ranges, **options).graph.initializer
+        return sum(tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4 for tensor in stored)
+
+    assert (int8_weights(), int8_weights(kept=quantiser.sensitive)) == (2, 0)
+
+
+def test_mean_ranges_clip_what_is_rare() -> None:
+    found = Extremes(
+        least={"x": np.array([0.0, -1.0], dtype=np.float32)}, largest={"x": np.array([1.0, 9.0], dtype=np.float32)}
+    )
+    assert (found.widest, found.mean) == ({"x": (-1.0, 9.0)}, {"x": (-0.5, 5.0)})
+
+
 def test_the_same_images_give_the_same_file(tmp_path: Path) -> None:
     source, images = convolutions(tmp_path / "fp32.onnx"), batches(4, 3, 12, 12)
     first, second = (quantise(source, lambda: images, tmp_path / name).read_bytes() for name in ("a.onnx", "b.onnx"))
@@ -147,106 +177,146 @@ def test_rows_for_calibration_take_turns() -> None:
 
 
 def test_the_manifest_has_both_results_as_measured_with_the_bundles_rows(
-    bundle: Bundle, exported: Path, trained: Trained, data: Dataset
+    bundle: Bundle, trained: Trained, data: Dataset
 ) -> None:
-    """Measured again through the service's engine: the bundle's own graph, and that of the float32 bundle."""
-    plain = Bundle.load(exported)
-    assert bundle.manifest.bundle_id != plain.manifest.bundle_id
-    assert bundle.manifest.backbone == plain.manifest.backbone
-    noted = bundle.manifest.metrics["int8"]
-    assert (noted["measured_on"], noted["images"], noted["limit"]) == ("test images", len(data.test), ANY_LOSS)
+    """Measured again through the service's engine, on the test images with each of the bundle's trunks."""
+    noted = bundle.manifest.metrics["precision"]
+    assert (noted["measured_on"], noted["limit"], noted["shipped"]) == (
+        "folds of validation",
+        ANY_LOSS,
+        ["fp32", "int8"],
+    )
     assert noted["calibration_images"] == min(128, len(data.trainval))
+    assert noted["lost_points_of_H"] == pytest.approx(100 * (noted["fp32"]["H"] - noted["int8"]["H"]))
+    test = noted["test"]
+    assert test["images"] == len(data.test)
     pixels = np.concatenate(list(RunImages.of(trained).pixels(data.test.tolist())))
     place = {entry.id: i for i, entry in enumerate(bundle.manifest.classes)}
     labels = np.array([place[data.classes[label].id] for label in data.labels[data.test].tolist()])
     seen = np.array([entry.kind == "seen" for entry in bundle.manifest.classes])
-    for name, of in (("int8", bundle), ("fp32", plain)):
-        z = OnnxEngine(of, threads=1).embed(pixels).embedding
+    for precision in bundle.precisions:
+        z = OnnxEngine(bundle, threads=1, precision=precision).embed(pixels).embedding
         scores = bundle.manifest.calibration.scores(logits(z, bundle.weight, bundle.bias), seen)
         measured = gzsl_scores(scores, labels, seen)
-        assert noted[name] == pytest.approx({key: getattr(measured, key) for key in noted[name]}, abs=1e-9)
-    assert noted["lost_points_of_H"] == pytest.approx(100 * (noted["fp32"]["H"] - noted["int8"]["H"]))
+        assert test[precision] == pytest.approx({key: getattr(measured, key) for key in test[precision]}, abs=1e-9)
+    assert test["lost_points_of_H"] == pytest.approx(100 * (test["fp32"]["H"] - test["int8"]["H"]))
 
 
-def test_only_the_backbone_is_in_int8(bundle: Bundle, exported: Path) -> None:
+def test_only_the_backbone_of_the_second_trunk_is_in_int8(bundle: Bundle, exported: Path) -> None:
     def of_type(path: Path, kind: int) -> set[str]:
-        return {t.name for t in onnx.load(path / "trunk.onnx").graph.initializer if t.data_type == kind}
+        return {t.name for t in onnx.load(path).graph.initializer if t.data_type == kind}
 
-    assert of_type(exported, TensorProto.INT8) == set()
-    assert of_type(bundle.path, TensorProto.INT8)
-    assert all(name.startswith("backbone/") for name in of_type(bundle.path, TensorProto.INT8))
-    assert (bundle.path / "synthesizer.onnx").read_bytes() == (exported / "synthesizer.onnx").read_bytes()
+    assert bundle.precisions == ("fp32", "int8")
+    second = bundle.trunk_of("int8")
+    assert of_type(second, TensorProto.INT8)
+    assert all(name.startswith("backbone/") for name in of_type(second, TensorProto.INT8))
+    for name in ("trunk.onnx", "synthesizer.onnx"):
+        assert (bundle.path / name).read_bytes() == (exported / name).read_bytes()
 
 
 @pytest.mark.usefixtures("exported_anew")
 def test_exporting_again_gives_the_same_bundle(bundle: Bundle, trained: Trained, data: Dataset, tmp_path: Path) -> None:
-    export(data, trained, tmp_path / "again", int8=Int8Export(images=RunImages.of(trained), limit=ANY_LOSS))
-    assert (tmp_path / "again" / "trunk.onnx").read_bytes() == bundle.trunk.read_bytes()
+    plan = Int8Export(images=lambda: RunImages.of(trained), limit=ANY_LOSS)
+    again = export(data, trained, tmp_path / "again", int8=plan)
+    assert again["bundle_id"] == bundle.manifest.bundle_id
+    assert (tmp_path / "again" / "trunk_int8.onnx").read_bytes() == bundle.trunk_of("int8").read_bytes()
     here = str(Path(trained.data["path"]).parent).encode()
-    assert not any(here in path.read_bytes() for path in bundle.path.iterdir())
+    assert not any(here in path.read_bytes() for path in bundle.path.iterdir() if path.is_file())
 
 
-def test_without_test_images_it_is_measured_on_a_validation_fold(trained_on_all: Trained, tmp_path: Path) -> None:
-    plan = Int8Export(images=RunImages.of(trained_on_all), limit=ANY_LOSS, calibration_images=20)
-    noted = export(reopen(trained_on_all.data), trained_on_all, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
-    assert noted["measured_on"].startswith("training images of one validation fold")
-    assert 0 < noted["images"] < 48
+def test_without_test_images_only_validation_is_noted(trained_on_all: Trained, tmp_path: Path) -> None:
+    plan = Int8Export(images=lambda: RunImages.of(trained_on_all), limit=ANY_LOSS, calibration_images=20)
+    noted = export(reopen(trained_on_all.data), trained_on_all, tmp_path / "bundle", int8=plan)["metrics"]["precision"]
+    assert "test" not in noted
+    assert 0 < noted["images"] <= 48
     assert noted["calibration_images"] == 20
     assert noted["fp32"]["H"] > 0.3  # six colours, three of them described only
 
 
-def test_the_validation_head_gives_the_trunk_the_scores_it_gives_torch(trained_on_all: Trained) -> None:
-    """The trunk subtracts the served centre and the head of the fold another one."""
-    trained, data = trained_on_all, reopen(trained_on_all.data)
-    centre = fit_chosen_head(data, trained, key="").centre
-    rows = _validation_rows(data, trained, centre)
-    fold = next(folds(data, trained.config.selection, trained.config.seed))
-    task = make_task(data, fold.train, fold.classes, trained.scaler, torch.device("cpu"))
-    fitted = fit_head(
-        trained.networks,
-        task,
-        [data.classes[i].id for i in fold.classes.tolist()],
-        trained.selected.head,
-        samples=trained.config.selection.samples,
-        key="",
-    )
-    z = embed(trained.networks, torch.from_numpy(trained.scaler.apply(data.features[rows.index])))
-    np.testing.assert_allclose(
-        logits(z - centre, rows.weight, rows.bias),
-        fitted.logits(z),
-        rtol=1e-3,
-        atol=1e-3 * np.abs(fitted.logits(z)).max(),
-    )
+def test_validation_takes_every_fold_with_its_hidden_classes(trained_on_all: Trained) -> None:
+    data = reopen(trained_on_all.data)
+    judges = _validation(data, trained_on_all)
+    splits = list(folds(data, trained_on_all.config.selection, trained_on_all.config.seed))
+    assert len(judges) == len(splits)
+    for judge, fold in zip(judges, splits, strict=True):
+        assert sorted(judge.index.tolist()) == sorted(fold.held.tolist())
+        assert fold.classes[~judge.seen].tolist() == fold.pseudo_unseen.tolist()
+        assert (fold.classes[judge.labels] == data.labels[judge.index]).all()
 
 
 # --- refused --------------------------------------------------------------------------------------
 
 
-def test_too_large_a_loss_is_refused_with_the_numbers(trained: Trained, data: Dataset, tmp_path: Path) -> None:
-    """A trunk calibrated on images that show nothing of the range clips all that matters."""
+class Grey(RunImages):
+    """Shows nothing of the range at first: a trunk that is calibrated on it clips all that matters."""
 
-    class Grey(RunImages):
-        def pixels(self, rows: object, **_: object) -> Iterator[NDArray[np.float32]]:
-            length = len(rows)  # type: ignore[arg-type]
-            if length == len(data.test):
-                yield from super().pixels(rows)  # type: ignore[arg-type]
-            else:
-                yield np.full((length, 3, 8, 8), 0.01, dtype=np.float32)
+    calls = 0
 
+    def pixels(self, rows: object, **options: object) -> Iterator[NDArray[np.float32]]:
+        type(self).calls += 1
+        if type(self).calls > 1:
+            yield from super().pixels(rows, **options)  # type: ignore[arg-type]
+        else:
+            yield np.full((len(rows), 3, 8, 8), 0.01, dtype=np.float32)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def grey(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> RunImages:
+    monkeypatch.setattr(Grey, "calls", 0)
     images = RunImages.of(trained)
-    grey = Grey(root=images.root, images=images.images, spec=images.spec)
-    # Three known classes a fold predict nothing, and the penalty chosen on them leaves no H to lose.
+    return Grey(root=images.root, images=images.images, spec=images.spec)
+
+
+@pytest.fixture
+def plain(trained: Trained) -> Trained:
+    """Three known classes a fold predict nothing, and the penalty chosen on them leaves no H to lose."""
     selected = dataclasses.replace(trained.selected, calibration=Calibration(seen_penalty=0, temperature=1))
-    plain = dataclasses.replace(trained, selected=selected)
+    return dataclasses.replace(trained, selected=selected)
+
+
+NUMBER = r"\d+\.\d\d"
+LOSES = (
+    rf"int8 loses {NUMBER} points of H, more than the 0\.3 allowed: H {NUMBER} \(U {NUMBER}, S {NUMBER}\) against "
+    rf"H {NUMBER} \(U {NUMBER}, S {NUMBER}\) in float32, on \d+ images of the folds of validation"
+)
+
+
+def test_too_large_a_loss_is_refused_with_the_numbers(
+    plain: Trained, grey: RunImages, data: Dataset, tmp_path: Path
+) -> None:
+    plan = Int8Export(images=lambda: grey, calibration_images=10, required=True)
     with pytest.raises(DataError) as refused:
-        export(data, plain, tmp_path / "bundle", int8=Int8Export(images=grey, calibration_images=10))
-    number = r"\d+\.\d\d"
-    assert re.match(
-        rf"int8 loses {number} points of H, more than the 0\.5 allowed: H {number} \(U {number}, S {number}\) against "
-        rf"H {number} \(U {number}, S {number}\) in float32, on {len(data.test)} test images; ",
-        str(refused.value),
-    )
+        export(data, plain, tmp_path / "bundle", int8=plan)
+    assert re.match(LOSES + "; more --calibration-images", str(refused.value))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_int8_is_not_required_the_bundle_has_float32_alone_and_says_why(
+    plain: Trained, grey: RunImages, data: Dataset, tmp_path: Path
+) -> None:
+    plan = Int8Export(images=lambda: grey, calibration_images=10)
+    written = export(data, plain, tmp_path / "bundle", int8=plan)
+    made = Bundle.load(tmp_path / "bundle")
+    assert made.precisions == ("fp32",)
+    noted = made.manifest.metrics["precision"]
+    assert noted["shipped"] == ["fp32"]
+    assert noted["lost_points_of_H"] > 0.3
+    assert re.fullmatch(LOSES, written["why_no_int8"])
+    assert noted["reason"] == written["why_no_int8"]
+
+
+def test_without_photos_the_bundle_has_float32_alone(
+    trained: Trained, data: Dataset, exported: Path, tmp_path: Path
+) -> None:
+    """What the machine's folders are called does not get into the bundle."""
+    nowhere = tmp_path / "nowhere"
+    plan = Int8Export(images=lambda: RunImages.of(trained, root=nowhere))
+    written = export(data, trained, tmp_path / "bundle", int8=plan)
+    assert written["bundle_id"] == Bundle.load(exported).manifest.bundle_id
+    assert str(nowhere) in written["why_no_int8"]
+    assert str(nowhere) not in (tmp_path / "bundle" / "manifest.json").read_text()
+    with pytest.raises(DataError, match="say where it is now with --images"):
+        export(data, trained, tmp_path / "other", int8=dataclasses.replace(plan, required=True))
 
 
 def test_images_that_have_changed_are_named(store_dir: Path, trained: Trained, data: Dataset, tmp_path: Path) -> None:
@@ -273,7 +343,7 @@ def test_images_that_have_changed_are_named(store_dir: Path, trained: Trained, d
 )
 def test_bad_options(trained: Trained, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Int8Export(images=RunImages.of(trained), **arguments)  # type: ignore[arg-type]
+        Int8Export(images=lambda: RunImages.of(trained), **arguments)  # type: ignore[arg-type]
 
 
 def test_a_run_without_images(trained: Trained, tmp_path: Path) -> None:
@@ -302,16 +372,35 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
 def test_the_command(run, run_dir: Path, trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(RunImages.of(trained).root, tmp_path / "moved")
-    options = ["--int8", "--int8-limit", 100, "--calibration-images", 12, "--images", tmp_path / "moved"]
+    options = ["--int8-limit", 100, "--calibration-images", 12, "--images", tmp_path / "moved"]
     status, printed, errors = run("export", run_dir, "--out", tmp_path / "bundle", *options)
     assert status == 0, errors
-    assert {"ranges", "correction"} <= set(errors.split())  # the bars
-    noted = Bundle.load(tmp_path / "bundle").manifest.metrics["int8"]
-    assert f"in int8, {100 * noted['fp32']['H']:.2f} in float32" in printed
+    assert {"ranges", "int8", "test"} <= set(errors.split())  # the bars
+    made = Bundle.load(tmp_path / "bundle")
+    noted = made.manifest.metrics["precision"]
+    assert made.precisions == ("fp32", "int8")
+    assert "the bundle has its trunk in float32 and in int8" in printed
+    assert f"{100 * noted['int8']['H']:.2f} in int8, {100 * noted['fp32']['H']:.2f} in float32" in printed
     assert noted["calibration_images"] == 12
-    status, printed, errors = run("export", run_dir, "--out", tmp_path / "again", "--json", *options)
+    status, printed, errors = run(
+        "export", run_dir, "--out", tmp_path / "again", "--precision", "int8", "--json", *options
+    )
     assert (status, errors) == (0, "")
-    assert json.loads(printed)["metrics"]["int8"] == noted
+    assert json.loads(printed)["metrics"]["precision"] == noted
+
+
+def test_the_command_says_why_there_is_no_second_trunk(run, run_dir: Path, tmp_path: Path) -> None:
+    moved = ["--images", tmp_path / "nowhere"]
+    status, printed, _ = run("export", run_dir, "--out", tmp_path / "bundle", *moved)
+    assert status == 0
+    assert "the bundle has the trunk in float32 alone: " in printed
+    assert "nowhere: expected the data folder" in printed
+    status, _, errors = run("export", run_dir, "--out", tmp_path / "other", "--precision", "int8", *moved)
+    assert status != 0
+    assert "nowhere: expected the data folder" in errors
+    status, printed, _ = run("export", run_dir, "--out", tmp_path / "plain", "--precision", "fp32")
+    assert (status, "int8" in printed) == (0, False)
+    assert "precision" not in Bundle.load(tmp_path / "plain").manifest.metrics
 
 
 # --- real photos ----------------------------------------------------------------------------------
@@ -330,11 +419,10 @@ def test_mobilenet_on_photos_of_animals(tmp_path: Path) -> None:
     )
     run = write_run(store.store.path, tmp_path / "run", "selection.folds=4", test_fraction=0.3)
     trained = Trained.load(run)
-    plan = Int8Export(images=RunImages.of(trained), limit=5, calibration_images=64)
-    noted = export(reopen(trained.data), trained, tmp_path / "bundle", int8=plan)["metrics"]["int8"]
-    assert noted["fp32"]["H"] > 0.3
+    plan = Int8Export(images=lambda: RunImages.of(trained), limit=5, calibration_images=64)
+    noted = export(reopen(trained.data), trained, tmp_path / "bundle", int8=plan)["metrics"]["precision"]
+    assert noted["test"]["fp32"]["H"] > 0.3
     assert noted["lost_points_of_H"] <= 5
-    exact = export(reopen(trained.data), trained, tmp_path / "fp32")
-    assert exact["bundle_id"] != Bundle.load(tmp_path / "bundle").manifest.bundle_id
-    sizes = [(tmp_path / name / "trunk.onnx").stat().st_size for name in ("bundle", "fp32")]
+    made = Bundle.load(tmp_path / "bundle")
+    sizes = [made.trunk_of(which).stat().st_size for which in ("int8", "fp32")]
     assert sizes[0] < 0.75 * sizes[1]  # the tail stays in float32
