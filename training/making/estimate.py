@@ -21,6 +21,7 @@ from training.config import Compile, TrainConfig
 from training.console import duration, plural
 from training.datasets.dataset import Task
 from training.evaluation import SOFTMAX_BATCH, SOFTMAX_EPOCHS
+from training.exporting.precision import CALIBRATION_IMAGES, MEASURED_IMAGES
 from training.features.backbone import Backbone
 from training.features.extraction import decoded_batches
 from training.features.scaler import evenly
@@ -37,6 +38,7 @@ _TIMED_PHOTOS = 8
 _TIMED_ROWS = 600
 _TIMES = 3  # the fastest of so many counts: other work on the machine only makes one slower
 _RECORDING_STEPS = 4  # on a GPU: those that run as they are, and the one that is recorded
+_CALIBRATING = 2.5  # times as long as a photo takes, for one that shows the ranges of activations
 _EXPORT = 7.0  # seconds for two graphs that torch traces, and for the report
 
 
@@ -163,6 +165,19 @@ def training_seconds(
 def export_seconds(feature_dim: int) -> float:
     """Seconds that export and verification take: a constant, and what grows with the networks' D times D weights."""
     return _EXPORT + 6.0 * (feature_dim / 2048) ** 2
+
+
+def int8_seconds(root: Path, files: Sequence[ImageFile], backbone: Backbone, *, workers: int | None = None) -> float:
+    """Seconds that a trunk in int8 takes: the backbone runs on photos to calibrate, and to be judged.
+
+    Args:
+        root: the folder that paths are relative to.
+        files: all photos.
+        backbone: the network.
+        workers: as for :func:`feature_seconds`.
+    """
+    runs = _CALIBRATING * min(CALIBRATION_IMAGES, len(files)) + min(2 * MEASURED_IMAGES, len(files))
+    return feature_seconds(root, files, backbone, workers=workers) * runs / max(1, len(files))
 
 
 def _uncompiled(config: TrainConfig) -> Compile:

@@ -33,7 +33,7 @@ from training.features.own_photos import OwnPhotos, read_own_photos, shown
 from training.features.store import ImageFile, is_store
 from training.features.text_encoder import load_text_encoder
 from training.making.backbones import named_backbone
-from training.making.estimate import Estimate, export_seconds, feature_seconds, training_seconds
+from training.making.estimate import Estimate, export_seconds, feature_seconds, int8_seconds, training_seconds
 from training.making.verification import verify
 from training.runs.contents import CONFIG, LOG, REPORT, Trained, read_json
 from training.runs.directory import begun_at, differences, is_finished, refuse_other
@@ -177,7 +177,7 @@ def make(options: MakeOptions, told: Told | None = None) -> Made:
     told.say(f"3 of 5, training: {_trained(finished, there=kept)}")
 
     trained = Trained.load(run_dir)
-    exported = _export(options, dataset, trained)
+    exported = _export(options, dataset, trained, told)
     told.say(f"4 of 5, bundle: {shown(options.out)} {'written' if exported else 'is of this training already'}")
     verified = verify(options.out, trained)
     told.say(f"5 of 5, verification: every file is whole, and {plural(verified, 'photo')} look the same to the bundle")
@@ -319,7 +319,7 @@ def _trained(finished: Finished, *, there: bool) -> str:
     return said + (" (there already)" if there else "")
 
 
-def _export(options: MakeOptions, dataset: Dataset, trained: Trained) -> bool:
+def _export(options: MakeOptions, dataset: Dataset, trained: Trained, told: Told) -> bool:
     """Write the bundle unless the one that is there is of this run; returns whether it was written.
 
     Raises:
@@ -335,8 +335,15 @@ def _export(options: MakeOptions, dataset: Dataset, trained: Trained) -> bool:
             why = str(error)
         if not options.overwrite:
             raise BundleError(f"--out {shown(out)}: {why}; {_OTHER}")
-    int8 = Int8Export(images=lambda: RunImages.of(trained))
-    export(dataset, trained, out, int8=int8, overwrite=options.overwrite)
+
+    def counted(step: str, done: int, total: int) -> None:
+        told.counted(f"photos for {step}", done, total)
+        options.fit.interruption.raise_if_asked("the training is kept")
+
+    int8 = Int8Export(images=lambda: RunImages.of(trained), on_images=counted)
+    written = export(dataset, trained, out, int8=int8, overwrite=options.overwrite)
+    if "why_no_int8" in written:
+        told.say(f"the bundle has the trunk in float32 alone: {written['why_no_int8']}")
     return True
 
 
@@ -357,7 +364,9 @@ def _estimate(options: MakeOptions, photos: OwnPhotos, backbone: Backbone, todo:
     place = begun_at(options.work / RUN)
     if place is not None and not is_finished(place):
         training *= 1 - _share_done(place, options.config)
-    return Estimate(photos=len(todo), features=features, training=training, export=export_seconds(backbone.feature_dim))
+    every = [image_file(photos.root, path) for path, _ in photos.images]
+    export = export_seconds(backbone.feature_dim) + int8_seconds(photos.root, every, backbone)
+    return Estimate(photos=len(todo), features=features, training=training, export=export)
 
 
 def _share_done(run_dir: Path, config: TrainConfig) -> float:
