@@ -20,6 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from model.errors import DataError
 from model.head import Float32
+from training.exporting.weights8 import bound, overrides
 from training.features.backbone import Backbone, card_path, load_backbone
 from training.onnx_files import load_graph, open_session
 
@@ -59,8 +60,8 @@ class Quantiser:
     """Brings one backbone to int8.
 
     Weights are signed and have a scale for each output channel, activations are unsigned and have one for each tensor.
-    Weights keep to 7 bits: without VNNI a CPU adds two products of 8 bits in 16, which overflow. So every CPU computes
-    the same numbers.
+    Weights of convolutions have 8 bits, bounded so that no CPU overflows (:mod:`training.exporting.weights8`); others
+    have 7. So every CPU computes the same numbers.
 
     Args:
         backbone: to be brought there.
@@ -72,6 +73,7 @@ class Quantiser:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self._prepared = _prepared(backbone.path)
+        self._weights = overrides(self._prepared)
         kinds = {node.op_type for node in self._prepared.graph.node}
         if not kinds & set(WEIGHTED):
             raise DataError(
@@ -159,8 +161,11 @@ class Quantiser:
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_cache_path=known,
+                extra_options={"TensorQuantOverrides": self._weights},
             )
-            return onnx.load(out)
+            model = onnx.load(out)
+        bound(model)
+        return model
 
 
 def _tensors_data(ranges: Ranges) -> TensorsData:
