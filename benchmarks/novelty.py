@@ -166,7 +166,7 @@ def one(folder: Path, split: int, settings: list[str]) -> tuple[dict[str, Any], 
         measured, rows_at = {}, {}
 
         class Fold(Measuring):
-            def measure(self, epoch, networks, losses):  # noqa: ANN001, ANN202
+            def measure(self, epoch, networks, _losses):
                 if epoch in lengths:
                     measured[epoch] = held.measure(networks, task, config, key="")  # noqa: B023
                     with torch.no_grad():
@@ -184,14 +184,20 @@ def one(folder: Path, split: int, settings: list[str]) -> tuple[dict[str, Any], 
         (head,) = rows.lda({}, [dataclasses.replace(selected.head, unseen_scale=1.0)])
         scores = novelty_scores(head, found.seen, z, score)
         plain = FoldScores(logits=found.logits[f"lda/{selected.head.shrinkage}"], labels=found.labels, seen=found.seen)
-        for name, values in kept_rows(scale_unseen(plain, selected.head.unseen_scale).logits, plain.labels, plain.seen).items():
+        for name, values in kept_rows(
+            scale_unseen(plain, selected.head.unseen_scale).logits, plain.labels, plain.seen
+        ).items():
             arrays[f"fold{number}/{name}"] = values
         arrays[f"fold{number}/seen"] = found.seen
         seen_rows = found.seen[found.labels]
-        said.append({
-            "novelty": aurocs(scores, found.labels, found.seen),
-            "seen_quantiles": {name: np.quantile(v[seen_rows], np.linspace(0, 1, 101)).tolist() for name, v in scores.items()},
-        })
+        said.append(
+            {
+                "novelty": aurocs(scores, found.labels, found.seen),
+                "seen_quantiles": {
+                    name: np.quantile(v[seen_rows], np.linspace(0, 1, 101)).tolist() for name, v in scores.items()
+                },
+            }
+        )
     del kept
     scaler, task = whole(dataset, scaling, device)
     networks = train(task, config, epochs=selected.epochs)
@@ -229,7 +235,9 @@ def one(folder: Path, split: int, settings: list[str]) -> tuple[dict[str, Any], 
     reference = {name: np.sort(np.concatenate([r[name] for r in references])) for name in references[0]}
     reference["teacher"] = np.sort(-held_out_scores(task, config))
     served = {
-        name: np.histogram(np.searchsorted(reference[name], v[of_seen]) / len(reference[name]), bins=20, range=(0, 1))[0].tolist()
+        name: np.histogram(np.searchsorted(reference[name], v[of_seen]) / len(reference[name]), bins=20, range=(0, 1))[
+            0
+        ].tolist()
         for name, v in scores.items()
     }
     calibrated = selected.calibration.scores(logits, seen)
