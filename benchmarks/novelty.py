@@ -1,13 +1,14 @@
 """Novelty scores and the seen penalty over re-splits of which classes are unseen.
 
-    python benchmarks/novelty.py SETS... --out FOLDER [--jobs 2] [--splits 12] [--deadline 420]
+    python benchmarks/novelty.py SETS... --out benchmarks/results/DATE-novelty --kept FOLDER [--jobs 2] [--splits 0 1 2]
 
-SETS are benchmark folders. For each set and re-split as many classes as the published split has are drawn to be unseen,
-and of every other class a fifth of the rows for testing. Every re-split is one training as `d3gzsl-train fit` does it
-with the recipe `cpu-wgan`: folds, choice, final training. A file for each, FOLDER/SET-SPLIT.npz, keeps what rules for
-penalty and novelty need: of the held-out rows of every fold and of the test rows the best score of a seen class and
-of an unseen class and whether each is right, and how well every novelty score tells unseen classes apart. Files that
-are there are not made again. Where the deadline, in seconds, comes first, what is not finished is left.
+SETS are benchmark folders or features that `d3gzsl-train extract` made. For each set and re-split as many classes as
+the set's own split has (or `--unseen`) are drawn to be unseen, and of every other class a fifth of the rows for testing
+(or all but `--rows`). Every re-split is one training as `d3gzsl-train fit` does it: folds, choice, final training.
+FOLDER keeps a file for each, SET-SPLIT.npz, with what any rule for the seen penalty needs: of the held-out rows of
+every fold and of the test rows the best score of a seen class and of an unseen class, and whether either is right.
+Files that are there are not made again; OUT.json and OUT.md are made from all files in FOLDER. Nothing is chosen on
+test rows; the best H on the test rows' own curve is what the penalty's loss is measured against.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import statistics
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +29,37 @@ import numpy as np
 
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
-RECIPE = "cpu-wgan"
+from benchmarks.rows import command, save  # noqa: E402
+
 TEST_SHARE = 0.2
-CROSS_FITS = 4  # heads whose scores of seen rows they did not see are kept, of the final training
+Row = dict[str, Any]
 
 
-def resplit(dataset: Any, seed: int) -> Any:
-    """Other classes unseen, as many as before, and a fifth of every other class's rows for testing."""
+def data_set(folder: Path) -> Any:
+    """A benchmark folder or a feature store."""
+    from training.datasets.benchmark import is_benchmark, load_benchmark
+    from training.datasets.dataset import from_store
+    from training.features.store import FeatureStore
+
+    return (
+        load_benchmark(folder)
+        if is_benchmark(folder)
+        else from_store(FeatureStore.load(folder), test_fraction=0.3, split_seed=0)
+    )
+
+
+def resplit(dataset: Any, seed: int, *, unseen: int | None = None, rows: int | None = None) -> Any:
+    """Other classes unseen, as many as before or as given, and rows of every other class drawn for testing."""
     from model.vocabulary import Vocabulary
 
     random = np.random.default_rng(seed)
-    unseen = random.permutation(len(dataset.classes))[: int((~dataset.seen).sum())]
-    test = np.isin(dataset.labels, unseen)
-    for index in np.setdiff1d(np.arange(len(dataset.classes)), unseen):
-        rows = random.permutation(np.flatnonzero(dataset.labels == index))
-        test[rows[: round(TEST_SHARE * len(rows))]] = True
+    hidden = random.permutation(len(dataset.classes))[: unseen or int((~dataset.seen).sum())]
+    test = np.isin(dataset.labels, hidden)
+    for index in np.setdiff1d(np.arange(len(dataset.classes)), hidden):
+        of_class = random.permutation(np.flatnonzero(dataset.labels == index))
+        test[of_class[: len(of_class) - rows if rows else round(TEST_SHARE * len(of_class))]] = True
     classes = tuple(
-        dataclasses.replace(entry, kind="unseen" if index in unseen else "seen")
+        dataclasses.replace(entry, kind="unseen" if index in hidden else "seen")
         for index, entry in enumerate(dataset.classes)
     )
     values = np.array([entry.attributes for entry in classes])
@@ -64,66 +81,8 @@ def resplit(dataset: Any, seed: int) -> Any:
     )
 
 
-def novelty_scores(head: Any, seen: Any, z: Any, teacher: Any) -> dict[str, Any]:
-    """Scores of embeddings, larger for rows that look less like a seen class, each [N].
-
-    Args:
-        head: HeadFit over all classes.
-        seen: which of them are seen, bool [C].
-        z: not centred, float32 [N, Z].
-        teacher: its largest log-probability, [N].
-    """
-    from scipy.special import log_softmax, logsumexp
-
-    weight, bias = head.weight[seen].astype(np.float64), head.bias[seen].astype(np.float64)
-    centred = (z - head.centre).astype(np.float64)
-    products = centred @ weight.T
-    logits = products + bias
-    means = (weight @ head.head._factor) @ head.head._factor.T
-    gram = weight @ means.T
-    within = np.linalg.inv(len(bias) * np.eye(len(bias)) + gram)
-    background = np.einsum("nc,cd,nd->n", products, within, products)
-    squares = head.head.squares(centred)
-    best = logits.max(axis=1)
-    euclidean = (np.square(centred).sum(axis=1)[:, None] - 2 * centred @ means.T + np.square(means).sum(axis=1)).min(1)
-    found = {
-        "teacher": -teacher,
-        "logit": -best,
-        "mahalanobis": squares - 2 * best,
-        "euclidean": euclidean,
-        "logit_cosine": -best / np.sqrt(squares),
-        "logit_background": -best / np.sqrt(np.maximum(background, 1e-9)),
-    }
-    for share in (0.25, 0.5, 0.75, 1.0):
-        found[f"relative_mahalanobis/{share}"] = share * background - 2 * best
-    for temperature in (1.0, 4.0, 16.0):
-        log_p = log_softmax(logits / temperature, axis=1)
-        found[f"energy/{temperature}"] = -logsumexp(logits / temperature, axis=1)
-        found[f"probability/{temperature}"] = -log_p.max(axis=1)
-        found[f"entropy/{temperature}"] = -(np.exp(log_p) * log_p).sum(axis=1)
-    return found
-
-
-def aurocs(scores: dict[str, Any], labels: Any, seen: Any) -> dict[str, Any]:
-    """Of each score: AUROC of all rows of unseen classes, and of each such class (`classes`), against all seen rows."""
-    from training.metrics import auroc
-
-    of_seen = seen[labels]
-    classes = np.unique(labels[~of_seen])
-    return {
-        "classes": classes.tolist(),
-        **{
-            name: {
-                "all": auroc(values[~of_seen], values[of_seen]),
-                "classes": [auroc(values[labels == c], values[of_seen]) for c in classes],
-            }
-            for name, values in scores.items()
-        },
-    }
-
-
 def kept_rows(logits: Any, labels: Any, seen: Any) -> dict[str, Any]:
-    """What any rule for the seen penalty can know of rows: best scores, whether they are right, labels."""
+    """What a rule for the seen penalty can know of rows: best scores, whether they are right, labels."""
     columns, others = np.flatnonzero(seen), np.flatnonzero(~seen)
     rows = np.arange(len(labels))
     a, b = logits[:, columns].argmax(axis=1), logits[:, others].argmax(axis=1)
@@ -132,190 +91,244 @@ def kept_rows(logits: Any, labels: Any, seen: Any) -> dict[str, Any]:
         "unseen_best": logits[rows, others[b]].astype(np.float32),
         "right": (columns[a] == labels) | (others[b] == labels),
         "labels": labels.astype(np.int16),
+        "seen": seen,
     }
 
 
-def one(folder: Path, split: int, settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A re-split's arrays, and what is said of it in words and numbers."""
+def one(folder: Path, split: int, arguments: argparse.Namespace) -> tuple[Row, dict[str, Any]]:
+    """A re-split's row of results, and what is kept of its rows."""
     import torch
 
-    from training.datasets.benchmark import load_benchmark
-    from training.datasets.dataset import make_task
-    from training.features.scaler import Scaler
-    from training.method.heads import HeadRows, embed, synthesise
-    from training.method.trainer import Measuring, train
-    from training.metrics import gzsl_scores, harmonic_means
+    from model.calibration import novelty
+    from training.evaluation import TestRows, evaluate, fit_chosen_head, run_key
+    from training.method.trainer import train
     from training.recipes import configured, load_recipe
-    from training.runs.contents import code_commit
-    from training.runs.fit import held_out_scores, whole
-    from training.selection.choice import choose, choose_scaling, measured_epochs
-    from training.selection.fold_scores import FoldScores, HeldOut, curve_of, scale_unseen
-    from training.selection.folds import used_folds
+    from training.runs.contents import Trained, code_commit
+    from training.runs.fit import novelty_reference, whole
+    from training.selection.fold_scores import FoldScores, Measurement, Stage, scale_unseen
+    from training.selection.novelty import all_familiarities
+    from training.selection.protocols import select
+
+    class Kept(Stage):
+        def __init__(self) -> None:
+            self.found: dict[int, Measurement] = {}
+
+        def keep(self, epoch: int, measurement: Measurement) -> None:
+            self.found[epoch] = measurement
 
     torch.set_num_threads(1)
-    started = time.monotonic()
-    config = configured(settings, base=load_recipe(RECIPE).settings)
-    dataset, device = resplit(load_benchmark(folder), split), torch.device("cpu")
-    scaling, _ = choose_scaling(dataset, config)
-    lengths = measured_epochs(config)
-    measurements, kept = [], []
-    for fold in used_folds(dataset, config.selection, config.seed):
-        scaler = Scaler.fit(dataset.features[fold.train], scaling)
-        task = make_task(dataset, fold.train, fold.classes, scaler, device)
-        held = HeldOut.of(dataset, fold.held, fold.classes, scaler, device)
-        measured, rows_at = {}, {}
-
-        class Fold(Measuring):
-            def measure(self, epoch, networks, _losses):
-                if epoch in lengths:
-                    measured[epoch] = held.measure(networks, task, config, key="")  # noqa: B023
-                    with torch.no_grad():
-                        score = networks.teacher.score(held.features).numpy()  # noqa: B023
-                    rows_at[epoch] = (HeadRows.of(networks, task), embed(networks, held.features), score)  # noqa: B023
-
-        train(task, config, epochs=config.epochs, measuring=Fold())
-        measurements.append(measured)
-        kept.append(rows_at)
-    selected = choose(measurements, config)
-    arrays, said = {}, []
-    for number, (measured, rows_at) in enumerate(zip(measurements, kept, strict=True)):
-        found = measured[selected.epochs]
-        rows, z, score = rows_at[selected.epochs]
-        (head,) = rows.lda({}, [dataclasses.replace(selected.head, unseen_scale=1.0)])
-        scores = novelty_scores(head, found.seen, z, score)
-        plain = FoldScores(logits=found.logits[f"lda/{selected.head.shrinkage}"], labels=found.labels, seen=found.seen)
-        for name, values in kept_rows(
-            scale_unseen(plain, selected.head.unseen_scale).logits, plain.labels, plain.seen
-        ).items():
-            arrays[f"fold{number}/{name}"] = values
-        arrays[f"fold{number}/seen"] = found.seen
-        seen_rows = found.seen[found.labels]
-        said.append(
-            {
-                "novelty": aurocs(scores, found.labels, found.seen),
-                "seen_quantiles": {
-                    name: np.quantile(v[seen_rows], np.linspace(0, 1, 101)).tolist() for name, v in scores.items()
-                },
-            }
+    device = torch.device("cpu")
+    dataset = resplit(data_set(folder), split, unseen=arguments.unseen, rows=arguments.rows)
+    config = configured(arguments.set, base=load_recipe(arguments.recipe).settings)
+    folds: dict[int, Kept] = {}
+    selected = select(dataset, config, device, stages=lambda number: folds.setdefault(number, Kept()))
+    arrays = {}
+    for number, fold in folds.items():
+        found = fold.found[selected.epochs]
+        logits = found.logits[dataclasses.replace(selected.head, unseen_scale=1.0).name]
+        scaled = scale_unseen(
+            FoldScores(logits=logits, labels=found.labels, seen=found.seen), selected.head.unseen_scale
         )
-    del kept
-    scaler, task = whole(dataset, scaling, device)
+        of_fold = kept_rows(scaled.logits, found.labels, found.seen)
+        arrays |= {f"fold{number}/{name}": values for name, values in of_fold.items()}
+    scaler, task = whole(dataset, selected.scaling, device)
     networks = train(task, config, epochs=selected.epochs)
-    names, seen = [c.id for c in dataset.classes], dataset.seen
-    synthetic = {
-        i: synthesise(networks, task.attributes[i], config.digest(), names[i], config.selection.samples)
-        for i in np.flatnonzero(~seen).tolist()
+    reference = novelty_reference(networks, task, config, selected)
+    trained = Trained(
+        config=config,
+        data={},
+        selected=selected,
+        scaler=scaler,
+        networks=networks,
+        novelty_reference=reference,
+        attribute_dim=dataset.vocabulary.dimension,
+    )
+    rows, head = TestRows.of(dataset, trained), fit_chosen_head(dataset, trained, key=run_key(trained))
+    results = evaluate(dataset, trained, head=head, rows=rows, with_softmax=False)
+    arrays |= {
+        f"test/{name}": values
+        for name, values in kept_rows(head.logits(rows.embeddings), rows.labels, dataset.seen).items()
     }
-    rows = HeadRows.of(networks, task)
-    (head,) = rows.lda(synthetic, [selected.head])
-    features = torch.from_numpy(scaler.apply(dataset.features[dataset.test]))
-    labels, z = dataset.labels[dataset.test], embed(networks, features)
-    with torch.no_grad():
-        teacher = networks.teacher.score(features).numpy()
-    logits = head.logits(z)
-    for name, values in kept_rows(logits, labels, seen).items():
-        arrays[f"test/{name}"] = values
-    arrays["test/seen"] = seen
-    (plain_head,) = rows.lda({}, [dataclasses.replace(selected.head, unseen_scale=1.0)])
-    scores = novelty_scores(plain_head, seen, z, teacher)
-    # seen rows by heads that did not see them: the final networks, class means and covariance without the rows
-    order = np.argsort(rows.labels, kind="stable")
-    group = np.empty(len(order), dtype=np.int64)
-    group[order] = np.arange(len(order)) % CROSS_FITS
-    crossed, references = [], []
-    for number in range(CROSS_FITS):
-        rest, out = group != number, group == number
-        (fit,) = HeadRows(z=rows.z[rest], labels=rows.labels[rest], seen=seen).lda(synthetic, [selected.head])
-        crossed.append(kept_rows(fit.logits(rows.z[out]), rows.labels[out], seen))
-        reference = novelty_scores(fit, seen, rows.z[out], np.zeros(int(out.sum())))
-        references.append(reference)
-    for name in crossed[0]:
-        arrays[f"crossed/{name}"] = np.concatenate([c[name] for c in crossed])
-    of_seen = seen[labels]
-    reference = {name: np.sort(np.concatenate([r[name] for r in references])) for name in references[0]}
-    reference["teacher"] = np.sort(-held_out_scores(task, config))
-    served = {
-        name: np.histogram(np.searchsorted(reference[name], v[of_seen]) / len(reference[name]), bins=20, range=(0, 1))[
-            0
-        ].tolist()
-        for name, v in scores.items()
-    }
-    calibrated = selected.calibration.scores(logits, seen)
-    results = gzsl_scores(calibrated, labels, seen)
-    curve = curve_of(FoldScores(logits=logits, labels=labels, seen=seen))
-    told = {
+    served = {}
+    if selected.novelty is not None and reference is not None:
+        scores = all_familiarities(head, dataset.seen, rows.embeddings, rows.teacher_scores)[selected.novelty]
+        of_seen = novelty(scores[dataset.seen[rows.labels]], reference)
+        served = {"mean_of_seen": float(of_seen.mean()), "seen_above_0.95": float((of_seen > 0.95).mean())}
+    row = {
         "data": folder.name,
         "split": split,
-        "recipe": [RECIPE, *settings],
+        "unseen": int((~dataset.seen).sum()),
+        "training_rows": len(dataset.trainval),
         "commit": code_commit(),
-        "scaling": scaling,
-        "selected": {k: v for k, v in selected.to_json().items() if k != "validation"},
+        "selected": {k: v for k, v in selected.to_json().items() if k not in ("validation", "student")},
         "validation_H": selected.validation["H"],
-        **{name: getattr(results, name) for name in ("U", "S", "H", "T1", "AUSUC")},
-        "best_H": float(harmonic_means(curve.unseen, curve.seen).max()),
-        "folds": said,
-        "test_novelty": aurocs(scores, labels, seen),
-        "test_seen_novelty_histogram": served,
-        "test_seen_quantiles": {n: np.quantile(v[of_seen], np.linspace(0, 1, 101)).tolist() for n, v in scores.items()},
-        "crossed_quantiles": {n: np.quantile(v, np.linspace(0, 1, 101)).tolist() for n, v in reference.items()},
-        "seconds": round(time.monotonic() - started, 1),
+        **{name: results["lda"][name] for name in ("U", "S", "H")},
+        "novelty": {**results["novelty"], "validation": selected.validation["novelty"], **served},
     }
-    return arrays, told
+    return row, arrays
 
 
-def rounded(value: Any) -> Any:
-    """JSON values with five digits."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def file_of(out: Path, folder: Path, split: int) -> Path:
-    """Where a re-split's results are."""
-    return out / f"{folder.name}-{split}.npz"
-
-
-def measure(out: Path, folder: Path, split: int, settings: list[str]) -> None:
+def measure(file: Path, folder: Path, split: int, arguments: argparse.Namespace) -> None:
     """One re-split into its file."""
-    arrays, told = one(folder, split, settings)
-    file = file_of(out, folder, split)
+    started = time.monotonic()
+    row, arrays = one(folder, split, arguments)
+    row["seconds"] = round(time.monotonic() - started, 1)
     beside = file.with_suffix(".partial")
     with beside.open("wb") as stream:
-        np.savez_compressed(stream, told=np.array(json.dumps(rounded(told))), **arrays)
+        np.savez_compressed(stream, row=np.array(json.dumps(row)), **arrays)
     beside.replace(file)
-    words = f"H {told['H']:.3f}, best {told['best_H']:.3f}, validation {told['validation_H']:.3f}"
-    print(f"{folder.name} {split}: {words}, {told['seconds']} s", flush=True)
+    print(f"{folder.name} {split}: H {row['H']:.3f}, {row['novelty']['score']} {row['novelty']['auroc']}", flush=True)
+
+
+def median_of_nearly_best(curves: list[Any]) -> float:
+    """The rule of `fit`."""
+    from training.selection.fold_scores import best_penalty
+
+    return best_penalty(curves)[0]
+
+
+RULES = {"penalty's loss": median_of_nearly_best}
+
+
+def read(file: Path) -> Row:
+    """A re-split's row, with the penalty's loss."""
+    from training.metrics import SeenUnseenCurve, harmonic_means
+
+    with np.load(file, allow_pickle=False) as arrays:
+        row: Row = json.loads(str(arrays["row"]))
+        names = sorted({name.partition("/")[0] for name in arrays.files if "/" in name})
+        groups = {n: {k.partition("/")[2]: arrays[k] for k in arrays.files if k.startswith(f"{n}/")} for n in names}
+    curves = {name: curve(group) for name, group in groups.items()}
+    test: SeenUnseenCurve = curves.pop("test")
+    best = float(harmonic_means(test.unseen, test.seen).max())
+    losses = {}
+    for rule, choose in RULES.items():
+        unseen, seen = test.at(np.array([choose(list(curves.values()))]))
+        losses[rule] = best - float(harmonic_means(unseen, seen)[0])
+    return {**row, "best_H": best, "penalty_loss": losses}
+
+
+def curve(group: dict[str, Any]) -> Any:
+    """U and S against the penalty from what :func:`kept_rows` kept; see `training.metrics.seen_unseen_curve`."""
+    from training.metrics import SeenUnseenCurve, class_weights
+
+    seen = group["seen"][group["labels"]]
+    hits = group["right"] * np.where(seen, 1 / seen_share(group), 1 / (1 - seen_share(group)))
+    hits = hits * class_weights(group["labels"].astype(np.int64))
+    penalties, place = np.unique(group["seen_best"].astype(float) - group["unseen_best"], return_inverse=True)
+    lost = np.bincount(place, hits * seen, minlength=len(penalties))
+    won = np.bincount(place, hits * ~seen, minlength=len(penalties))
+    return SeenUnseenCurve(
+        penalties=penalties,
+        seen=np.concatenate([[lost.sum()], lost.sum() - np.cumsum(lost)]),
+        unseen=np.concatenate([[0.0], np.cumsum(won)]),
+    )
+
+
+def seen_share(group: dict[str, Any]) -> float:
+    """Share of seen ones among the classes that have rows."""
+    return float(group["seen"][np.unique(group["labels"])].mean())
+
+
+def mean(values: Iterable[float | None]) -> str:
+    """Mean and standard error in words."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    error = f" ± {statistics.stdev(known) / len(known) ** 0.5:.3f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.3f}{error}"
+
+
+def table(rows: list[Row], words: str) -> str:
+    """The results for people."""
+    from training.method.novelty import NOVELTY_SCORES
+
+    sets = sorted({row["data"] for row in rows})
+    of = {name: [row for row in rows if row["data"] == name] for name in sets}
+    lines = [
+        "# Novelty scores and the seen penalty over re-splits of which classes are unseen",
+        "",
+        f"    {words}",
+        "",
+        "Mean ± standard error over the re-splits. AUROC on test rows, mean over unseen classes, each against all test "
+        "rows of seen classes. Served: by the score that validation chose in each re-split; `teacher` is what was "
+        "always served before. Nothing is chosen on test rows.",
+        "",
+        f"| data | re-splits | {' | '.join(NOVELTY_SCORES)} | served | lowest served | none served |",
+        "|---|---|" + "---|" * (len(NOVELTY_SCORES) + 3),
+    ]
+    for name, some in of.items():
+        served = [row["novelty"]["auroc"] for row in some if row["novelty"]["score"]]
+        cells = [mean(row["novelty"]["aurocs"][score] for row in some) for score in NOVELTY_SCORES]
+        lowest = f"{min(served):.3f}" if served else "–"
+        lines.append(
+            f"| {name} | {len(some)} | {' | '.join(cells)} | {mean(served)} | {lowest} | {len(some) - len(served)} |"
+        )
+    lines += [
+        "",
+        "The served novelty of test rows of seen classes should be even over 0 to 1: mean 0.5, and 0.05 above 0.95.",
+        "",
+        "| data | chosen scores | AUROC on validation | mean novelty of seen rows | share above 0.95 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, some in of.items():
+        found = [row["novelty"] for row in some if row["novelty"]["score"]]
+        chosen = {score: sum(n["score"] == score for n in found) for score in NOVELTY_SCORES}
+        said = ", ".join(f"{score} {count}" for score, count in chosen.items() if count)
+        lines.append(
+            f"| {name} | {said or '–'} | {mean(n['validation'][n['score']]['auroc'] for n in found)} | "
+            f"{mean(n['mean_of_seen'] for n in found)} | {mean(n['seen_above_0.95'] for n in found)} |"
+        )
+    lines += [
+        "",
+        "Loss of the seen penalty: the best H on the test rows' own curve less H at the penalty of validation. The "
+        "best H is the largest of thousands of noisy values, so that no rule comes to 0.",
+        "",
+        f"| data | re-splits | H | best H | {' | '.join(RULES)} |",
+        "|---|---|---|---|" + "---|" * len(RULES),
+    ]
+    for name, some in [*of.items(), ("all", rows)]:
+        losses = [mean(row["penalty_loss"][rule] for row in some) for rule in RULES]
+        lines.append(
+            f"| {name} | {len(some)} | {mean(r['H'] for r in some)} | {mean(r['best_H'] for r in some)} | "
+            f"{' | '.join(losses)} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", type=Path)
+    parser.add_argument("sets", nargs="*", type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--kept", required=True, type=Path, help="folder of the re-splits' files")
     parser.add_argument("--splits", type=int, nargs="+", default=list(range(12)))
+    parser.add_argument("--unseen", type=int, help="classes; as many as the set's own split has where not given")
+    parser.add_argument("--rows", type=int, help="to train on, of each seen class; four fifths where not given")
+    parser.add_argument("--recipe", default="cpu-wgan")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe; repeatable")
-    parser.add_argument("--deadline", type=float, default=1e9, help="seconds")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--deadline", type=float, default=1e9, help="seconds after which what is not done is left")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.deadline
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.kept.mkdir(parents=True, exist_ok=True)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+        os.environ[name] = "1"  # before the processes begin
     context = multiprocessing.get_context("spawn")
-    cells = [(folder, split) for folder in arguments.sets for split in arguments.splits]
-    waiting = [cell for cell in cells if not file_of(arguments.out, *cell).exists()]
-    running: dict[tuple[Path, int], Any] = {}
+    cells = [(arguments.kept / f"{f.name}-{split}.npz", f, split) for f in arguments.sets for split in arguments.splits]
+    waiting = [cell for cell in cells if not cell[0].exists()]
+    running: list[Any] = []
     while (waiting or running) and time.monotonic() < end:
         while waiting and len(running) < arguments.jobs:
-            cell = waiting.pop(0)
-            running[cell] = context.Process(target=measure, args=(arguments.out, *cell, arguments.set))
-            running[cell].start()
+            running.append(context.Process(target=measure, args=(*waiting.pop(0), arguments)))
+            running[-1].start()
         time.sleep(0.2)
-        running = {cell: process for cell, process in running.items() if process.is_alive()}
-    for process in running.values():
+        running = [process for process in running if process.is_alive()]
+    for process in running:
         process.terminate()
         process.join()
+    rows = [read(file) for file in sorted(arguments.kept.glob("*.npz"))]
+    save(arguments.out.with_suffix(".json"), rows, command("novelty.py"))
+    arguments.out.with_suffix(".md").write_text(table(rows, command("novelty.py")))
 
 
 if __name__ == "__main__":
