@@ -121,7 +121,11 @@ class Measurement:
             return cls(
                 labels=arrays["labels"],
                 seen=arrays["seen"],
-                novelty={n.removeprefix(_NOVELTY): arrays[n] for n in arrays.files if n.startswith(_NOVELTY)},
+                novelty={
+                    name: arrays[_NOVELTY + name]
+                    for name in (n.removeprefix(_HEAD) for n in arrays.files if n.startswith(_HEAD))
+                    if name != STUDENT
+                },
                 logits={n.removeprefix(_HEAD): arrays[n] for n in arrays.files if n.startswith(_HEAD)},
                 photos=Photos(
                     rows=arrays["photos"],
