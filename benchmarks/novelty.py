@@ -180,30 +180,37 @@ def measure(file: Path, folder: Path, split: int, arguments: argparse.Namespace)
     print(f"{folder.name} {split}: H {row['H']:.3f}, {row['novelty']['score']} {row['novelty']['auroc']}", flush=True)
 
 
-def median_of_nearly_best(curves: list[Any]) -> float:
-    """The rule of `fit`."""
+def of_fit(folds: list[Any], _test: Any, _temperature: float) -> float:
+    """The rule of `fit`: the median of the penalties that are nearly best on the folds."""
     from training.selection.fold_scores import best_penalty
 
-    return best_penalty(curves)[0]
+    return best_penalty([curve(fold) for fold in folds])[0]
 
 
-RULES = {"penalty's loss": median_of_nearly_best}
+def for_class_counts(folds: list[Any], test: Any, temperature: float) -> float:
+    """The same, moved by how much larger the share of seen classes is, in log-odds, with all classes than in a fold."""
+    odds = [fold["seen"].sum() / (~fold["seen"]).sum() for fold in folds]
+    moved = np.log(test["seen"].sum() / (~test["seen"]).sum()) - np.log(np.mean(odds))
+    return of_fit(folds, test, temperature) + temperature * float(moved)
+
+
+RULES = {"loss, rule of `fit`": of_fit, "loss, moved for the counts of classes": for_class_counts}
 
 
 def read(file: Path) -> Row:
     """A re-split's row, with the penalty's loss."""
-    from training.metrics import SeenUnseenCurve, harmonic_means
+    from training.metrics import harmonic_means
 
     with np.load(file, allow_pickle=False) as arrays:
         row: Row = json.loads(str(arrays["row"]))
         names = sorted({name.partition("/")[0] for name in arrays.files if "/" in name})
         groups = {n: {k.partition("/")[2]: arrays[k] for k in arrays.files if k.startswith(f"{n}/")} for n in names}
-    curves = {name: curve(group) for name, group in groups.items()}
-    test: SeenUnseenCurve = curves.pop("test")
-    best = float(harmonic_means(test.unseen, test.seen).max())
+    test = groups.pop("test")
+    of_test, temperature = curve(test), row["selected"]["head"]["temperature"]
+    best = float(harmonic_means(of_test.unseen, of_test.seen).max())
     losses = {}
     for rule, choose in RULES.items():
-        unseen, seen = test.at(np.array([choose(list(curves.values()))]))
+        unseen, seen = of_test.at(np.array([choose(list(groups.values()), test, temperature)]))
         losses[rule] = best - float(harmonic_means(unseen, seen)[0])
     return {**row, "best_H": best, "penalty_loss": losses}
 
@@ -277,7 +284,7 @@ def table(rows: list[Row], words: str) -> str:
         said = ", ".join(f"{score} {count}" for score, count in chosen.items() if count)
         lines.append(
             f"| {name} | {said or '–'} | {mean(n['validation'][n['score']]['auroc'] for n in found)} | "
-            f"{mean(n['mean_of_seen'] for n in found)} | {mean(n['seen_above_0.95'] for n in found)} |"
+            f"{mean(n.get('mean_of_seen') for n in found)} | {mean(n.get('seen_above_0.95') for n in found)} |"
         )
     lines += [
         "",
