@@ -3,10 +3,10 @@
 C: classes, Z: embedding dimension, V: held-out seen rows, N: rows of the bank.
 
     manifest.json      see model.manifest
-    trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N], features [N,D]
+    trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N] (how familiar it looks), features [N,D]
     trunk_int8.onnx    optional: the same with the backbone in int8
     synthesizer.onnx   noise [N,K], attributes [N,A] (normalised) -> embedding [N,Z]
-    head.npz           weight [C,Z], bias [C], novelty_reference [V]
+    head.npz           weight [C,Z], bias [C], novelty_reference [V] where the manifest has a novelty score
     text_encoder.onnx  optional: token ids [N,L] -> token_embeddings [N,L,T]; see model.text.encoder
     tokenizer.json     beside it: sentences -> token ids
     bank.npz           what the head needs to grow: covariance_cholesky [Z,Z] for lda; rows [N,Z], counts [C] else
@@ -90,7 +90,7 @@ class Bundle:
         weight: float32 [C, Z].
         bias: float32 [C].
         head: grows the classifier by a row.
-        novelty_reference: teacher scores of held-out seen rows, ascending, float32 [V].
+        novelty_reference: held-out seen rows by the novelty score, ascending, float32 [V]; None without such a score.
     """
 
     path: Path
@@ -98,7 +98,7 @@ class Bundle:
     weight: Float32
     bias: Float32
     head: LdaHead
-    novelty_reference: Float32
+    novelty_reference: Float32 | None
 
     @property
     def trunk(self) -> Path:
@@ -134,10 +134,12 @@ class Bundle:
         manifest = read_manifest(path)
         verify_files(path, manifest)
         classes, dimension = len(manifest.classes), manifest.head.dimension
-        shapes = {"weight": (classes, dimension), "bias": (classes,), "novelty_reference": (None,)}
+        shapes: dict[str, tuple[int | None, ...]] = {"weight": (classes, dimension), "bias": (classes,)}
+        if manifest.novelty is not None:
+            shapes["novelty_reference"] = (None,)
         arrays = read_arrays(path / HEAD, shapes)
-        reference = arrays["novelty_reference"]
-        if len(reference) == 0 or (np.diff(reference) < 0).any():
+        reference = arrays.get("novelty_reference")
+        if reference is not None and (len(reference) == 0 or (np.diff(reference) < 0).any()):
             raise BundleError(f"{HEAD}: novelty_reference must hold ascending scores, at least one")
         return cls(
             path=path,
@@ -171,10 +173,7 @@ def encoder_of(manifest: Manifest) -> str | None:
 
 
 def precisions_of(manifest: Manifest) -> tuple[Precision, ...]:
-    """The arithmetic of each trunk in a bundle, that of `trunk.onnx` first.
-
-    Bundles with `metrics.int8` are of the time when a bundle had one trunk, in float32 or in int8.
-    """
+    """The arithmetic of each trunk, that of `trunk.onnx` first; with `metrics.int8` it is of an older bundle, in int8."""
     if TRUNK_INT8 in manifest.files:
         return ("fp32", "int8")
     return ("int8",) if "int8" in manifest.metrics else ("fp32",)
@@ -232,10 +231,11 @@ def write_bundle(
     head: LdaHead,
     weight: Float32,
     bias: Float32,
-    novelty_reference: Float32,
+    novelty_reference: Float32 | None,
     calibration: Calibration,
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
+    novelty: str | None = "teacher",
     examples: Mapping[Example, bytes] | None = None,
     text_encoder: TextEncoderFiles | None = None,
     trunk_int8: bytes | None = None,
@@ -255,10 +255,11 @@ def write_bundle(
         head: fitted head, for `bank.npz`.
         weight: float32 [C, Z].
         bias: float32 [C].
-        novelty_reference: teacher scores of held-out seen rows.
+        novelty_reference: held-out seen rows by the novelty score; None without one.
         calibration: from logits to probabilities.
         metrics: results with their protocols.
         training: resolved training configuration.
+        novelty: the score that the trunk gives beside the embedding; None where novelty is not served.
         examples: images that come with the bundle, by their manifest entry.
         text_encoder: where the vocabulary has a text block, what makes its numbers.
         trunk_int8: bytes of the same graph with the backbone in int8, where it comes too.
@@ -283,11 +284,16 @@ def write_bundle(
         encoder=text_encoder.identity if text_encoder else None,
         trunk_int8_sha256=sha256_bytes(trunk_int8) if trunk_int8 else None,
     )
+    if (novelty is None) != (novelty_reference is None):
+        raise BundleError(f"a novelty score and its reference go together, got the score {novelty}")
+    reference = (
+        {} if novelty_reference is None else {"novelty_reference": np.sort(novelty_reference).astype(np.float32)}
+    )
     contents: dict[str, bytes] = {
         TRUNK: trunk,
         **({TRUNK_INT8: trunk_int8} if trunk_int8 else {}),
         SYNTHESIZER: synthesizer,
-        HEAD: _npz(weight=weight, bias=bias, novelty_reference=np.sort(novelty_reference).astype(np.float32)),
+        HEAD: _npz(weight=weight, bias=bias, **reference),
         BANK: _npz(**head.bank()),
         **({TEXT_ENCODER: text_encoder.graph, TOKENIZER: text_encoder.tokenizer} if text_encoder else {}),
         **{example.file: data for example, data in examples.items()},
@@ -304,6 +310,7 @@ def write_bundle(
         classes=classes,
         head=head_spec,
         calibration=calibration,
+        novelty=novelty,
         metrics=metrics,
         training=training,
         examples=tuple(examples),

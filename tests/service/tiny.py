@@ -99,6 +99,7 @@ def tiny_bundle(
     trunk_bytes: bytes | None = None,
     trunk_int8: bytes | None = None,
     spec: HeadSpec = HEAD,
+    novelty: str | None = "teacher",
     overwrite: bool = False,
 ) -> Path:
     """Write a valid bundle with two seen classes and an unseen one."""
@@ -143,7 +144,8 @@ def tiny_bundle(
         head=head,
         weight=np.stack([row.weight for row in rows]),
         bias=np.array([row.bias for row in rows], dtype=np.float32),
-        novelty_reference=np.linspace(-1, 0, 11, dtype=np.float32),
+        novelty=novelty,
+        novelty_reference=np.linspace(-1, 0, 11, dtype=np.float32) if novelty else None,
         calibration=Calibration(seen_penalty=0.1, temperature=1.0),
         metrics={"test": {"H": 0.5}},
         training={},

@@ -1,9 +1,9 @@
 """Weights of 8 bits that no CPU overflows with: neighbours that are added first are bounded together.
 
 Without VNNI a CPU multiplies unsigned activations of 8 bits by signed weights and adds the products of two neighbours
-in 16 bits, which saturate. 7 bits for every weight avoid that (ONNX Runtime's `reduce_range`) and double the step. It is
-enough that two neighbours of one sign have a sum of at most 128, since 255 * 128 < 2^15. So each output channel has the
-scale whose squared error is least, with neighbours beyond the bound moved to it: about 1.3 times the finest one, not 2.
+in 16 bits, which saturate. 7 bits for every weight (`reduce_range` of ONNX Runtime) avoid that and double the step. It
+is enough that two neighbours of one sign have a sum of at most 128, since 255 * 128 < 2^15. So each output channel has
+the scale whose squared error is least, with neighbours beyond the bound moved to it: about 1.3 times the finest one.
 
 O: output channels, I: input channels of a group, K: weights of an output channel in the order of multiplication.
 """
