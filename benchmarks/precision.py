@@ -173,7 +173,14 @@ def _flags() -> list[str]:
 def table(results: Results) -> str:
     """The results as Markdown."""
     machine = results["machine"]
-    lines = ["# A trunk in int8 against float32", "", "Made by", "", f"    {results['command']}", ""]
+    lines = [
+        "# A trunk in int8 against float32",
+        "",
+        "Made by",
+        "",
+        *(f"    {command}" for command in results["commands"]),
+        "",
+    ]
     lines += [
         f"{machine['processor']}, {machine['cpus']} CPUs ({', '.join(machine['flags'])}), ONNX Runtime "
         f"{machine['onnxruntime']}.",
@@ -225,29 +232,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(asked.pairs) % 2:
         parser.error("each RUN needs its BUNDLE")
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown")
-    results: Results = {
-        "command": shlex.join(
-            ["python", "benchmarks/precision.py", *(sys.argv[1:] if arguments is None else arguments)]
-        ),
-        "machine": {
-            "processor": f"{cpu} ({platform.machine()})",
-            "cpus": available_cpus(),
-            "flags": _flags(),
-            "load": os.getloadavg()[0],
-            "onnxruntime": ort.__version__,
-        },
-        "accuracy": [],
-        "speed": [],
+    file = asked.out.with_suffix(".json")
+    results: Results = json.loads(file.read_text()) if file.exists() else {"commands": [], "accuracy": [], "speed": []}
+    results["commands"].append(
+        shlex.join(["python", "benchmarks/precision.py", *(sys.argv[1:] if arguments is None else arguments)])
+    )
+    results["machine"] = {
+        "processor": f"{cpu} ({platform.machine()})",
+        "cpus": available_cpus(),
+        "flags": _flags(),
+        "load": os.getloadavg()[0],
+        "onnxruntime": ort.__version__,
     }
     for run, path in zip(asked.pairs[::2], asked.pairs[1::2], strict=True):
-        results["accuracy"].append(accuracy(run, path, most=asked.photos))
+        others = [one for one in results["accuracy"] if one["run"] != run.name]
+        results["accuracy"] = [*others, accuracy(run, path, most=asked.photos)]
         print(json.dumps(results["accuracy"][-1], indent=1), flush=True)
     if asked.speed is not None:
         with tempfile.TemporaryDirectory() as work:
             results["speed"] = speed(asked.speed, Path(work), rounds=asked.rounds)
         results["speed_of"] = f"{asked.speed.name}, sha256 {sha256_of(asked.speed)[:12]}"
         print(json.dumps(results["speed"], indent=1), flush=True)
-    asked.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    file.write_text(json.dumps(results, indent=1) + "\n")
     asked.out.with_suffix(".md").write_text(table(results))
 
 

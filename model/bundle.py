@@ -173,7 +173,7 @@ def encoder_of(manifest: Manifest) -> str | None:
 
 
 def precisions_of(manifest: Manifest) -> tuple[Precision, ...]:
-    """The arithmetic of each trunk, that of `trunk.onnx` first; with `metrics.int8` it is of an older bundle, in int8."""
+    """The arithmetic of each trunk, that of `trunk.onnx` first; `metrics.int8` stands in older bundles in int8."""
     if TRUNK_INT8 in manifest.files:
         return ("fp32", "int8")
     return ("int8",) if "int8" in manifest.metrics else ("fp32",)

@@ -33,7 +33,7 @@ def channel_ranges(weights: NDArray[np.float32], *, bounded: bool = True) -> NDA
         bounded: whether neighbours are; else it is the largest weight.
     """
     flat = np.abs(weights).reshape(len(weights), -1)
-    largest = np.maximum(flat.max(axis=1), np.finfo(np.float32).tiny)
+    largest: NDArray[np.float32] = np.maximum(flat.max(axis=1), np.finfo(np.float32).tiny)
     if not bounded:
         return largest
     best, chosen = np.full(len(weights), np.inf), largest.copy()
