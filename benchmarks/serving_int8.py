@@ -1,4 +1,4 @@
-"""The benchmark's bundle with its backbone in int8, by the code of `d3gzsl-train export --int8`."""
+"""The benchmark's bundle with its backbone in int8, by the code of `d3gzsl-train export`."""
 
 from __future__ import annotations
 

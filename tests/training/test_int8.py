@@ -1,4 +1,4 @@
-"""The trunk in int8: how it is made, what is measured, and when it is refused."""
+"""The second trunk in int8: what is measured, and when it is shipped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from model.bundle import Bundle
 from model.calibration import Calibration
@@ -23,16 +22,13 @@ from model.errors import DataError
 from model.head import logits
 from model.outside import threads
 from service.inference.engine import OnnxEngine
-from tests.training.photos import write_backbone
 from tests.training.tiny import write_run
 from training import cli
 from training.datasets.dataset import Dataset
 from training.datasets.opening import reopen
 from training.exporting.export import export
-from training.exporting.int8 import Extremes, Quantiser, quantise
 from training.exporting.precision import Int8Export, _validation
-from training.exporting.run_images import RunImages, even_rows
-from training.exporting.weights8 import bounded_weights, channel_ranges
+from training.exporting.run_images import RunImages
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
 from training.features.own_photos import read_own_photos
@@ -49,171 +45,6 @@ def bundle(trained: Trained, data: Dataset, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("int8") / "bundle"
     export(data, trained, out, int8=Int8Export(images=lambda: RunImages.of(trained), limit=ANY_LOSS))
     return Bundle.load(out)
-
-
-def batches(*shape: int, seed: int = 0) -> list[NDArray[np.float32]]:
-    return [np.random.default_rng(seed + i).standard_normal(shape).astype(np.float32) for i in range(3)]
-
-
-def convolutions(path: Path) -> Path:
-    """Convolution, batch norm, ReLU, depthwise convolution, residual sum, pooling, Flatten, with its JSON."""
-    write_backbone(path, size=12, dim=6)
-    random = np.random.default_rng(3)
-
-    def weights(*shape: int) -> NDArray[np.float32]:
-        return random.standard_normal(shape).astype(np.float32) / 3
-
-    nodes = [
-        helper.make_node("Conv", ["image", "w1"], ["a"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["b"]),
-        helper.make_node("Relu", ["b"], ["c"]),
-        helper.make_node("Conv", ["c", "w2"], ["d"], pads=[1, 1, 1, 1], group=6),
-        helper.make_node("Add", ["c", "d"], ["e"]),
-        helper.make_node("GlobalAveragePool", ["e"], ["f"]),
-        helper.make_node("Flatten", ["f"], ["features"]),
-    ]
-    tensors = {
-        "w1": weights(6, 3, 3, 3),
-        "w2": weights(6, 1, 3, 3) * (10.0 ** np.arange(-3, 3))[:, None, None, None].astype(np.float32),
-        "scale": weights(6) + 1,
-        "shift": weights(6),
-        "mean": weights(6),
-        "variance": np.abs(weights(6)) + 1,
-    }
-    graph = helper.make_graph(
-        nodes,
-        "backbone",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 12, 12])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 6])],
-        [numpy_helper.from_array(np.ascontiguousarray(v), name) for name, v in tensors.items()],
-    )
-    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return path
-
-
-# --- quantising -----------------------------------------------------------------------------------
-
-
-def test_a_convolutional_backbone_keeps_its_features(tmp_path: Path) -> None:
-    """Weights whose channels differ by a factor of 100,000 are the reason for a scale per channel."""
-    source = load_backbone(convolutions(tmp_path / "fp32.onnx"))
-    images = batches(8, 3, 12, 12)
-    made = load_backbone(quantise(source.path, lambda: images, tmp_path / "int8.onnx"))
-    exact = source.run(source.session(), np.concatenate(images))
-    rounded = made.run(made.session(), np.concatenate(images))
-    np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
-    np.testing.assert_allclose(rounded.mean(axis=0), exact.mean(axis=0), rtol=1e-3, atol=1e-4)  # the correction
-    assert np.abs(rounded - exact).max() > 0
-    graph = onnx.load(made.path).graph
-    kinds = Counter(node.op_type for node in graph.node)
-    assert kinds["BatchNormalization"] == 0
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    weights = [value for value in stored.values() if value.dtype == np.int8 and value.ndim == 4]
-    assert len(weights) == 2
-    for value in weights:
-        assert (np.abs(value.reshape(len(value), -1).astype(int)).max(axis=1) >= 63).all()  # each channel's own scale
-
-
-def test_extremes_are_those_of_each_image(tmp_path: Path) -> None:
-    source, images = load_backbone(convolutions(tmp_path / "fp32.onnx")), batches(4, 3, 12, 12)
-    found = Quantiser(source).watch(images)
-    pixels = np.concatenate(images)
-    np.testing.assert_array_equal(found.least["image"], pixels.min(axis=(1, 2, 3)))
-    np.testing.assert_array_equal(found.largest["image"], pixels.max(axis=(1, 2, 3)))
-    assert found.widest["image"] == (pixels.min(), pixels.max())
-    assert found.mean["image"] == pytest.approx((found.least["image"].mean(), found.largest["image"].mean()))
-    assert all(len(values) == 12 for values in found.largest.values())
-    assert len(found.largest) >= 5  # between image and pooling
-
-
-def test_sensitive_layers_stay_in_float32_with_what_bounds_them(tmp_path: Path) -> None:
-    """Here the convolution of the image, its ReLU, and the depthwise one."""
-    quantiser = Quantiser(load_backbone(convolutions(tmp_path / "fp32.onnx")))
-    assert sorted(name.split("_")[0] for name in quantiser.sensitive) == ["Conv", "Conv", "Relu"]
-    ranges = quantiser.watch(batches(4, 3, 12, 12)).widest
-
-    def int8_weights(**options: tuple[str, ...]) -> int:
-        stored = quantiser.quantised(ranges, **options).graph.initializer
-        return sum(tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4 for tensor in stored)
-
-    assert (int8_weights(), int8_weights(kept=quantiser.sensitive)) == (2, 0)
-
-
-def neighbours(weights: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Largest sum of two neighbours in the orders by channel and by pixel, each with its sign."""
-    rows = (weights.reshape(len(weights), -1), np.moveaxis(weights, 1, -1).reshape(len(weights), -1))
-    sums = [row[:, 0 : row.shape[1] // 2 * 2].astype(int).reshape(len(row), -1, 2).sum(axis=-1) for row in rows]
-    return np.abs(np.concatenate([s.ravel() for s in sums]))
-
-
-@pytest.mark.parametrize("shape", [(5, 7, 3, 3), (4, 8, 1, 1), (3, 3, 7, 7), (2, 2, 1, 1)])
-def test_no_neighbours_overflow_16_bits(shape: tuple[int, ...]) -> None:
-    random = np.random.default_rng(0)
-    weights = random.integers(-127, 128, shape).astype(np.int8)
-    bounded = bounded_weights(weights)
-    assert 255 * neighbours(bounded).max() < 2**15
-    assert ((np.sign(bounded) == np.sign(weights)) | (bounded == 0)).all()
-    assert (np.abs(bounded.astype(int)) <= np.abs(weights.astype(int))).all()
-    small = (weights // 2).astype(np.int8)
-    np.testing.assert_array_equal(bounded_weights(small), small)  # nothing to do within 7 bits
-
-
-def test_ranges_of_weights_lose_less_than_7_bits() -> None:
-    weights = np.random.default_rng(1).standard_normal((16, 64, 1, 1)).astype(np.float32)
-    largest = np.abs(weights).reshape(16, -1).max(axis=1)
-
-    def error(ranges: NDArray[np.float32]) -> float:
-        scale = (ranges / 127).reshape(-1, 1, 1, 1)
-        return float(((bounded_weights(np.rint(weights / scale).astype(np.int8)) * scale - weights) ** 2).mean())
-
-    ranges = channel_ranges(weights)
-    assert ((largest <= ranges) & (ranges <= 2 * largest)).all()
-    assert error(ranges) < 0.6 * error(2 * largest)
-    assert error(ranges) < 0.6 * error(largest)
-    np.testing.assert_array_equal(channel_ranges(weights, bounded=False), largest)
-
-
-def test_the_bound_holds_in_the_graph_but_for_depthwise_kernels(tmp_path: Path) -> None:
-    quantiser = Quantiser(load_backbone(convolutions(tmp_path / "fp32.onnx")))
-    model = quantiser.quantised(quantiser.watch(batches(4, 3, 12, 12)).widest)
-    stored = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.INT8]
-    plain, depthwise = sorted((w for w in stored if w.ndim == 4), key=lambda w: -w.shape[1])
-    assert 255 * neighbours(plain).max() < 2**15
-    assert (np.abs(depthwise.reshape(6, -1).astype(int)).max(axis=1) == 127).all()
-
-
-def test_mean_ranges_clip_what_is_rare() -> None:
-    found = Extremes(
-        least={"x": np.array([0.0, -1.0], dtype=np.float32)}, largest={"x": np.array([1.0, 9.0], dtype=np.float32)}
-    )
-    assert (found.widest, found.mean) == ({"x": (-1.0, 9.0)}, {"x": (-0.5, 5.0)})
-
-
-def test_the_same_images_give_the_same_file(tmp_path: Path) -> None:
-    source, images = convolutions(tmp_path / "fp32.onnx"), batches(4, 3, 12, 12)
-    first, second = (quantise(source, lambda: images, tmp_path / name).read_bytes() for name in ("a.onnx", "b.onnx"))
-    assert first == second
-    other = quantise(source, lambda: batches(4, 3, 12, 12, seed=9), tmp_path / "c.onnx").read_bytes()
-    assert first != other
-
-
-def test_a_backbone_without_weights_is_refused(tmp_path: Path) -> None:
-    path = write_backbone(tmp_path / "b.onnx", size=2, dim=12)
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["image"], ["features"])],
-        "backbone",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 2, 2])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 12])],
-    )
-    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    with pytest.raises(DataError, match=r"b\.onnx: expected Conv, Gemm, MatMul to quantise, found Flatten"):
-        quantise(path, lambda: batches(2, 3, 2, 2), tmp_path / "out.onnx")
-
-
-def test_rows_for_calibration_take_turns() -> None:
-    labels = [5, 5, 5, 5, 2, 2, 7]
-    assert list(even_rows(labels, 5)) == [0, 4, 6, 1, 5]
-    assert sorted(even_rows(labels, 100)) == list(range(7))
 
 
 # --- the bundle -----------------------------------------------------------------------------------
