@@ -30,7 +30,7 @@ from service.errors import NotReadyError, OverloadedError, RegistryError, Settin
 from service.inference.batcher import Batcher
 from service.inference.decode_process import DecodeLimits
 from service.inference.decoder import Decoder
-from service.inference.engine import Engine, OnnxEngine, release_freed_memory
+from service.inference.engine import Engine, ExactTrunk, OnnxEngine, release_freed_memory
 from service.inference.explanation import Explainer
 from service.inference.text_encoder import open_text_encoder
 from service.keys import Keys
@@ -113,6 +113,7 @@ class Service:
         backups: the registry's, where they make themselves.
         bundle: the trained artefact.
         precision: the arithmetic of its trunk that embeds images.
+        exact: the trunk in float32, for example photos; None where it embeds all images.
         scale: where the attributes of its seen classes lie.
         registrar: the class table; everything that changes it runs in `changes`.
         changes: the thread for that.
@@ -132,6 +133,7 @@ class Service:
     backups: Backups | None
     bundle: Bundle
     precision: Precision
+    exact: ExactTrunk | None
     scale: TrainingScale
     registrar: Registrar
     changes: SerialExecutor
@@ -210,6 +212,7 @@ class Service:
             backups=backups,
             bundle=bundle,
             precision=engine.precision,
+            exact=None if engine.precision == bundle.precisions[0] else ExactTrunk(bundle, threads=threads),
             scale=TrainingScale(
                 [e.attributes for e in bundle.manifest.classes if e.kind == "seen" and e.attributes is not None]
             ),

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from fastapi import Request
 
-from model.bundle import trunk_name
+from model.bundle import TRUNK
 from model.classes import ClassEntry, ExamplePhoto
 from model.errors import D3GZSLError, Problem
 from model.head import Float32
@@ -97,12 +97,20 @@ async def embed_examples_of_many(
     ]
     if problems:
         raise InvalidExamplesError(f"{len(problems)} of {len(images)} photos cannot be read", problems)
-    manifest, now = service.bundle.manifest, datetime.now(UTC).isoformat(timespec="seconds")
-    trunk = manifest.files[trunk_name(manifest, service.precision)]
-    return [
-        _given([_made(outcome, now, trunk) for outcome in found if isinstance(outcome, EmbeddedImage)])
-        for found in by_class.values()
-    ]
+    now, trunk = datetime.now(UTC).isoformat(timespec="seconds"), service.bundle.manifest.files[TRUNK]
+    given = []
+    for found in by_class.values():
+        photos_of_class = [outcome for outcome in found if isinstance(outcome, EmbeddedImage)]
+        embeddings = await _evidence(service, photos_of_class)
+        given.append(_given([_made(*pair, now, trunk) for pair in zip(photos_of_class, embeddings, strict=True)]))
+    return given
+
+
+async def _evidence(service: Service, photos: Sequence[EmbeddedImage]) -> Sequence[Float32]:
+    """The embeddings of photos by the trunk in float32, whichever one embeds other images."""
+    if service.exact is None or not photos:
+        return [photo.answer.embedding for photo in photos]
+    return [*await service.changes.run(service.exact.embed, np.stack([photo.decoded.image for photo in photos]))]
 
 
 async def embed_examples_of_batch(
@@ -127,8 +135,8 @@ def _given(made: Sequence[tuple[ExamplePhoto, Float32]]) -> GivenExamples:
     )
 
 
-def _made(outcome: EmbeddedImage, now: str, trunk: str) -> tuple[ExamplePhoto, Float32]:
-    decoded, embedding = outcome.decoded, outcome.answer.embedding
+def _made(outcome: EmbeddedImage, embedding: Float32, now: str, trunk: str) -> tuple[ExamplePhoto, Float32]:
+    decoded = outcome.decoded
     example = ExamplePhoto(
         id=outcome.digest[:32],
         width=decoded.width,

@@ -129,6 +129,35 @@ class OnnxEngine:
         return self._synthesizer.run({"noise": noise, "attributes": attributes}, ("embedding",))[0]
 
 
+class ExactTrunk:
+    """The bundle's first trunk, for example photos where the other one runs; loaded when the first photos come.
+
+    Errors of int8 are alike in photos and in what is compared with them, so rows made of both would count them twice.
+
+    Args:
+        bundle: verified bundle.
+        threads: that it may use.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int) -> None:
+        self._bundle, self._runtime = bundle, SessionConfig(threads=threads)
+        self._trunk: Graph | None = None
+
+    def embed(self, images: Float32) -> Float32:
+        """Embeddings [N, Z] of network inputs, float32 [N, 3, S, S]; from one thread at a time.
+
+        Raises:
+            BundleError: the graph does not load, or does not run.
+        """
+        if self._trunk is None:
+            file = trunk_graph(self._bundle, self._bundle.precisions[0])
+            try_graphs(file)
+            self._trunk = Graph(file, self._runtime)
+        size = self._runtime.batch_size
+        parts = (images[start : start + size] for start in range(0, len(images), size))
+        return np.concatenate([self._trunk.run({"image": part}, ("embedding",))[0] for part in parts])
+
+
 def _eligible(bundle: Bundle, asked: PrecisionChoice, provider: Provider) -> tuple[Precision, ...]:
     """The trunks among which the faster one is taken."""
     there = bundle.precisions

@@ -17,6 +17,7 @@ import pytest
 from model.bundle import TRUNK, TRUNK_INT8, Bundle, Precision, sha256_of
 from model.errors import BundleError
 from model.manifest import MANIFEST
+from model.preprocess import preprocess
 from service.errors import SettingsError
 from service.inference.engine import OnnxEngine, _faster
 from service.service import Service
@@ -206,7 +207,7 @@ def test_a_service_has_its_own_precision() -> None:
 async def test_a_registry_opens_with_either_trunk(running: Running, two_trunks: Path, first: Precision) -> None:
     """A row is what was computed when its class was registered, whichever trunk reads it."""
     second: Precision = "int8" if first == "fp32" else "fp32"
-    rows = {}
+    rows, stored = {}, {}
     for precision in (first, second):
         async with running(bundle=two_trunks, precision=precision) as client:
             service: Service = client._transport.app.state.service  # type: ignore[attr-defined]
@@ -217,9 +218,15 @@ async def test_a_registry_opens_with_either_trunk(running: Running, two_trunks: 
             assert known is not None
             rows[precision] = service.snapshot.row("orange")
             trunks = {example.trunk for example in known.entry.examples}
+            stored[precision] = service.registrar._log.embeddings(known.entry.examples)
     assert rows[first].bias == rows[second].bias
     np.testing.assert_array_equal(rows[first].weight, rows[second].weight)
-    assert trunks == {sha256_of(Bundle.load(two_trunks).trunk_of(first))}
+    bundle = Bundle.load(two_trunks)
+    assert trunks == {sha256_of(bundle.trunk_of("fp32"))}  # photos of a class are embedded in float32 by either
+    inputs = np.stack([preprocess(photo, bundle.manifest.preprocess) for photo in PHOTOS[:2]])
+    exact = OnnxEngine(bundle, threads=1, precision="fp32").embed(inputs).embedding
+    for found in stored.values():
+        np.testing.assert_allclose(np.sort(found, axis=0), np.sort(exact, axis=0), rtol=1e-6, atol=1e-7)
 
 
 def test_described_classes_have_the_same_row_with_either_trunk(two_trunks: Path) -> None:
