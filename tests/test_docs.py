@@ -334,8 +334,8 @@ def test_every_field_of_the_manifest_is_explained(tiny: Path) -> None:
 def test_every_file_of_a_bundle_is_explained(tiny: Path) -> None:
     files = {str(file.relative_to(tiny)) for file in tiny.rglob("*") if file.is_file()}
     named = {row[0] for row in rows(section(BUNDLE_PAGE.read_text(), "Files"))}
-    of_text = {"text_encoder.onnx", "tokenizer.json"}  # which the tiny bundle is without
-    assert {re.sub(r"^examples/.*", "examples/*", name) for name in files} | of_text == named - {"file"}
+    optional = {"trunk_int8.onnx", "text_encoder.onnx", "tokenizer.json"}  # which the tiny bundle is without
+    assert {re.sub(r"^examples/.*", "examples/*", name) for name in files} | optional == named - {"file"}
 
 
 def test_the_example_in_python_gives_the_row_of_the_bundle(
