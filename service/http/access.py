@@ -56,8 +56,8 @@ async def may_roll_back(request: Request, _credentials: Credentials) -> None:
     _require_json(request)
 
 
-async def under_own_name(request: Request) -> None:
-    """Dependency of everything: an allowed host, but for those who ask after the health.
+def under_own_name(request: Request) -> None:
+    """Refuse a host that is not allowed, but for those who ask after the health.
 
     A page of another site can have its own name point here (DNS rebinding). Its requests then carry that name. So the
     metrics are given under any address, which is no name.
@@ -71,8 +71,8 @@ async def under_own_name(request: Request) -> None:
         raise HostError(f"the host name {host[:300]!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
 
 
-async def within_rate(request: Request) -> None:
-    """Dependency of everything, but for those who ask after the health: no more requests than a client may send."""
+def within_rate(request: Request) -> None:
+    """Refuse more requests than a client may send, but for those who ask after the health."""
     rates: Rates | None = request.app.state.rates
     if rates is None or _path(request) in HEALTH:
         return

@@ -12,10 +12,9 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from model import __version__
 from service.http import problems
-from service.http.access import under_own_name, within_rate
 from service.http.bodies.budget import BodyBudget
 from service.http.bodies.reading import Bodies
-from service.http.dependencies import few_parameters
+from service.http.dependencies import may_be_answered
 from service.http.middleware import HeadAsGet, Observe, RequestId, UnderPath
 from service.http.routes import (
     bundle_examples,
@@ -87,7 +86,7 @@ def create_app(service: Service) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(under_own_name), Depends(within_rate), Depends(few_parameters)],
+        dependencies=[Depends(may_be_answered)],
         redirect_slashes=False,
     )
     app.state.service, app.state.metrics = service, metrics
