@@ -261,7 +261,8 @@ async def _read_described(
     )
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
-        return described, await embed_examples(request, service, images, seconds=deadline.left)
+        given = await embed_examples(request, service, images, seconds=deadline.left, to_be=described.entry)
+    return described, given
 
 
 def _around(service: Service, known: KnownClass) -> Around:
