@@ -17,7 +17,7 @@ from service.errors import DeadlineError, InvalidRequestError, TooLargeError
 from service.http.access import under_own_name, within_rate
 from service.http.bodies.reading import read_body
 from service.http.bodies.strictjson import loads
-from service.http.threads import off_the_loop
+from service.http.threads import read_in_turn
 from service.service import Service
 
 Result = TypeVar("Result")
@@ -93,7 +93,7 @@ def json_body(schema: str) -> dict[str, Any]:
 async def json_of(request: Request, read: Callable[[object], Result]) -> Result:
     """What is read from the JSON of a small body; TooLargeError for one that is not small."""
     body = await read_body(request, most=MAX_BODY_BYTES, too_large=lambda words: TooLargeError(f"the body {words}"))
-    return await off_the_loop(lambda data: read(loads(data)), body)
+    return await read_in_turn(request, lambda data: read(loads(data)), body)
 
 
 async def snapshot_for(service: Service, version: int, *, seconds: float | None = None) -> Snapshot:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +53,7 @@ class Admission:
         self._capacity, self._batch_size, self._clock = capacity, batch_size, clock
         self._since = clock()
         self._of: Counter[str] = Counter()
+        self._left = asyncio.Event()
         self.admitted = 0
         self.refused = 0
         """Images turned away since the start."""
@@ -100,6 +101,15 @@ class Admission:
             self._of[client] -= images
             if not self._of[client]:
                 del self._of[client]
+            self._left.set()
+
+    async def lull(self, *, client: str, seconds: float) -> None:
+        """Wait until no image of another client has a place, or for so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.admitted > self._of[client]:
+                    self._left.clear()
+                    await self._left.wait()
 
     def answered(self, images: int, *, model_seconds: float = math.inf) -> None:
         """Measure: so many images have left since the last time, or since the first of them came.

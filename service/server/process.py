@@ -37,7 +37,7 @@ _AT_ONCE = 32
 _WAITING = 2048
 """Connections that the system keeps waiting."""
 _TURN = 0.0002
-"""Seconds after which a thread that reads a long document lets another have its turn: an image takes about ten turns."""
+"""Seconds after which a thread that reads a long document lets another have its turn; an image takes some ten turns."""
 _LAST_ANSWERS = 0.5  # seconds
 
 
