@@ -12,8 +12,9 @@ import pytest
 from model.errors import BundleError
 from model.head import Float32
 from service.errors import InferenceError, NotReadyError, OverloadedError
-from service.inference.batcher import Admission, Batcher, InferenceResult
+from service.inference.batcher import Batcher, InferenceResult
 from service.inference.engine import TrunkOutput
+from service.inference.fairness import Admission
 
 pytestmark = pytest.mark.anyio
 
