@@ -1,4 +1,4 @@
-"""Places and turns among clients: whoever sends much waits for itself, and others wait for one of its images at most."""
+"""Places and turns among clients: whoever sends much waits for itself, and others for one of its images at most."""
 
 from __future__ import annotations
 
