@@ -6,6 +6,7 @@ import ipaddress
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -96,6 +97,11 @@ def media_type(request: Request) -> str:
 
 def host_allowed(host: str, allowed: Iterable[str]) -> bool:
     """Whether a Host header names this machine's loopback or one of the allowed names; ``*`` allows any."""
+    return _host_allowed(host, tuple(allowed))
+
+
+@lru_cache(maxsize=256)  # clients say the same name in every request
+def _host_allowed(host: str, allowed: tuple[str, ...]) -> bool:
     name, _ = _name_and_port(f"//{host}")
     names = {a.lower() for a in allowed}
     if "*" in names:
@@ -151,7 +157,11 @@ def _key_of(request: Request) -> Key | None:
 def _name_of(request: Request, key: Key | None) -> str:
     if key is not None:
         return f"key {key.id}"
-    address = request.client.host if request.client else ""
+    return _named_after(request.client.host if request.client else "")
+
+
+@lru_cache(maxsize=1024)
+def _named_after(address: str) -> str:
     try:
         known = ipaddress.ip_address(address)
     except ValueError:
