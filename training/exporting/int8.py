@@ -144,25 +144,31 @@ class Quantiser:
         Args:
             ranges: of the activations.
             kept: names of nodes that stay in float32.
+
+        Raises:
+            DataError: ONNX Runtime cannot do it.
         """
         with tempfile.TemporaryDirectory() as folder:
             known, out = Path(folder) / "ranges.json", Path(folder) / "int8.onnx"
             save_tensors_data(_tensors_data(ranges), known)
-            quantize_static(
-                self._prepared,
-                out,
-                None,
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(OPERATORS),
-                nodes_to_exclude=list(kept),
-                per_channel=True,
-                reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
-                calibration_cache_path=known,
-                extra_options={"TensorQuantOverrides": self._weights},
-            )
+            try:
+                quantize_static(
+                    self._prepared,
+                    out,
+                    None,
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=list(OPERATORS),
+                    nodes_to_exclude=list(kept),
+                    per_channel=True,
+                    reduce_range=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=CalibrationMethod.MinMax,
+                    calibration_cache_path=known,
+                    extra_options={"TensorQuantOverrides": self._weights},
+                )
+            except Exception as error:  # what ONNX Runtime raises has no common base
+                raise DataError(f"{self.backbone.path}: ONNX Runtime cannot quantise it: {error}") from error
             model = onnx.load(out)
         bound(model)
         return model
@@ -180,6 +186,9 @@ def _prepared(backbone: Path) -> ModelProto:
         onnx.save_model(load_graph(backbone), plain)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
+    opsets = {opset.domain if opset.domain != "ai.onnx" else "": opset.version for opset in model.opset_import}
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
     for place, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{place}"
     return model
