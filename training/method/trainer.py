@@ -21,7 +21,7 @@ from training.device import LIMIT, Meter, Recorded, allow_tf32, autocast, record
 from training.generators import new_method
 from training.generators.base import RealBatch, Terms
 from training.method.optimisers import Optimisers, average_into
-from training.method.student import StudentBatch, new_student, student_terms
+from training.method.student import StudentBatch, new_student, start_from_head, student_terms
 from training.method.teacher import TeacherOutputs, new_teacher
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Sampler
@@ -70,6 +70,8 @@ class Trainer:
         self._teacher_outputs = TeacherOutputs.of(teacher, task.features)
         student = new_student(task, self._teacher_outputs.scores, config)
         self._method = new_method(task, teacher, student, config)
+        if config.d3.classifier_init == "head" and state is None:
+            start_from_head(student, self._method.sampler, task, config)
         averaged = copy.deepcopy(self._method.sampler).requires_grad_(False)
         self.networks = Networks(generator=averaged, teacher=teacher, student=student)
         self._optimisers = Optimisers.of(self._method, student, config, self._device)
