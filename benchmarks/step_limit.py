@@ -128,7 +128,8 @@ def begin(arguments: argparse.Namespace) -> subprocess.Popen[str]:
 
 
 def ask(other: subprocess.Popen[str]) -> str:
-    assert other.stdin and other.stdout
+    assert other.stdin
+    assert other.stdout
     other.stdin.write("\n")
     other.stdin.flush()
     return other.stdout.readline()
