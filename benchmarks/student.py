@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "random start": {"classifier_init": "normal", "classifier_lr_factor": 1.0},
     "head's rows": {"classifier_init": "head", "classifier_lr_factor": 1.0},
     "head's rows, rate x 0.1": {"classifier_init": "head", "classifier_lr_factor": 0.1},
+    "head's rows, rate x 0.01": {"classifier_init": "head", "classifier_lr_factor": 0.01},
 }
 STUDENT, SOFTMAX = "C_s", "softmax on x"
 Part = dict[str, dict[int, dict[str, FoldScores]]]
