@@ -28,6 +28,7 @@ sys.path[0] = str(ROOT)  # not this folder, whose modules are named as packages 
 import torch  # noqa: E402
 
 from benchmarks.outer_step import generated  # noqa: E402
+from benchmarks.rows import command  # noqa: E402
 from benchmarks.timing import machine  # noqa: E402
 from training.method.trainer import Trainer  # noqa: E402
 from training.recipes import load_recipe  # noqa: E402
@@ -36,6 +37,7 @@ from training.runs.contents import code_commit  # noqa: E402
 SIZES = {"rows": 7_057, "features": 1_280, "attributes": 1_024, "seen": 82, "unseen": 20}
 ADAM_BYTES, AVERAGE_BYTES = 28, 12  # a parameter: gradient, weight and two moments read, three written; three moved
 PRODUCTS = {"aten::mm": (0, 1), "aten::addmm": (1, 2)}
+LEAST_SHARE = 0.01  # of the limit, for a product to be listed
 STREAM = 32 << 20  # numbers of an array far larger than the caches
 
 
@@ -63,6 +65,7 @@ def main() -> None:
         "moving average": average * AVERAGE_BYTES / bandwidth,
     }
     found: dict[str, Any] = {
+        "command": command("step_limit.py"),
         "recipe": arguments.recipe,
         **SIZES,
         "commit": code_commit(),
@@ -90,6 +93,7 @@ def main() -> None:
     }
     out = Path(arguments.out)
     out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    out.with_suffix(".md").write_text(table(found, command("step_limit.py")))
     if arguments.profile:
         out.with_suffix(".txt").write_text(profile(trainer).table(sort_by="self_cpu_time_total", row_limit=60))
     print(json.dumps({k: v for k, v in found.items() if k != "products"}, indent=1))
@@ -117,6 +121,43 @@ def trainer_of(recipe: str) -> Trainer:
         generator=replace(config.generator, warm_up=0, attribute_path="linear"),
     )
     return Trainer(generated(**SIZES, device=torch.device("cpu")), config)
+
+
+def table(found: dict[str, Any], command: str) -> str:
+    """The step before and now, its limit and what that is made of."""
+    parts = found["limit_parts_s"]
+    steps = [("now", found["step_s"], found["step_fastest_s"])]
+    if found["before_s"] is not None:
+        steps.insert(0, ("before", found["before_s"], found["before_fastest_s"]))
+    lines = [
+        f"# An outer step of `{found['recipe']}` and the limit of the machine",
+        "",
+        f"{found['cpu']}, threads: {found['threads']}, torch {found['torch']}; commit {found['commit']}.",
+        f"{found['rows']:,} generated rows of {found['features']:,} features, {found['attributes']:,} attributes, "
+        f"{found['seen']} seen and {found['unseen']} unseen classes; {found['repeats']} steps of each code, in turns.",
+        "",
+        "    " + command,
+        "",
+        "| step | ms, median | times the limit | ms, fastest | times the limit |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {1e3 * median:,.0f} | {median / found['limit_s']:.2f} | {1e3 * fastest:,.0f} | "
+            f"{fastest / found['limit_s']:.2f} |"
+            for name, median, fastest in steps
+        ),
+        "",
+        f"The limit is {1e3 * found['limit_s']:,.0f} ms: {found['gflop']:.1f} GFLOP of products, each timed alone "
+        f"({1e3 * parts['products']:,.0f} ms), Adam's {1e3 * parts['adam']:,.0f} ms and the moving average's "
+        f"{1e3 * parts['moving average']:,.0f} ms at {found['bandwidth_GB_per_s']:.0f} GB/s.",
+        "",
+        "| product | times in a step | ms alone | GFLOP/s |",
+        "|---|---|---|---|",
+    ]
+    for one in found["products"]:
+        if one["count"] * one["seconds"] > LEAST_SHARE * found["limit_s"]:
+            shape = f"[{one['m']}, {one['k']}] [{one['k']}, {one['n']}]"
+            lines.append(f"| {shape} | {one['count']} | {1e3 * one['seconds']:.1f} | {one['gflop_per_s']:.0f} |")
+    return "\n".join(lines) + "\n"
 
 
 def begin(arguments: argparse.Namespace) -> subprocess.Popen[str]:
@@ -169,16 +210,16 @@ def limits(trainer: Trainer) -> tuple[Counter[tuple[int, int, int]], int, int]:
 def alone(m: int, k: int, n: int) -> float:
     """Seconds of a product [m, k] @ [k, n] alone."""
     left, right, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
-    return fastest(lambda: torch.mm(left, right, out=out))
+    return median_seconds(lambda: torch.mm(left, right, out=out))
 
 
 def stream_bandwidth() -> float:
-    """Bytes a second of a sum of two long arrays into a third."""
-    a, b, c = (torch.ones(STREAM) for _ in range(3))
-    return 3 * 4 * STREAM / fastest(lambda: torch.add(a, b, out=c))
+    """Bytes a second of one long array added to another in place: as with Adam, what is written was read before."""
+    a, b = (torch.ones(STREAM) for _ in range(2))
+    return 3 * 4 * STREAM / median_seconds(lambda: a.add_(b))
 
 
-def fastest(run: Callable[[], object], repeats: int = 5) -> float:
+def median_seconds(run: Callable[[], object], repeats: int = 5) -> float:
     run()
     taken = []
     for _ in range(repeats):
