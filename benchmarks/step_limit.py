@@ -2,9 +2,10 @@
 
     python benchmarks/step_limit.py --out benchmarks/results/DATE-training-limit [--before FOLDER] [--threads 2]
 
-The step is that of `flo-wgan` on rows generated for the purpose. Its matrix products are read from a profile; the limit
-is the sum of their times alone, each with operands of its shape, plus the bytes that Adam and the moving average must
-move at the bandwidth of memory. FOLDER is a checkout of other code, whose step is timed in turns with this one's.
+The step is that of `flo-wgan` on rows generated for the purpose, in FLO's sizes but for their number. Its products are
+read from a profile. The limit is the sum of their times alone, each with operands of its shape, plus the bytes that
+Adam and the moving average must move at the bandwidth of memory. FOLDER is a checkout of other code, whose steps are
+taken in turns with this one's.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from training.method.trainer import Trainer  # noqa: E402
 from training.recipes import load_recipe  # noqa: E402
 from training.runs.contents import code_commit  # noqa: E402
 
-SIZES = {"rows": 7_057, "features": 1_280, "attributes": 1_024, "seen": 82, "unseen": 20}
+SIZES = {"rows": 1_640, "features": 1_280, "attributes": 1_024, "seen": 82, "unseen": 20}
 ADAM_BYTES, AVERAGE_BYTES = 28, 12  # a parameter: gradient, weight and two moments read, three written; three moved
 PRODUCTS = {"aten::mm": (0, 1), "aten::addmm": (1, 2)}
 LEAST_SHARE = 0.01  # of the limit, for a product to be listed
@@ -118,7 +119,7 @@ def trainer_of(recipe: str) -> Trainer:
         config,
         steps=1,
         teacher=replace(config.teacher, epochs=1),
-        generator=replace(config.generator, warm_up=0, attribute_path="linear"),
+        generator=replace(config.generator, warm_up=0, path_ridge=(0.3,)),
     )
     return Trainer(generated(**SIZES, device=torch.device("cpu")), config)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/student.py SETS... --out benchmarks/results/DATE-student [--jobs 2]
 
-SETS are benchmark folders (`res101.mat`, `att_splits.mat`). For each set and seed every variant is trained on all of
+SETS are benchmark folders (`res101.mat`, `att_splits.mat`) or features of photos (`d3gzsl-train extract`). For each set and seed every variant is trained on all of
 trainval and on each fold of the selection. Length, shrinkage and the scale of the `lda` head, and the penalty of each
 classifier, are those with the best mean H on the folds; test rows select nothing. Each training has one thread, and
 --jobs of them run at once. A set and seed is written to OUT.json when it has finished; what is there is not repeated.
@@ -30,8 +30,8 @@ import torch  # noqa: E402
 from benchmarks.rows import Row, command, rows_of, save  # noqa: E402
 from benchmarks.student_table import table  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
-from training.datasets.benchmark import load_benchmark  # noqa: E402
 from training.datasets.dataset import Dataset, Task, make_task  # noqa: E402
+from training.datasets.opening import open_data  # noqa: E402
 from training.evaluation import train_softmax  # noqa: E402
 from training.features.scaler import Scaler, Scaling  # noqa: E402
 from training.method.heads import HeadChoice, fit_heads, synthesise_features  # noqa: E402
@@ -105,13 +105,13 @@ def config_of(arguments: argparse.Namespace, seed: int) -> TrainConfig:
 
 def scaling_of(folder: Path, seed: int, arguments: argparse.Namespace) -> Scaling:
     """What validation chooses for a set."""
-    return choose_scaling(load_benchmark(folder), config_of(arguments, seed))[0]
+    return choose_scaling(open_data(folder)[0], config_of(arguments, seed))[0]
 
 
 def measure(folder: Path, seed: int, number: int, scaling: Scaling, arguments: argparse.Namespace) -> Part:
     """Train every variant on all of trainval (number 0) or on a fold, and score the rows held out."""
     torch.set_num_threads(1)
-    dataset, base = load_benchmark(folder), config_of(arguments, seed)
+    dataset, base = open_data(folder)[0], config_of(arguments, seed)
     task, held = part_of(dataset, base, number, scaling)
     found: Part = {}
     softmax: FoldScores | None = None
