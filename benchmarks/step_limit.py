@@ -57,6 +57,7 @@ def main() -> None:
         seconds["step"].append(step(trainer))
         if other:
             seconds["before"].append(float(ask(other)))
+        print({name: taken[-1:] for name, taken in seconds.items()}, file=sys.stderr, flush=True)
     products, adam, average = limits(trainer)
     times = {shape: alone(*shape) for shape in products}
     bandwidth = stream_bandwidth()

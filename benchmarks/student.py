@@ -2,10 +2,11 @@
 
     python benchmarks/student.py SETS... --out benchmarks/results/DATE-student [--jobs 2]
 
-SETS are benchmark folders (`res101.mat`, `att_splits.mat`) or features of photos (`d3gzsl-train extract`). For each set and seed every variant is trained on all of
-trainval and on each fold of the selection. Length, shrinkage and the scale of the `lda` head, and the penalty of each
-classifier, are those with the best mean H on the folds; test rows select nothing. Each training has one thread, and
---jobs of them run at once. A set and seed is written to OUT.json when it has finished; what is there is not repeated.
+SETS are benchmark folders (`res101.mat`, `att_splits.mat`) or features of photos (`d3gzsl-train extract`). For each set
+and seed every variant is trained on all of trainval and on each fold of the selection. Length, shrinkage and the scale
+of the `lda` head, and the penalty of each classifier, are those with the best mean H on the folds; test rows select
+nothing. Each training has one thread, and --jobs of them run at once. A set and seed is written to OUT.json when it has
+finished; what is there is not repeated.
 """
 
 from __future__ import annotations

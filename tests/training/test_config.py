@@ -117,6 +117,7 @@ BAD = {
     "d3.generator_share": [-1e-4],
     "d3.embedding_dim": [-1],
     "d3.embedding_lr_factor": [0, math.nan],
+    "d3.classifier_lr_factor": [0, math.inf],
     "selection.folds": [1, 0],
     "selection.used_folds": [-1, 5],
     "selection.repeats": [0],
