@@ -42,7 +42,7 @@ from training.recipes import configured, load_recipe  # noqa: E402
 from training.runs.contents import code_commit  # noqa: E402
 from training.selection.choice import choose_scale, choose_scaling, measured_epochs  # noqa: E402
 from training.selection.fold_scores import FoldScores, HeldOut, best_penalty, curve_of, scale_unseen  # noqa: E402
-from training.selection.folds import used_folds  # noqa: E402
+from training.selection.folds import fold_count, used_folds  # noqa: E402
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "random start": {"classifier_init": "normal", "classifier_lr_factor": 1.0},
@@ -68,7 +68,7 @@ def main() -> None:
         parts: dict[Future[Part], tuple[Path, int, Scaling]] = {}
         for done in as_completed(scalings):
             folder, seed = scalings[done]
-            for number in range(config_of(arguments, seed).selection.folds + 1):
+            for number in range(fold_count(config_of(arguments, seed).selection) + 1):
                 future = pool.submit(measure, folder, seed, number, done.result(), arguments)
                 parts[future] = (folder, seed, done.result())
         for _ in as_completed(parts):
