@@ -10,6 +10,9 @@ the epoch with the best H on the test rows, as papers report it; and `validation
 folds. On a GPU the trainings of one recipe and seed run side by side, each on a stream of its own. Rows are written to
 OUT.json as they finish, and rows that are there are not repeated; OUT.md and OUT.svg are made from them. With
 --deadline, no group of trainings is begun that would end later than so many seconds after the start.
+
+With the variant `+D3 searched`, the weights of D3's losses are first searched on the folds alone, with the first seed:
+those with the best H of C_s without a seen penalty, at their best epoch, are taken. No test row is read for that.
 """
 
 from __future__ import annotations
@@ -56,8 +59,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "+O2DBD": dict.fromkeys(ID2SD, 0.0),
     "+D3": {},
     "+D3 x 0.1": dict.fromkeys(ID2SD + O2DBD, 0.1),
+    "+D3 searched": {},  # with the weights that `search` finds
     "+D3 as published": {"kl_form": "faithful", "be_form": "faithful", "od_form": "faithful", "ood_target": "class"},
 }
+SEARCHED = "+D3 searched"
+TERMS = (*ID2SD, *O2DBD)
+GRID = (
+    (0.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0),
+    (0.0, 10.0, 0.0),
+    (0.03, 0.0, 0.0),
+    (0.3, 0.0, 0.0),
+    (0.0, 0.0, 0.3),
+    (0.0, 0.0, 3.0),
+    (0.03, 3.0, 1.0),
+)
+"""Weights of L_kl, L_be and L_od that are tried; (1, 1, 1) is the variant `+D3`."""
 
 
 @dataclass
@@ -113,20 +130,24 @@ def main() -> None:
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     longest: dict[str, float] = {}
+    if SEARCHED in arguments.variants:
+        for recipe in arguments.recipes:
+            search(dataset, recipe, arguments, device, out)
     for recipe, seed in groups(arguments):
         wanted = [v for v in arguments.variants if not there(rows_of(out.with_suffix(".json")), recipe, v, seed)]
         left = arguments.deadline - (time.monotonic() - started)
         if not wanted or longest.get(recipe, 0.0) > left:
             continue
         begun = time.monotonic()
-        rows = measure(dataset, recipe, seed, wanted, arguments, device)
+        found = weights_of(rows_of(found_file(out)), recipe) if SEARCHED in wanted else None
+        rows = measure(dataset, recipe, seed, wanted, arguments, device, found)
         longest[recipe] = time.monotonic() - begun
         for row in rows:
             row["seconds_of_group"] = round(longest[recipe], 1)
             row["command"] = command("paper.py")
         rows = [*rows_of(out.with_suffix(".json")), *rows]
         save(out.with_suffix(".json"), rows, command("paper.py"))
-        out.with_suffix(".md").write_text(table(rows))
+        out.with_suffix(".md").write_text(table(rows, rows_of(found_file(out))))
         out.with_suffix(".svg").write_text(draw(rows))
         print(f"{recipe} seed {seed}: {len(wanted)} variants in {longest[recipe]:.0f} s", flush=True)
 
@@ -155,30 +176,107 @@ def there(rows: Iterable[Row], recipe: str, variant: str, seed: int) -> bool:
     return any((row["recipe"], row["variant"], row["seed"]) == (recipe, variant, seed) for row in rows)
 
 
-def variant_of(config: TrainConfig, variant: str) -> TrainConfig:
-    """The configuration with what a variant changes of the student's losses."""
+def variant_of(config: TrainConfig, variant: str, found: Sequence[float] | None = None) -> TrainConfig:
+    """The configuration with what a variant changes of the student's losses; `found` are the weights of the search."""
+    if variant == SEARCHED:
+        assert found is not None
+        return replace(config, d3=replace(config.d3, **dict(zip(TERMS, found, strict=True))))
     return replace(config, d3=replace(config.d3, **VARIANTS[variant]))
 
 
-def measure(
-    dataset: Dataset, recipe: str, seed: int, variants: list[str], arguments: argparse.Namespace, device: torch.device
-) -> list[Row]:
-    """Train every variant with one seed, on trainval and on folds, and put their rows together."""
+def search(dataset: Dataset, recipe: str, arguments: argparse.Namespace, device: torch.device, out: Path) -> None:
+    """Train every point of the grid on the folds, and write H of their held-out rows beside OUT."""
+    rows = rows_of(found_file(out))
+    if any(row["recipe"] == recipe for row in rows):
+        return
+    base, data = parts_of(dataset, recipe, arguments.seeds[0], arguments, device, folds_only=True)
+    epochs = measured(base)
+    trainings = [
+        [Training(task, held, variant_of(base, SEARCHED, weights), epochs) for task, held in data] for weights in GRID
+    ]
+    together([training for of_point in trainings for training in of_point], device)
+    for weights, of_point in zip(GRID, trainings, strict=True):
+        common = sorted(set(epochs).intersection(*(training.scores for training in of_point)))
+        curves = {}
+        for name in CLASSIFIERS:
+            held = [[curve_of(training.scores[epoch][name]) for training in of_point] for epoch in common]
+            curves[name] = [
+                {
+                    "epoch": epoch,
+                    "folds_H": float(np.mean([harmonic_means(*curve.at(np.zeros(1)))[0] for curve in of_epoch])),
+                    "folds_H_best_penalty": best_penalty(of_epoch)[1],
+                }
+                for epoch, of_epoch in zip(common, held, strict=True)
+            ]
+        rows.append(
+            {
+                "recipe": recipe,
+                "data": arguments.folder.name,
+                "seed": arguments.seeds[0],
+                "weights": dict(zip(TERMS, weights, strict=True)),
+                "diverged": next((training.diverged for training in of_point if training.diverged), None),
+                "curves": curves,
+            }
+        )
+    save(found_file(out), rows, command("paper.py"))
+
+
+def found_file(out: Path) -> Path:
+    """Where the search is kept."""
+    return out.with_name(f"{out.name}-search.json")
+
+
+def weights_of(rows: Iterable[Row], recipe: str) -> list[float]:
+    """The weights with the best H of C_s on the folds, without a seen penalty; the base generator's do not count."""
+    tried = [row for row in rows if row["recipe"] == recipe and any(row["weights"].values()) and row["curves"]["C_s"]]
+    best = max(tried, key=lambda row: max(point["folds_H"] for point in row["curves"]["C_s"]))
+    return [best["weights"][term] for term in TERMS]
+
+
+def measured(config: TrainConfig) -> list[int]:
+    """The epochs after which classifiers are measured."""
+    count = min(config.selection.evaluations, config.epochs)
+    return sorted({round(config.epochs * (i + 1) / count) for i in range(count)})
+
+
+def parts_of(
+    dataset: Dataset,
+    recipe: str,
+    seed: int,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    *,
+    folds_only: bool = False,
+) -> tuple[TrainConfig, list[tuple[Task, HeldOut]]]:
+    """The recipe's configuration, and what is trained and measured: trainval, unless left out, then the folds."""
     base = configured([*arguments.set, f"seed={seed}"], base=load_recipe(recipe).settings)
     selection = replace(base.selection, used_folds=arguments.folds)
     scaling = "range" if base.scaling == "auto" else base.scaling
-    parts = [(dataset.trainval, dataset.test, np.arange(len(dataset.classes)))]
+    parts = [] if folds_only else [(dataset.trainval, dataset.test, np.arange(len(dataset.classes)))]
     parts += [(fold.train, fold.held, fold.classes) for fold in used_folds(dataset, selection, seed)]
-    count = min(selection.evaluations, base.epochs)
-    epochs = sorted({round(base.epochs * (i + 1) / count) for i in range(count)})
     data = []
     for train, held, classes in parts:
         scaler = Scaler.fit(dataset.features[train], scaling)
         data.append(
             (make_task(dataset, train, classes, scaler, device), HeldOut.of(dataset, held, classes, scaler, device))
         )
+    return base, data
+
+
+def measure(
+    dataset: Dataset,
+    recipe: str,
+    seed: int,
+    variants: list[str],
+    arguments: argparse.Namespace,
+    device: torch.device,
+    found: Sequence[float] | None,
+) -> list[Row]:
+    """Train every variant with one seed, on trainval and on folds, and put their rows together."""
+    base, data = parts_of(dataset, recipe, seed, arguments, device)
+    epochs = measured(base)
     trainings = {
-        variant: [Training(task, held, variant_of(base, variant), epochs) for task, held in data]
+        variant: [Training(task, held, variant_of(base, variant, found), epochs) for task, held in data]
         for variant in variants
     }
     together([training for of_variant in trainings.values() for training in of_variant], device)
@@ -192,7 +290,15 @@ def measure(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "precision": base.precision,
     }
-    return [{**facts, "variant": variant, **row_of(of_variant)} for variant, of_variant in trainings.items()]
+    return [
+        {
+            **facts,
+            "variant": variant,
+            "weights": dict(zip(TERMS, (getattr(of_variant[0].config.d3, term) for term in TERMS), strict=True)),
+            **row_of(of_variant),
+        }
+        for variant, of_variant in trainings.items()
+    ]
 
 
 def together(trainings: list[Training], device: torch.device) -> None:

@@ -18,6 +18,7 @@ COLOURS = {
     "+O2DBD": "#cc79a7",
     "+D3": "#d55e00",
     "+D3 x 0.1": "#e69f00",
+    "+D3 searched": "#56b4e9",
     "+D3 as published": "#777777",
 }
 PROTOCOLS = {
@@ -39,8 +40,8 @@ def chosen(points: Sequence[Row], protocol: str) -> Row:
     return {**best[test], "epoch": best["epoch"]}
 
 
-def table(rows: list[Row]) -> str:
-    """H by recipe, classifier, protocol and variant; D3's effect over paired seeds; the teacher; every row."""
+def table(rows: list[Row], searched: Sequence[Row] = ()) -> str:
+    """H by recipe, classifier, protocol and variant; D3's effect over paired seeds; the teacher; the search."""
     lines = [
         "# The paper's experiment",
         "",
@@ -63,14 +64,18 @@ def table(rows: list[Row]) -> str:
             "",
         ]
         lines += [
-            "| classifier | protocol | " + " | ".join(variants) + " | +D3 against base |",
-            "|" + "---|" * (3 + len(variants)),
+            "| classifier | protocol | "
+            + " | ".join(variants)
+            + "".join(f" | {variant} against base" for variant in compared(variants))
+            + " |",
+            "|" + "---|" * (2 + len(variants) + len(compared(variants))),
         ]
         for classifier in CLASSIFIERS:
             for protocol in PROTOCOLS:
                 of = {v: [h(row, classifier, protocol) for row in group if row["variant"] == v] for v in variants}
                 cells = " | ".join(mean(values) for values in of.values())
-                lines.append(f"| {classifier} | {protocol} | {cells} | {effect(group, classifier, protocol)} |")
+                against = " | ".join(effect(group, classifier, protocol, v) for v in compared(variants))
+                lines.append(f"| {classifier} | {protocol} | {cells} | {against} |")
         lines += ["", "U and S of C_s without a penalty, by epoch chosen on the test rows:", ""]
         for variant in variants:
             found = [chosen(row["curves"]["C_s"], "test-best") for row in group if row["variant"] == variant]
@@ -80,7 +85,7 @@ def table(rows: list[Row]) -> str:
             )
         lines += ["", "The teacher: " + teacher(group), "", "Gradients on the student, relative to L_cls's, +D3:", ""]
         lines += shares(group)
-        lines += [""]
+        lines += ["", *search([row for row in searched if (row["data"], row["recipe"]) == (data, recipe)]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -95,10 +100,15 @@ def mean(values: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(values):.1f}{spread}"
 
 
-def effect(group: list[Row], classifier: str, protocol: str) -> str:
-    """Mean difference over paired seeds with its standard error, in points."""
+def compared(variants: Sequence[str]) -> list[str]:
+    """The variants whose difference from the base is shown."""
+    return [variant for variant in variants if variant in ("+D3", "+D3 searched")]
+
+
+def effect(group: list[Row], classifier: str, protocol: str, variant: str = "+D3") -> str:
+    """Mean difference of a variant from the base over paired seeds with its standard error, in points."""
     by = {(row["variant"], row["seed"]): h(row, classifier, protocol) for row in group}
-    pairs = [100 * (by["+D3", s] - by["base", s]) for v, s in by if v == "+D3" and ("base", s) in by]
+    pairs = [100 * (by[variant, s] - by["base", s]) for v, s in by if v == variant and ("base", s) in by]
     if not pairs:
         return "-"
     error = f" (se {statistics.stdev(pairs) / len(pairs) ** 0.5:.1f})" if len(pairs) > 1 else ""
@@ -121,6 +131,25 @@ def shares(group: list[Row]) -> list[str]:
     lines = ["| epoch | " + " | ".join(f"L_{name}" for name in terms) + " |", "|" + "---|" * (1 + len(terms))]
     for epoch, found in row["gradient_shares"].items():
         lines.append(f"| {epoch} | " + " | ".join(f"{found[name]:.3g}" for name in terms) + " |")
+    return lines
+
+
+def search(rows: Sequence[Row]) -> list[str]:
+    """What was tried on the folds for `+D3 searched`, the best epoch of each by the column's own H."""
+    if not rows:
+        return []
+    lines = [
+        f"Weights searched on the folds, seed {rows[0]['seed']}, with H of their held-out rows:",
+        "",
+        "| L_kl | L_be | L_od | " + " | ".join(f"{name} | {name}, penalty" for name in CLASSIFIERS) + " |",
+        "|" + "---|" * (3 + 2 * len(CLASSIFIERS)),
+    ]
+    for row in rows:
+        cells = [f"{weight:g}" for weight in row["weights"].values()]
+        for name in CLASSIFIERS:
+            best = (max(p[key] for p in row["curves"][name]) for key in ("folds_H", "folds_H_best_penalty"))
+            cells += [f"{100 * value:.1f}" for value in best]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

@@ -104,15 +104,15 @@ async def _open_loop(
     target: Target, images: Sequence[bytes], times: Sequence[float], timeout_ms: int | None
 ) -> list[Done]:
     headers = {} if timeout_ms is None else {"D3GZSL-Timeout-Ms": str(timeout_ms)}
-    requests = [_request(target, data, headers) for data in images]
-    idle: list[_Stream] = []
+    requests = [request_bytes(target, data, headers) for data in images]
+    idle: list[Stream] = []
     began = time.perf_counter()
 
     async def ask(due: float, request: bytes) -> Done:
         await asyncio.sleep(began + due - time.perf_counter())
         sent = time.perf_counter()
         stream = idle.pop() if idle else await _connect(target)
-        status, body = await _exchange(stream, request)
+        status, body = await exchange(stream, request)
         idle.append(stream)
         return Done(due, time.perf_counter() - sent, status, body)
 
@@ -124,23 +124,25 @@ async def _open_loop(
     return done
 
 
-_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def _connect(target: Target) -> _Stream:
+async def _connect(target: Target) -> Stream:
     url = httpx.URL(target.url)
     return await asyncio.open_connection(url.host, url.port)
 
 
-def _request(target: Target, data: bytes, more: dict[str, str]) -> bytes:
+def request_bytes(target: Target, data: bytes, more: dict[str, str] | None = None) -> bytes:
     """A whole request: `httpx` would take more time per request than a busy service has for it."""
     arguments = target.ask(data)
-    request = httpx.Request("POST", target.url, **{**arguments, "headers": {**arguments.get("headers", {}), **more}})
+    request = httpx.Request(
+        "POST", target.url, **{**arguments, "headers": {**arguments.get("headers", {}), **(more or {})}}
+    )
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     return f"POST {request.url.raw_path.decode()} HTTP/1.1\r\n{head}\r\n".encode() + request.read()
 
 
-async def _exchange(stream: _Stream, request: bytes) -> tuple[int, bytes]:
+async def exchange(stream: Stream, request: bytes) -> tuple[int, bytes]:
     """Status and body of the answer, which must say its length."""
     reader, writer = stream
     writer.write(request)

@@ -101,10 +101,18 @@ class Admission:
             if not self._of[client]:
                 del self._of[client]
 
-    def answered(self, images: int) -> None:
-        """Measure: so many images have left since the last time, or since the first of them came."""
+    def answered(self, images: int, *, model_seconds: float = math.inf) -> None:
+        """Measure: so many images have left since the last time, or since the first of them came.
+
+        Args:
+            images: how many.
+            model_seconds: that the model took for each. The first measurement is no more than this: many requests that
+                come at once all wait for the first image's answer, of which nothing follows for the next ones'.
+        """
         now = self._clock()
         measured = (now - self._since) / images
+        if not self.seconds_per_image:
+            measured = min(measured, model_seconds)
         weight = images / (images + self._batch_size) if self.seconds_per_image else 1.0
         self.seconds_per_image += weight * (measured - self.seconds_per_image)
         self._since = now
@@ -361,7 +369,8 @@ class Batcher:
             else:
                 item.answer.set_exception(outcome)
         if answered := sum(not isinstance(outcome, NotReadyError) for outcome in outcomes):
-            self.admission.answered(answered)
+            seconds = [o.inference_ms / 1000 / o.batch_size for o in outcomes if isinstance(o, InferenceResult)]
+            self.admission.answered(answered, model_seconds=min(seconds, default=math.inf))
 
     def _fail_waiting(self) -> None:
         with self._changed:

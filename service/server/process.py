@@ -71,6 +71,7 @@ def run_server(settings: Settings, listener: socket.socket, *, started: Callable
 
     config = uvicorn.Config(
         app,
+        loop="asyncio",  # uvicorn would take uvloop where there is one, whose transports lack what connections use
         http=connection,  # type: ignore[arg-type]  # anything that makes a protocol
         backlog=_AT_ONCE,
         log_config=None,

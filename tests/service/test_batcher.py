@@ -199,6 +199,19 @@ async def test_a_pause_does_not_count_as_time_that_an_image_takes() -> None:
     assert admission.seconds_per_image == pytest.approx(0.5)
 
 
+async def test_a_crowd_at_the_start_is_not_taken_for_a_slow_model() -> None:
+    clock = Clock()
+    admission = Admission(1000, batch_size=64, clock=clock)
+    with admission.admit(256):
+        clock.now += 0.5  # everybody's images were decoded meanwhile
+        admission.answered(1, model_seconds=0.002)
+        assert admission.seconds_per_image == pytest.approx(0.002)
+        admission.check(100, seconds=30)
+        clock.now += 0.64
+        admission.answered(64, model_seconds=0.002)
+    assert admission.seconds_per_image == pytest.approx(0.002 + 0.5 * 0.008)
+
+
 async def test_who_could_not_be_answered_in_time_is_refused_at_once() -> None:
     admission = measured((4.0, 4))
     with admission.admit(10):

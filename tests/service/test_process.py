@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 
 from service.service import Service
 from service.settings import Settings
-from tests.service.processes import Server, command, d3gzsl, environment, serving
+from tests.service.processes import ROOT, Server, command, d3gzsl, environment, serving
 from tests.service.tiny import VIOLET, png, tiny_bundle, trunk
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,6 +46,14 @@ def test_a_registered_class_outlives_kill_9(bundle_dir: Path, tmp_path: Path) ->
         assert classify(server) == before
         shown = server.request("GET", "/classes/violet")
         assert (shown.status_code, shown.json()["registry_version"]) == (200, 1)
+
+
+def test_an_installed_uvloop_is_left_alone(bundle_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text(
+        "def new_event_loop(): raise SystemExit('uvloop was taken')\nLoop = new_event_loop\n"
+    )
+    with serving(bundle_dir, tmp_path / "data", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}") as server:
+        assert classify(server)[0]["class_id"] == "bluish"
 
 
 def test_it_ends_in_peace_when_told_to(bundle_dir: Path, tmp_path: Path) -> None:
