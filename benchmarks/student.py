@@ -78,13 +78,20 @@ def main() -> None:
                     continue
                 wanted.remove((folder, seed))
                 final, *folds = [future.result() for future in mine]
-                facts = {"data": folder.name, "seed": seed, "scaling": parts[mine[0]][2], "commit": code_commit()}
+                facts = {
+                    "data": folder.name,
+                    "seed": seed,
+                    "folds": len(folds),
+                    "scaling": parts[mine[0]][2],
+                    "commit": code_commit(),
+                    "command": command("student.py"),
+                }
                 rows = [
                     *rows_of(file),
                     *({**facts, **row} for row in rows_from(final, folds, config_of(arguments, seed))),
                 ]
                 save(file, rows, command("student.py"))
-                out.with_suffix(".md").write_text(table(rows, command("student.py")))
+                out.with_suffix(".md").write_text(table(rows))
                 print(f"{folder.name} seed {seed}", flush=True)
 
 

@@ -17,7 +17,7 @@ COLUMNS: dict[str, Callable[[Row], float]] = {
 }
 
 
-def table(rows: list[Row], command: str) -> str:
+def table(rows: list[Row]) -> str:
     """Mean (sample standard deviation) over seeds for each set, variant and classifier."""
     lines = [
         "# The student's own classifier C_s",
@@ -27,14 +27,15 @@ def table(rows: list[Row], command: str) -> str:
         "classes, and the served head. Length, shrinkage and penalties are those with the best mean H on the folds;",
         "test rows select nothing. Mean (sample standard deviation) over seeds.",
         "",
-        "    " + command,
+        *dict.fromkeys(f"    {row['command']}" for row in rows),
         "",
     ]
     for data in dict.fromkeys(row["data"] for row in rows):
         of_data = [row for row in rows if row["data"] == data]
         seeds = sorted({row["seed"] for row in of_data})
         commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in of_data))
-        lines += [f"## {data}", "", f"Seeds {', '.join(map(str, seeds))}; commit {commits}.", ""]
+        folds = of_data[0]["folds"]
+        lines += [f"## {data}", "", f"Seeds {', '.join(map(str, seeds))}; {folds} folds; commit {commits}.", ""]
         lines += ["| start of C_s | classifier | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
         for variant in dict.fromkeys(row["variant"] for row in of_data):
             group = [row for row in of_data if row["variant"] == variant]

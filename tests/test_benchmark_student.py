@@ -61,9 +61,11 @@ def test_length_and_shrinkage_come_from_the_folds() -> None:
 
 def test_table_has_mean_and_deviation_over_seeds() -> None:
     (row,) = rows_from(part(head=0.0, student=0.0), [part(head=0.0, student=0.0)] * 2, config())
-    rows = [{**row, "data": "A", "seed": seed, "commit": "1234567"} for seed in (0, 1)]
+    rows = [
+        {**row, "data": "A", "seed": seed, "folds": 2, "commit": "1234567", "command": "python x"} for seed in (0, 1)
+    ]
     rows[1] = {**rows[1], "classifiers": {**row["classifiers"], STUDENT: point(*_half())}}
-    lines = [line for line in table(rows, "python x").splitlines() if line.startswith("| head's rows | C_s |")]
+    lines = [line for line in table(rows).splitlines() if line.startswith("| head's rows | C_s |")]
     assert lines[0].split("|")[3].strip() == "1.000 (0.000)"
     assert lines[0].split("|")[-2].strip() == "0.500 (0.707)"
 
