@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.errors import DataError
 from tests.training.tiny import config, task
 from training.datasets.dataset import Task
 from training.losses.d3gzsl import EPSILON
@@ -226,6 +227,15 @@ def test_a_classifier_that_starts_from_the_head_says_what_the_head_says() -> Non
     torch.testing.assert_close(logits, torch.from_numpy(head.logits(z.numpy())), rtol=1e-3, atol=1e-3)
     random = Trainer(small, config()).networks.student.classifier.weight
     assert not torch.allclose(networks.student.classifier.weight, random, atol=0.1)
+
+
+def test_no_classifier_starts_from_rows_that_are_all_the_same() -> None:
+    small = task(seen=5, unseen=2, rows=8, dim=8)
+    same = dataclasses.replace(small, features=torch.full_like(small.features, 0.5))
+    with pytest.raises(
+        DataError, match=r"d3\.classifier_init: no head can be fitted on the embeddings of the training images"
+    ):
+        Trainer(same, config("d3.classifier_init=head"))
 
 
 def test_the_classifier_learns_at_its_own_rate() -> None:

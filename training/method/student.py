@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.errors import DataError
 from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
 from model.noise import class_noise
 from training.config import D3Config, TrainConfig
@@ -103,6 +104,9 @@ def start_from_head(student: Student, sampler: Sampler, task: Task, config: Trai
 
     Means are those of real rows of seen classes and of synthesised ones of unseen classes, and S is the within-class
     covariance of real rows, shrunk by `START_SHRINKAGE`: the classifier that :class:`model.lda.LdaHead` serves.
+
+    Raises:
+        DataError: the embeddings of each class are all the same.
     """
     samples = config.selection.samples
     unseen = [
@@ -120,6 +124,12 @@ def start_from_head(student: Student, sampler: Sampler, task: Task, config: Trai
     centre = means[task.seen_index.cpu().numpy()].mean(axis=0)
     real = z[: len(task.features)] - centre
     covariance = within_class_covariance(real, task.teacher_labels.cpu().numpy())
-    weight, bias = LdaHead(shrunk_cholesky(covariance, START_SHRINKAGE)).rows(means - centre)
+    try:
+        head = LdaHead(shrunk_cholesky(covariance, START_SHRINKAGE))
+    except ValueError as error:
+        raise DataError(
+            f"d3.classifier_init: no head can be fitted on the embeddings of the training images: {error}"
+        ) from None
+    weight, bias = head.rows(means - centre)
     student.classifier.weight.copy_(torch.from_numpy(weight))
     student.classifier.bias.copy_(torch.from_numpy(bias - weight @ centre.astype(np.float32)))
