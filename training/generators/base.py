@@ -99,6 +99,7 @@ class Method(nn.Module, ABC):
     def critic_draws(self, real: RealBatch, random: torch.Generator) -> CriticDraws | None:
         """What a critic step draws, before any of its gradients; None where a method has no critic."""
         del real, random
+        return None
 
     def critic_terms(self, real: RealBatch, fake: Tensor, mix: Tensor | None) -> Terms:
         """:meth:`critic_loss` of what was drawn.

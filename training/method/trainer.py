@@ -225,7 +225,8 @@ class Trainer:
             for real, _, draws, noise in drawn:
                 noises += [noise] if draws is None else [draws.noise, noise]
                 labels += [self._synthetic_labels] if draws is None else [real.labels, self._synthetic_labels]
-            rows = iter(self._make(torch.cat(noises), torch.cat(labels)).split([len(noise) for noise in noises]))
+            made = self._make(torch.cat(noises), torch.cat(labels))
+            rows = iter(torch.split(made, [len(noise) for noise in noises]))
         return [
             CriticBatch(
                 real=real,
@@ -243,7 +244,7 @@ class Trainer:
         conditions = sampler.conditions(self._task.attributes)
         made = [
             sampler.conditioned(some, *(of_class[classes] for of_class in conditions))
-            for some, classes in zip(noise.split(TOGETHER), labels.split(TOGETHER), strict=True)
+            for some, classes in zip(torch.split(noise, TOGETHER), torch.split(labels, TOGETHER), strict=True)
         ]
         return torch.cat(made)
 
