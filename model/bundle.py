@@ -3,9 +3,9 @@
 C: classes, Z: embedding dimension, V: held-out seen rows, N: rows of the bank.
 
     manifest.json      see model.manifest
-    trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N], features [N,D]
+    trunk.onnx         image [N,3,S,S] -> embedding [N,Z], teacher_score [N] (how familiar it looks), features [N,D]
     synthesizer.onnx   noise [N,K], attributes [N,A] (normalised) -> embedding [N,Z]
-    head.npz           weight [C,Z], bias [C], novelty_reference [V]
+    head.npz           weight [C,Z], bias [C], novelty_reference [V] where the manifest has a novelty score
     text_encoder.onnx  optional: token ids [N,L] -> token_embeddings [N,L,T]; see model.text.encoder
     tokenizer.json     beside it: sentences -> token ids
     bank.npz           what the head needs to grow: covariance_cholesky [Z,Z] for lda; rows [N,Z], counts [C] else
@@ -85,7 +85,7 @@ class Bundle:
         weight: float32 [C, Z].
         bias: float32 [C].
         head: grows the classifier by a row.
-        novelty_reference: teacher scores of held-out seen rows, ascending, float32 [V].
+        novelty_reference: held-out seen rows by the novelty score, ascending, float32 [V]; None without such a score.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class Bundle:
     weight: Float32
     bias: Float32
     head: LdaHead
-    novelty_reference: Float32
+    novelty_reference: Float32 | None
 
     @property
     def trunk(self) -> Path:
@@ -120,10 +120,12 @@ class Bundle:
         manifest = read_manifest(path)
         verify_files(path, manifest)
         classes, dimension = len(manifest.classes), manifest.head.dimension
-        shapes = {"weight": (classes, dimension), "bias": (classes,), "novelty_reference": (None,)}
+        shapes: dict[str, tuple[int | None, ...]] = {"weight": (classes, dimension), "bias": (classes,)}
+        if manifest.novelty is not None:
+            shapes["novelty_reference"] = (None,)
         arrays = read_arrays(path / HEAD, shapes)
-        reference = arrays["novelty_reference"]
-        if len(reference) == 0 or (np.diff(reference) < 0).any():
+        reference = arrays.get("novelty_reference")
+        if reference is not None and (len(reference) == 0 or (np.diff(reference) < 0).any()):
             raise BundleError(f"{HEAD}: novelty_reference must hold ascending scores, at least one")
         return cls(
             path=path,
@@ -202,10 +204,11 @@ def write_bundle(
     head: LdaHead,
     weight: Float32,
     bias: Float32,
-    novelty_reference: Float32,
+    novelty_reference: Float32 | None,
     calibration: Calibration,
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
+    novelty: str | None = "teacher",
     examples: Mapping[Example, bytes] | None = None,
     text_encoder: TextEncoderFiles | None = None,
     overwrite: bool = False,
@@ -224,10 +227,11 @@ def write_bundle(
         head: fitted head, for `bank.npz`.
         weight: float32 [C, Z].
         bias: float32 [C].
-        novelty_reference: teacher scores of held-out seen rows.
+        novelty_reference: held-out seen rows by the novelty score; None without one.
         calibration: from logits to probabilities.
         metrics: results with their protocols.
         training: resolved training configuration.
+        novelty: the score that the trunk gives beside the embedding; None where novelty is not served.
         examples: images that come with the bundle, by their manifest entry.
         text_encoder: where the vocabulary has a text block, what makes its numbers.
         overwrite: replace an existing bundle.
@@ -250,10 +254,15 @@ def write_bundle(
         head_spec,
         encoder=text_encoder.identity if text_encoder else None,
     )
+    if (novelty is None) != (novelty_reference is None):
+        raise BundleError(f"a novelty score and its reference go together, got the score {novelty}")
+    reference = (
+        {} if novelty_reference is None else {"novelty_reference": np.sort(novelty_reference).astype(np.float32)}
+    )
     contents: dict[str, bytes] = {
         TRUNK: trunk,
         SYNTHESIZER: synthesizer,
-        HEAD: _npz(weight=weight, bias=bias, novelty_reference=np.sort(novelty_reference).astype(np.float32)),
+        HEAD: _npz(weight=weight, bias=bias, **reference),
         BANK: _npz(**head.bank()),
         **({TEXT_ENCODER: text_encoder.graph, TOKENIZER: text_encoder.tokenizer} if text_encoder else {}),
         **{example.file: data for example, data in examples.items()},
@@ -270,6 +279,7 @@ def write_bundle(
         classes=classes,
         head=head_spec,
         calibration=calibration,
+        novelty=novelty,
         metrics=metrics,
         training=training,
         examples=tuple(examples),

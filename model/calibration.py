@@ -72,12 +72,12 @@ def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return normalised
 
 
-def novelty(teacher_scores_N: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Fraction of held-out seen rows whose teacher score lies above each image's, float64 [N] in 0..1.
+def novelty(scores_N: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Fraction of held-out seen rows whose score lies above each image's, float64 [N] in 0..1.
 
     Args:
-        teacher_scores_N: the largest log-probability of the teacher, at most 0.
+        scores_N: how familiar each image looks, by the score of the bundle.
         reference: scores of held-out seen validation rows in ascending order, at least one.
     """
-    above = len(reference) - np.searchsorted(reference, teacher_scores_N, side="right")
+    above = len(reference) - np.searchsorted(reference, scores_N, side="right")
     return above / len(reference)

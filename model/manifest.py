@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from model.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+NOVELTY_NAME = "[a-z_]{1,50}"
 SIGNATURE = "manifest.sig"
 """Of the manifest, where somebody has signed the bundle; the one file that no manifest lists."""
 
@@ -81,6 +83,8 @@ class Manifest:
         code_version: version of this project that wrote the bundle.
         examples: images that come with the bundle.
         text_encoder: how texts become vectors; None where classes are not described by text.
+        novelty: name of the score by which novelty is measured, `teacher` in older bundles; None where no score told
+            unseen classes apart, and answers have no novelty.
     """
 
     bundle_id: str
@@ -96,6 +100,7 @@ class Manifest:
     code_version: str
     examples: tuple[Example, ...] = field(default=())
     text_encoder: EncoderSpec | None = None
+    novelty: str | None = "teacher"
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -142,6 +147,7 @@ class Manifest:
             "classes": [c.to_json() for c in self.classes],
             "head": self.head.to_json(),
             "calibration": self.calibration.to_json(),
+            "novelty": None if self.novelty is None else {"score": self.novelty},
             "metrics": self.metrics,
             "training": self.training,
             "examples": [e.to_json() for e in self.examples],
@@ -187,6 +193,7 @@ class Manifest:
                     )
                     for e in fields["examples"]
                 ),
+                novelty=_novelty(fields),
                 text_encoder=EncoderSpec.from_json(fields["text_encoder"]) if "text_encoder" in fields else None,
             )
         except KeyError as error:
@@ -195,6 +202,17 @@ class Manifest:
             raise
         except (D3GZSLError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(f"{MANIFEST}: {error}") from None
+
+
+def _novelty(fields: Mapping[str, Any]) -> str | None:
+    """The score's name; the teacher's in bundles from before there was a choice."""
+    novelty = fields.get("novelty", {"score": "teacher"})
+    if novelty is None:
+        return None
+    score = novelty["score"]
+    if not isinstance(score, str) or not re.fullmatch(NOVELTY_NAME, score):
+        raise ValueError(f"novelty.score must be a name of lower-case letters and _, got {score!r}")
+    return score
 
 
 def _read_class(place: int, fields: Mapping[str, Any]) -> ClassEntry:

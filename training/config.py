@@ -281,7 +281,8 @@ class SelectionConfig(CheckedConfig):
             train at most; 0 considers all lengths, as `test-best` does.
         shrinkage: candidates for the served head.
         samples: synthesised embeddings per unseen class, 1 to 200.
-        novelty_folds: teachers whose scores of rows they did not see `novelty` is measured against.
+        novelty_folds: parts of the seen rows that `novelty` is measured against, each scored by a teacher or a head
+            fitted on the others.
     """
 
     protocol: Protocol = "validation"

@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
-from model.calibration import Calibration, novelty, softmax
+from model.calibration import Calibration, softmax
 from model.head import Float32
 from training.datasets.dataset import Dataset, Task, make_task
 from training.method.heads import LDA, HeadFit, embed, fit_head, synthesise_features
-from training.metrics import auroc, class_weights, expected_calibration_error, gzsl_scores, per_class_accuracy
+from training.method.novelty import NOVELTY_SCORES
+from training.metrics import class_weights, expected_calibration_error, gzsl_scores, per_class_accuracy
 from training.runs.contents import Trained
+from training.selection.novelty import all_familiarities, score_aurocs
 
 SOFTMAX = "softmax"
 SOFTMAX_EPOCHS, SOFTMAX_BATCH = 25, 256
@@ -113,7 +115,7 @@ def evaluate(
         LDA: results(dataset, rows, head.logits(rows.embeddings), selected.calibration),
         "student": results(dataset, rows, rows.student_logits, selected.student),
         **({SOFTMAX: softmax_row} if softmax_row else {}),
-        "novelty": novelty_results(dataset, trained, rows),
+        "novelty": novelty_results(dataset, trained, rows, head),
         "validation": {k: v for k, v in selected.validation.items() if k != "candidates"},
     }
 
@@ -181,12 +183,20 @@ def results(dataset: Dataset, rows: TestRows, logits_NC: Float32, calibration: C
     }
 
 
-def novelty_results(dataset: Dataset, trained: Trained, rows: TestRows) -> dict[str, Any]:
-    """AUROC of `novelty` for unseen against seen test rows."""
+def novelty_results(dataset: Dataset, trained: Trained, rows: TestRows, head: HeadFit) -> dict[str, Any]:
+    """Mean AUROC over unseen classes, each against the seen classes' test rows: of `novelty`, and of every score.
+
+    `score` and `auroc` are those of the score that is served, null where none is.
+    """
     seen = dataset.seen[rows.labels]
-    values = novelty(rows.teacher_scores, trained.novelty_reference)
+    familiarities = all_familiarities(head, dataset.seen, rows.embeddings, rows.teacher_scores)
+    aurocs = np.nanmean(score_aurocs(familiarities, rows.labels, dataset.seen), axis=1)
+    of_score = dict(zip(NOVELTY_SCORES, aurocs.tolist(), strict=True))
+    score = trained.selected.novelty
     return {
-        "auroc": auroc(values[~seen], values[seen]),
+        "score": score,
+        "auroc": score and of_score[score],
+        "aurocs": of_score,
         "seen_rows": int(seen.sum()),
         "unseen_rows": int((~seen).sum()),
     }

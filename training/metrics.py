@@ -153,6 +153,27 @@ def auroc(positive: Logits, negative: Logits) -> float:
     return float(below.mean() / (2 * len(negative)))
 
 
+def class_aurocs(familiarity_N: Logits, labels_N: Labels, seen_C: Mask) -> NDArray[np.float64]:
+    """AUROC of each unseen class against all rows of seen classes, float64 [U], NaN for a class without rows.
+
+    Args:
+        familiarity_N: smaller for rows that look less like a seen class.
+        labels_N: class index of each row.
+        seen_C: which classes are seen; U are not.
+
+    Raises:
+        ValueError: there are no rows of seen classes.
+    """
+    of_seen = seen_C[labels_N]
+    if not of_seen.any():
+        raise ValueError("the AUROC of unseen classes needs rows of seen classes")
+    ordered = np.sort(familiarity_N[of_seen])
+    below = np.searchsorted(ordered, familiarity_N, side="left") + np.searchsorted(ordered, familiarity_N, side="right")
+    counts = np.bincount(labels_N, minlength=len(seen_C))[~seen_C]
+    shares = np.bincount(labels_N, 1 - below / (2 * len(ordered)), minlength=len(seen_C))[~seen_C]
+    return np.where(counts > 0, shares / np.maximum(counts, 1), np.nan)
+
+
 def class_weights(labels_N: Labels) -> NDArray[np.float64]:
     """Weight of each row with which every class that has rows counts the same, float64 [N], sum 1."""
     counts = np.bincount(labels_N)

@@ -150,6 +150,13 @@ def _best(probabilities_C: NDArray[np.float64], count: int) -> list[int]:
     return best
 
 
-def image_novelty(bundle: Bundle, teacher_score: float) -> float:
-    """Fraction of held-out seen images that looked more familiar to the teacher than this one, 0..1."""
+def image_novelty(bundle: Bundle, teacher_score: float) -> float | None:
+    """Fraction of held-out seen images that looked more familiar than this one, 0..1; None where the bundle has none.
+
+    Args:
+        bundle: says by which score.
+        teacher_score: the trunk's output of this name, which is that score.
+    """
+    if bundle.novelty_reference is None:
+        return None
     return float(novelty(np.array([teacher_score], dtype=np.float32), bundle.novelty_reference)[0])

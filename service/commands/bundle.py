@@ -44,8 +44,8 @@ def inspect(
         ("classes", f"{kinds['seen']} seen, {kinds['unseen']} unseen"),
         ("head", f"{head.kind}, {head.dimension} dimensions, {head.samples} samples per class"),
         ("photos of a class", _photos(head.photos)),
-        ("seen penalty", f"{manifest.calibration.seen_penalty:g}"),
-        ("temperature", f"{manifest.calibration.temperature:g}"),
+        ("seen penalty", f"{manifest.calibration.seen_penalty:g}; temperature {manifest.calibration.temperature:g}"),
+        ("novelty by", manifest.novelty or "no score: none told unseen classes apart"),
         ("examples", len(manifest.examples)),
     ]
     lines = _metric_lines("", manifest.metrics)
@@ -128,7 +128,7 @@ def _is_main(name: str, *, served: str) -> bool:
     owner, _, number = name.rpartition(".")
     if owner.endswith("uncalibrated"):
         return False
-    return number in ("U", "S", "H") if owner == served else number in ("H", "auroc")
+    return number in ("U", "S", "H") if owner == served else number == "H" or name == "novelty.auroc"
 
 
 def _metric_lines(prefix: str, metrics: Any) -> list[tuple[str, Any]]:

@@ -198,5 +198,6 @@ def _rows(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
             yield result["id"], "not read", "", "", ""
             continue
         for i, p in enumerate(result["predictions"]):
-            first = (result["id"], f"{result['novelty']:.2f}") if i == 0 else ("", "")
+            novelty = "–" if result["novelty"] is None else f"{result['novelty']:.2f}"
+            first = (result["id"], novelty) if i == 0 else ("", "")
             yield first[0], p["name"], p["kind"], f"{p['probability']:.3f}", first[1]

@@ -117,7 +117,10 @@ class ImageAnswer(BaseModel):
     id: str
     width: int
     height: int
-    novelty: float = Field(description="Fraction of held-out seen images that looked more familiar than this one.")
+    novelty: float | None = Field(
+        description="Fraction of held-out seen images that looked more familiar than this one; null where the bundle "
+        "has no score that tells unseen classes from seen ones."
+    )
     predictions: list[Prediction] = Field(description="Most probable first.")
     warnings: list[str] = Field(
         default=[], description="What was wrong with the file and did no harm; only where there is something."

@@ -214,7 +214,8 @@ def test_a_missing_field_is_named(path: Path, field: str) -> None:
 
 
 def test_the_list_of_fields_above_is_complete(path: Path) -> None:
-    assert list(json.loads((path / MANIFEST).read_text())) == FIELDS
+    optional = {"novelty"}  # older bundles have none
+    assert [name for name in json.loads((path / MANIFEST).read_text()) if name not in optional] == FIELDS
 
 
 @pytest.mark.parametrize(
@@ -439,6 +440,37 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, kind: str) -> None:
     with pytest.raises(BundleError, match="exists and is not a bundle"):
         tiny.write(out, overwrite=True)
     assert everything_below(tmp_path) == before
+
+
+def test_a_bundle_without_a_novelty_score_has_no_reference(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "b", novelty=None, novelty_reference=None)
+    bundle = Bundle.load(tmp_path / "b")
+    assert bundle.manifest.novelty is None
+    assert bundle.novelty_reference is None
+    assert json.loads((tmp_path / "b" / MANIFEST).read_text())["novelty"] is None
+
+
+def test_the_novelty_score_of_an_older_bundle_is_the_teachers(path: Path) -> None:
+    fields = json.loads((path / MANIFEST).read_text())
+    assert fields.pop("novelty") == {"score": "teacher"}
+    (path / MANIFEST).write_text(json.dumps(fields))
+    bundle = Bundle.load(path)
+    assert bundle.manifest.novelty == "teacher"
+    assert bundle.novelty_reference is not None
+
+
+@pytest.mark.parametrize("novelty", [{}, {"score": None}, {"score": "a b"}, {"score": 3}, "energy", [], 0])
+def test_a_novelty_score_that_is_no_name(path: Path, novelty: object) -> None:
+    fields = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**fields, "novelty": novelty}))
+    with pytest.raises(BundleError, match=MANIFEST):
+        Bundle.load(path)
+
+
+@pytest.mark.parametrize("change", [{"novelty": None}, {"novelty_reference": None}])
+def test_a_novelty_score_and_its_reference_go_together(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(BundleError, match="go together"):
+        tiny.write(tmp_path / "b", **change)
 
 
 @pytest.mark.parametrize(

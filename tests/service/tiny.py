@@ -90,7 +90,14 @@ def synthesize(noise, attributes):
     return (noise @ W_KZ + attributes @ W_DZ[:3]).astype(np.float32)
 
 
-def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, spec: HeadSpec = HEAD, overwrite: bool = False) -> Path:
+def tiny_bundle(
+    out: Path,
+    *,
+    trunk_bytes: bytes | None = None,
+    spec: HeadSpec = HEAD,
+    novelty: str | None = "teacher",
+    overwrite: bool = False,
+) -> Path:
     """Write a valid bundle with two seen classes and an unseen one."""
     entries = tuple(
         ClassEntry(id=name, name=name.capitalize(), kind="unseen" if name == "bluish" else "seen", attributes=colour)
@@ -127,7 +134,8 @@ def tiny_bundle(out: Path, *, trunk_bytes: bytes | None = None, spec: HeadSpec =
         head=head,
         weight=np.stack([row.weight for row in rows]),
         bias=np.array([row.bias for row in rows], dtype=np.float32),
-        novelty_reference=np.linspace(-1, 0, 11, dtype=np.float32),
+        novelty=novelty,
+        novelty_reference=np.linspace(-1, 0, 11, dtype=np.float32) if novelty else None,
         calibration=Calibration(seen_penalty=0.1, temperature=1.0),
         metrics={"test": {"H": 0.5}},
         training={},

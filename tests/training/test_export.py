@@ -31,12 +31,15 @@ from service.registry.log import ChangeLog
 from tests.training.tiny import COLOURS
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_data, reopen
-from training.evaluation import fit_chosen_head
+from training.evaluation import fit_chosen_head, run_task
 from training.exporting import graphs
 from training.exporting.export import export
 from training.features.store import FeatureStore
+from training.method.heads import embed
+from training.method.novelty import NOVELTY_SCORES, TEACHER, NoveltyScore, familiarity
 from training.metrics import gzsl_scores
 from training.runs.contents import Trained
+from training.runs.fit import novelty_reference
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +126,41 @@ def test_the_trunk_answers_as_torch(
     head = fit_chosen_head(data, trained, key="")
     z = trained.networks.student.embedding(scaled).numpy() - head.centre
     scores = trained.networks.teacher.score(scaled).numpy()
+    if (score := trained.selected.novelty) not in (None, TEACHER):
+        scores = familiarity(score, head, data.seen, trained.networks.student.embedding(scaled).numpy())
     np.testing.assert_allclose(embedded.embedding, z, rtol=0, atol=1e-4 * np.abs(z).max())
     np.testing.assert_allclose(embedded.teacher_score, scores, rtol=0, atol=1e-4 * np.abs(scores).max())
+
+
+@pytest.mark.parametrize("score", [score for score in NOVELTY_SCORES if score != TEACHER])
+def test_the_trunk_gives_the_novelty_score_that_was_chosen(
+    trained: Trained, data: Dataset, store_dir: Path, tmp_path: Path, score: NoveltyScore
+) -> None:
+    selected = dataclasses.replace(trained.selected, novelty=score)
+    reference = novelty_reference(trained.networks, run_task(data, trained), trained.config, selected)
+    chosen = dataclasses.replace(trained, selected=selected, novelty_reference=reference)
+    export(data, chosen, tmp_path / "b")
+    bundle = Bundle.load(tmp_path / "b")
+    assert bundle.manifest.novelty == score
+    np.testing.assert_array_equal(bundle.novelty_reference, reference)
+    head, z = fit_chosen_head(data, chosen, key=""), embed(trained.networks, scaled_rows(data, trained))
+    expected = familiarity(score, head, data.seen, z)
+    found = OnnxEngine(bundle, threads=1).embed(inputs(store_dir, bundle)).teacher_score
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+    assert bundle.manifest.metrics["novelty"]["score"] == score
+
+
+def test_a_run_without_a_novelty_score(trained: Trained, data: Dataset, tmp_path: Path) -> None:
+    selected = dataclasses.replace(trained.selected, novelty=None)
+    export(data, dataclasses.replace(trained, selected=selected, novelty_reference=None), tmp_path / "b")
+    bundle = Bundle.load(tmp_path / "b")
+    assert bundle.manifest.novelty is None
+    assert bundle.novelty_reference is None
+    assert bundle.manifest.metrics["novelty"]["auroc"] is None
+
+
+def scaled_rows(data: Dataset, trained: Trained) -> torch.Tensor:
+    return torch.from_numpy(trained.scaler.apply(data.features))
 
 
 def test_training_and_service_preprocess_with_the_same_functions(

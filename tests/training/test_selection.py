@@ -22,6 +22,7 @@ from training.config import SelectionConfig, TrainConfig
 from training.datasets.dataset import Dataset, make_task
 from training.features.scaler import Scaler
 from training.method.heads import HeadChoice
+from training.method.novelty import NOVELTY_SCORES
 from training.metrics import gzsl_scores, harmonic_mean, seen_unseen_curve
 from training.selection.choice import (
     UNSEEN_SCALES,
@@ -185,7 +186,11 @@ def test_select_measures_every_candidate_in_every_fold(data: Dataset) -> None:
     assert selected.validation["H"] == best["H"]
     assert selected.calibration.seen_penalty * selected.calibration.temperature == pytest.approx(best["seen_penalty"])
     assert selected.validation["folds"] == 3
-    assert 0 <= selected.validation["novelty_auroc"] <= 1
+    aurocs = selected.validation["novelty"]
+    assert list(aurocs) == list(NOVELTY_SCORES)
+    assert all(0 <= found["auroc"] <= 1 and found["error"] >= 0 for found in aurocs.values())
+    assert selected.novelty in (None, max(aurocs, key=lambda name: aurocs[name]["auroc"]))
+    assert Selection.from_json(json.loads(json.dumps(selected.to_json()))) == selected
 
 
 def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
@@ -194,7 +199,7 @@ def test_scores_of_a_fold_are_those_of_its_best_head() -> None:
         labels=good.labels,
         seen=good.seen,
         logits={STUDENT: bad.logits, "lda/0.1": bad.logits, "lda/0.3": good.logits},
-        novelty=0.5,
+        novelty={},
         photos=no_photos(good),
     )
     found = best_scores(measured)
@@ -353,14 +358,18 @@ def test_calibration_does_not_change_what_is_best() -> None:
 
 
 def chosen(scored: dict[Candidate, list[FoldScores]]) -> Selection:
-    novelty = {5: [0.5, 0.7], 10: [0.8, 1.0], 15: [0.1, 0.1]}
+    novelty = {5: 0.5, 10: 0.8, 15: 0.1}
     folds = [
         {
             epoch: Measurement(
                 labels=some[fold].labels,
                 seen=some[fold].seen,
                 logits={head: runs[fold].logits for (at, head), runs in scored.items() if at == epoch},
-                novelty=novelty[epoch][fold],
+                novelty={
+                    head: np.full((len(NOVELTY_SCORES), np.count_nonzero(~some[fold].seen)), novelty[epoch])
+                    for at, head in scored
+                    if at == epoch
+                },
                 photos=no_photos(some[fold]),
             )
             for (epoch, _), some in scored.items()
@@ -479,7 +488,7 @@ def test_the_best_mean_h_is_chosen() -> None:
     assert selected.calibration == calibrate(good, penalty)
     assert selected.validation["H_student"] == best_penalty([curve_of(r) for r in bad])[1]
     assert selected.student == calibrate(bad, best_penalty([curve_of(r) for r in bad])[0])
-    assert selected.validation["novelty_auroc"] == pytest.approx(0.9)
+    assert selected.validation["novelty"]["energy"]["auroc"] == pytest.approx(0.8)
 
 
 def test_a_tie_goes_to_fewer_epochs() -> None:

@@ -43,7 +43,7 @@ def table(metrics: dict[str, Any]) -> str:
     protocol = metrics["protocol"]
     rows, split = protocol["rows"], protocol["split"]
     lines += [
-        f"novelty: AUROC {metrics['novelty']['auroc']:.3f} for unseen against seen test images",
+        _novelty(metrics["novelty"]),
         f"protocol: {protocol['selection']}; test images used for selection: "
         f"{'YES' if protocol['test_used_for_selection'] else 'no'}",
         f"  {protocol['metric']}",
@@ -54,6 +54,12 @@ def table(metrics: dict[str, Any]) -> str:
         "differ a little",
     ]
     return "\n".join(lines)
+
+
+def _novelty(found: dict[str, Any]) -> str:
+    if found["score"] is None:
+        return "novelty: none is served, as on validation no score told unseen from seen classes"
+    return f"novelty: AUROC {found['auroc']:.3f} for unseen against seen test images, by {found['score']}"
 
 
 def report(run_dir: RunDir, as_json: AsJson = False) -> None:

@@ -23,6 +23,7 @@ from training.evaluation import evaluate, run_task
 from training.exporting.graphs import SynthesizerGraph, TrunkTail, synthesizer_graph, trunk_graph
 from training.features.text_encoder import load_text_encoder
 from training.method.heads import LDA, HeadChoice, HeadFit, HeadRows
+from training.method.novelty import TEACHER, Familiarity
 from training.onnx_files import open_session
 from training.runs.contents import Trained
 
@@ -78,11 +79,14 @@ def export(
     networks, selected = trained.networks, trained.selected
     student, generator = networks.student, networks.generator
     rows = HeadRows.of(networks, run_task(dataset, trained))
+    spec = _spec(rows, trained)
+    (of_seen,) = rows.lda({}, [HeadChoice(shrinkage=spec.shrinkage, unseen_scale=spec.unseen_scale)])
     tail = TrunkTail(
         scaler=trained.scaler,
         embedding=copy.deepcopy(student.embedding),
         teacher=copy.deepcopy(networks.teacher),
         centre=rows.centre,
+        novelty=None if selected.novelty in (None, TEACHER) else Familiarity(selected.novelty, of_seen, dataset.seen),
     )
     synthesizer = SynthesizerGraph(
         generator=copy.deepcopy(generator), embedding=copy.deepcopy(student.embedding), centre=rows.centre
@@ -94,7 +98,6 @@ def export(
     )
     for name, graph in ((TRUNK, trunk), (SYNTHESIZER, synthesis)):
         check_graph(read_graph(graph, name), name)  # as the service does before it loads them
-    spec = _spec(rows, trained)
     encoder = None
     if dataset.text_encoder is not None:
         encoder = load_text_encoder(dataset.text_encoder.path, identity=dataset.text_encoder.identity).files
@@ -123,7 +126,7 @@ def export(
             head=spec,
         )
     order = np.argsort(~dataset.seen, kind="stable")  # seen classes first
-    fitted = _head(rows, synthetic, spec)
+    fitted = _with_described(of_seen, synthetic)
     metrics = _metrics(dataset, trained, fitted)
     if int8 is not None:
         trunks = {"fp32": exact, "int8": trunk}
@@ -142,6 +145,7 @@ def export(
         head=fitted.head,
         weight=fitted.weight[order],
         bias=fitted.bias[order],
+        novelty=selected.novelty,
         novelty_reference=trained.novelty_reference,
         calibration=selected.calibration,
         metrics=metrics,
@@ -177,9 +181,8 @@ def _spec(rows: HeadRows, trained: Trained) -> HeadSpec:
     )
 
 
-def _head(rows: HeadRows, synthetic: Mapping[int, Float32], spec: HeadSpec) -> HeadFit:
+def _with_described(fitted: HeadFit, synthetic: Mapping[int, Float32]) -> HeadFit:
     """The head with rows in the data set's order; those of described classes as the service would make them."""
-    (fitted,) = rows.lda({}, [HeadChoice(shrinkage=spec.shrinkage, unseen_scale=spec.unseen_scale)])
     weight, bias = fitted.weight.copy(), fitted.bias.copy()
     for index, z in synthetic.items():
         row = fitted.head.row(z)

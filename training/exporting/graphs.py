@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from model.errors import BundleError
 from training.features.backbone import load_backbone
 from training.features.scaler import Scaler
+from training.method.novelty import Familiarity
 from training.networks.d3gzsl import Embedding, Teacher
 from training.networks.generator import Sampler
 from training.onnx_files import forget_origin, load_graph, open_session, to_onnx
@@ -27,19 +28,37 @@ IR_VERSION = 10
 
 
 class TrunkTail(nn.Module):
-    """Features as the backbone gives them to centred embedding, teacher score, and the features themselves."""
+    """Features as the backbone gives them to centred embedding and the score that novelty is measured by.
 
-    def __init__(self, *, scaler: Scaler, embedding: Embedding, teacher: Teacher, centre: NDArray[np.float32]) -> None:
+    Args:
+        scaler: of the features.
+        embedding: E_s.
+        teacher: whose largest log-probability is the score, unless there is `novelty`.
+        centre: subtracted from embeddings, float32 [Z].
+        novelty: the score of the embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        scaler: Scaler,
+        embedding: Embedding,
+        teacher: Teacher,
+        centre: NDArray[np.float32],
+        novelty: Familiarity | None = None,
+    ) -> None:
         super().__init__()
+        self.novelty = novelty
         self.embedding = embedding
         self.teacher = teacher
         self.scaling = scaler.module()
         self.register_buffer("centre", torch.from_numpy(centre))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, D] to embedding [N, Z] and teacher score [N]."""
+        """Features [N, D] to embedding [N, Z] and score [N]."""
         scaled = self.scaling(features)
-        return self.embedding(scaled) - self.get_buffer("centre"), self.teacher.score(scaled)
+        z = self.embedding(scaled) - self.get_buffer("centre")
+        return z, self.teacher.score(scaled) if self.novelty is None else self.novelty(z)
 
 
 class SynthesizerGraph(nn.Module):

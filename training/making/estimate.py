@@ -154,7 +154,7 @@ def training_seconds(
     steps = (folds + 1) * config.epochs * outer
     passes = math.ceil(rows / config.teacher.batch_size) * config.teacher.epochs
     teachers = (folds + 1 + config.selection.novelty_folds) * passes
-    heads = folds * measured * shrinkages + measured + 2
+    heads = folds * measured * shrinkages + measured + 2 + config.selection.novelty_folds
     softmax = SOFTMAX_EPOCHS * math.ceil((rows + unseen * samples) / SOFTMAX_BATCH)
     linear = teacher_step * SOFTMAX_BATCH * classes / (min(config.teacher.batch_size, timed) * (feature_dim + seen))
     return steps * of_step + teachers * teacher_step + (folds + 1) * preparing + heads * of_head + softmax * linear

@@ -62,10 +62,12 @@ class HeadFit:
         centre: mean of the seen classes' mean embeddings, subtracted before anything else, float32 [Z].
         weight: float32 [C, Z].
         bias: float32 [C].
+        means: centred mean embedding of each class that the rows were made from, float64 [C, Z].
     """
 
     head: LdaHead
     centre: Float32
+    means: NDArray[np.float64]
     weight: Float32
     bias: Float32
 
@@ -127,6 +129,7 @@ class HeadRows:
         means = self.means.copy()
         for index, z in synthetic.items():
             means[index] = z.mean(0, dtype=np.float64)
+        means -= self.centre
         covariance = within_class_covariance(self.z - self.centre, (np.cumsum(self.seen) - 1)[self.labels])
         fits = []
         for choice in choices:
@@ -134,11 +137,11 @@ class HeadRows:
                 head = LdaHead(shrunk_cholesky(covariance, choice.shrinkage))
             except ValueError as error:
                 raise HeadFitError(f"no head can be fitted on the embeddings of the training images: {error}") from None
-            weight, bias = head.rows(means - self.centre)
+            weight, bias = head.rows(means)
             if choice.unseen_scale != 1:
                 head = head.scaled(choice.unseen_scale)
-                weight[~self.seen], bias[~self.seen] = head.rows(means[~self.seen] - self.centre)
-            fits.append(HeadFit(head=head, centre=self.centre, weight=weight, bias=bias))
+                weight[~self.seen], bias[~self.seen] = head.rows(means[~self.seen])
+            fits.append(HeadFit(head=head, centre=self.centre, means=means, weight=weight, bias=bias))
         return fits
 
 

@@ -11,6 +11,7 @@ from model.errors import DataError
 from training.console import plural
 from training.files import renamed
 from training.reporting.mistakes import mistakes
+from training.reporting.novelty import novelty
 from training.reporting.page import Fields, beside, definitions, page, paragraph, section, table
 from training.reporting.result_sections import confusion, per_class, plane, trade_off
 from training.reporting.training_sections import gradients, losses, progress, validation
@@ -61,6 +62,7 @@ def report(run_dir: Path) -> str:
             *([mistakes(curves)] if metrics is not None and curves is not None else []),
             progress(log, selects=selects),
             validation(selected, int(resolved["config"]["epochs"])),
+            novelty(metrics, selected),
             losses(final),
             gradients(final, resolved["config"]["d3"]),
             *([confusion(curves), plane(curves)] if metrics is not None and curves is not None else []),
@@ -125,7 +127,7 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
         )
         for key, title in heads.items()
     ]
-    novelty, protocol = metrics["novelty"], metrics["protocol"]
+    protocol = metrics["protocol"]
     loud = (
         [
             paragraph(
@@ -142,10 +144,6 @@ def _results(metrics: Fields | None, selected: Fields, *, drawn: bool) -> str:
         *loud,
         beside(
             table(("head", *SCORES.values(), "H on validation"), rows, lead=True)
-            + paragraph(
-                f"Novelty: AUROC {novelty['auroc']:.3f} for {novelty['unseen_rows']} unseen against "
-                f"{novelty['seen_rows']} seen test images."
-            )
             + paragraph(
                 "U and S: mean per-class top-1 of unseen and of seen classes among all classes; H = 2US/(U+S). T1: of "
                 "unseen images among unseen classes only. AUSUC: area under the seen/unseen accuracy curve over all "

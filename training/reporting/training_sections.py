@@ -70,7 +70,7 @@ def validation(selected: Fields, longest: int) -> str:
         ("C_s: seen penalty, temperature", _calibration(selected["student"])),
         (f"{score}, served head", f"{found['H']:.3f}"),
         (f"{score}, C_s", f"{found['H_student']:.3f}"),
-        ("novelty AUROC", f"{found['novelty_auroc']:.3f}"),
+        ("novelty by", selected.get("novelty", "teacher") or "no score, as none told unseen classes apart"),
         ("folds", f"{found['folds']}, seed {found['seed']}"),
     ]
     hint = (

@@ -56,7 +56,7 @@ class Trained:
         selected: what validation chose.
         scaler: of the final training.
         networks: of the final training.
-        novelty_reference: teacher scores of held-out seen rows, ascending.
+        novelty_reference: held-out seen rows by the chosen novelty score, ascending; None where there is none.
         attribute_dim: A.
         recipe: the recipe the settings began with, its name and sources.
     """
@@ -66,7 +66,7 @@ class Trained:
     selected: Selection
     scaler: Scaler
     networks: Networks
-    novelty_reference: np.ndarray[Any, np.dtype[np.float32]]
+    novelty_reference: np.ndarray[Any, np.dtype[np.float32]] | None
     attribute_dim: int
     recipe: Mapping[str, Any] | None = None
 
@@ -83,7 +83,7 @@ class Trained:
 
     def save(self, run_dir: Path) -> None:
         """Write `config.json` and `checkpoint.pt` into an existing folder, each beside and then renamed."""
-        student = self.networks.student
+        student, reference = self.networks.student, self.novelty_reference
         checkpoint = {
             "modules": {name: module.state_dict() for name, module in self.networks.modules()},
             "shapes": {
@@ -94,7 +94,7 @@ class Trained:
                 "attribute_dim": self.attribute_dim,
             },
             "scaler": self.scaler.tensors(),
-            "novelty_reference": torch.from_numpy(self.novelty_reference),
+            "novelty_reference": torch.from_numpy(reference) if reference is not None else None,
         }
         with renamed(run_dir / CHECKPOINT) as beside:
             torch.save(checkpoint, beside)
@@ -125,14 +125,17 @@ class Trained:
             networks = _networks(config, checkpoint["shapes"])
             for name, module in networks.modules():
                 module.load_state_dict(checkpoint["modules"][name])
+            selected, reference = Selection.from_json(fields["selected"]), checkpoint["novelty_reference"]
+            if (selected.novelty is None) != (reference is None):
+                raise ValueError(f"the novelty score is {selected.novelty}, its reference is {type(reference)}")
             return cls(
                 config=config,
                 data=fields["data"],
                 recipe=fields.get("recipe"),
-                selected=Selection.from_json(fields["selected"]),
+                selected=selected,
                 scaler=Scaler.from_tensors(checkpoint["scaler"]),
                 networks=networks,
-                novelty_reference=checkpoint["novelty_reference"].numpy(),
+                novelty_reference=None if reference is None else reference.numpy(),
                 attribute_dim=int(checkpoint["shapes"]["attribute_dim"]),
             )
         except DataError as error:

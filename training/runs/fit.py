@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from training.console import OnStep
 from training.datasets.dataset import Dataset, Task, make_task
 from training.device import choose_device
 from training.features.scaler import Scaler, Scaling
+from training.method.heads import HeadRows
+from training.method.novelty import TEACHER, familiarity
 from training.method.teacher import fit_teacher
 from training.method.trainer import DivergedError, Networks, train
 from training.runs.checkpoints import LOG, PROGRESS, Checkpoints, Interruption
@@ -105,7 +107,7 @@ def fit(
         except DivergedError as error:
             stage = checkpoints.stages[checkpoints.place[0]]
             raise DivergedError(f"{stage}: {error.message}; {checkpoints.where()}") from None
-        reference = held_out_scores(task, config)
+        reference = novelty_reference(networks, task, config, selected)
     trained = Trained(
         config=config,
         data=record,
@@ -191,23 +193,47 @@ def _log_selected(log: RunLog, selected: Selection) -> None:
     log.write(stage="selected", epochs=selected.epochs, head=selected.head.name, H=selected.validation["H"])
 
 
+def novelty_reference(
+    networks: Networks, task: Task, config: TrainConfig, selected: Selection
+) -> NDArray[np.float32] | None:
+    """Held-out seen rows by the chosen novelty score, ascending, float32 [N]; None where none was chosen."""
+    if selected.novelty is None:
+        return None
+    if selected.novelty == TEACHER:
+        return held_out_scores(task, config)
+    rows, scores = HeadRows.of(networks, task), []
+    choice = dataclasses.replace(selected.head, unseen_scale=1.0)
+    for held in held_out_rows(task, config):
+        held_N = held.cpu().numpy()
+        labels = rows.labels[~held_N]
+        seen = np.isin(np.arange(len(rows.seen)), labels)  # a class with one row has none where that is held out
+        (head,) = HeadRows(z=rows.z[~held_N], labels=labels, seen=seen).lda({}, [choice])
+        scores.append(familiarity(selected.novelty, head, seen, rows.z[held_N]))
+    return np.sort(np.concatenate(scores))
+
+
 def held_out_scores(task: Task, config: TrainConfig) -> NDArray[np.float32]:
     """Teacher scores of seen rows by teachers that did not see them, ascending, float32 [N].
 
-    Rows are dealt into folds per class; each fold is scored by a teacher trained on the others.
+    Each fold of :func:`held_out_rows` is scored by a teacher trained on the others.
     """
+    labels, scores = task.teacher_labels, []
+    for held in held_out_rows(task, config):
+        torch.manual_seed(config.seed)
+        teacher = fit_teacher(task.features[~held], labels[~held], len(task.seen_index), config)
+        with torch.no_grad():
+            scores.append(teacher.score(task.features[held]).cpu().numpy())
+    return np.sort(np.concatenate(scores)).astype(np.float32)
+
+
+def held_out_rows(task: Task, config: TrainConfig) -> Iterator[torch.Tensor]:
+    """Rows dealt into folds class by class: which of them each fold holds out, bool [N]."""
     labels = task.teacher_labels
     order = torch.argsort(labels, stable=True)
     fold = torch.empty_like(labels)
     fold[order] = torch.arange(len(labels), device=labels.device) % config.selection.novelty_folds
-    scores = []
     for number in range(config.selection.novelty_folds):
-        torch.manual_seed(config.seed)
-        rest, held = fold != number, fold == number
-        teacher = fit_teacher(task.features[rest], labels[rest], len(task.seen_index), config)
-        with torch.no_grad():
-            scores.append(teacher.score(task.features[held]).cpu().numpy())
-    return np.sort(np.concatenate(scores)).astype(np.float32)
+        yield fold == number
 
 
 def without_d3(config: TrainConfig) -> TrainConfig:

@@ -23,6 +23,7 @@ from training.config import Protocol, TrainConfig
 from training.datasets.dataset import Dataset
 from training.features.scaler import SCALINGS, Scaler, Scaling, evenly
 from training.method.heads import LDA, HeadChoice
+from training.method.novelty import NOVELTY_SCORES, TEACHER, NoveltyScore
 from training.metrics import largest_significant_gain, seen_unseen_curve
 from training.selection.fold_scores import (
     NEARLY_BEST,
@@ -35,6 +36,7 @@ from training.selection.fold_scores import (
     scale_unseen,
 )
 from training.selection.folds import Fold, used_folds
+from training.selection.novelty import choose_novelty
 from training.selection.photos import PhotoFold, choose_photo_prior
 
 RIDGE, SHRINKAGE = 0.3, 0.5
@@ -103,6 +105,7 @@ class Selection:
         calibration: of its scores: seen penalty and temperature.
         student: calibration of the student's own classifier C_s.
         photos: what example photos change; None where no fold could tell.
+        novelty: the score by which novelty is measured; None where no score tells unseen classes apart.
         scaling: of the features.
         validation: pseudo-H of what was chosen (`H`, `H_student`), and of every candidate, for reports.
     """
@@ -112,6 +115,7 @@ class Selection:
     calibration: Calibration
     student: Calibration
     photos: PhotoPrior | None = None
+    novelty: NoveltyScore | None = TEACHER
     scaling: Scaling = "range"
     validation: dict[str, Any]
 
@@ -128,6 +132,7 @@ class Selection:
                 **self.calibration.to_json(),
             },
             "student": self.student.to_json(),
+            "novelty": self.novelty,
             "validation": self.validation,
         }
 
@@ -139,16 +144,20 @@ class Selection:
             KeyError, TypeError or ValueError: it has another form.
         """
         head, scaling = fields["head"], fields["scaling"]
+        novelty = fields.get("novelty", TEACHER)  # a run from before there was a choice
         if scaling not in SCALINGS:
             raise ValueError(f"expected a scaling, {' or '.join(SCALINGS)}, got {scaling!r}")
         if head["kind"] != LDA:
             raise ValueError(f"expected the head {LDA}, got {head['kind']!r}")
+        if novelty not in (None, *NOVELTY_SCORES):
+            raise ValueError(f"expected a novelty score, one of {', '.join(NOVELTY_SCORES)}, or null, got {novelty!r}")
         return cls(
             epochs=int(fields["epochs"]),
             head=HeadChoice(shrinkage=float(head["shrinkage"]), unseen_scale=float(head["unseen_scale"])),
             calibration=Calibration.from_json(head),
             student=Calibration.from_json(fields["student"]),
             photos=head["photos"] and PhotoPrior.from_json(head["photos"]),
+            novelty=novelty,
             scaling=scaling,
             validation=fields["validation"],
         )
@@ -209,6 +218,10 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
     scale = choose_scale(scores[chosen])
     of_head = [scale_unseen(fold, scale) for fold in scores[chosen]]
     penalty, h = best_penalty([curve_of(fold) for fold in of_head])
+    chosen_folds = [fold[epochs] for fold in measurements]
+    novelty, aurocs = choose_novelty(
+        [fold.novelty[chosen[1]] for fold in chosen_folds], [fold.seen for fold in chosen_folds]
+    )
     photos = choose_photo_prior([fold_with_photos(fold[epochs], chosen[1], penalty, scale) for fold in measurements])
     return Selection(
         epochs=epochs,
@@ -216,6 +229,7 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
         calibration=calibrate(of_head, penalty),
         student=calibrate(scores[student], results[student][0]),
         photos=photos and photos[0],
+        novelty=novelty,
         validation={
             "protocol": PROTOCOLS[config.selection.protocol],
             "folds": len(measurements),
@@ -223,7 +237,7 @@ def choose(measurements: Sequence[Mapping[int, Measurement]], config: TrainConfi
             "H": h,
             "H_student": results[student][1],
             "H_with_photos": photos and photos[1],
-            "novelty_auroc": float(np.mean([fold[epochs].novelty for fold in measurements])),
+            "novelty": aurocs,
             "candidates": [
                 {"epochs": c[0], "head": c[1], "seen_penalty": penalty, "H": h}
                 for c, (penalty, h) in sorted(results.items())

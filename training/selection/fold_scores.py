@@ -18,7 +18,8 @@ from training.datasets.dataset import Dataset, Task
 from training.features.scaler import Scaler
 from training.method.heads import HeadChoice, fit_heads
 from training.method.trainer import Checkpoint, Networks
-from training.metrics import SeenUnseenCurve, auroc, harmonic_means, seen_unseen_curve
+from training.metrics import SeenUnseenCurve, harmonic_means, seen_unseen_curve
+from training.selection.novelty import all_familiarities, score_aurocs
 from training.selection.photos import Photos, PhotoScores, draw_photos
 
 NEARLY_BEST = 0.005
@@ -70,7 +71,7 @@ def fold_scores(runs: Sequence[FoldScores]) -> NDArray[np.float64]:
 
 
 STUDENT = "student"
-_HEAD, _PRODUCTS, _BIAS = "logits/", "products/", "bias/"
+_HEAD, _PRODUCTS, _BIAS, _NOVELTY = "logits/", "products/", "bias/", "novelty/"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,14 +82,15 @@ class Measurement:
         labels: class of each row, int64 [N].
         seen: which classes have training rows, bool [C].
         logits: by head, `student` or `lda/<shrinkage>`, float32 [N, C].
-        novelty: AUROC of the teacher's score for rows of unseen against those of seen classes.
+        novelty: by `lda` head, AUROC of every novelty score for every unseen class, see
+            :func:`training.selection.novelty.score_aurocs`, float64 [K, U].
         photos: rows of unseen classes that may serve as photos, and what each `lda` head makes of them.
     """
 
     labels: NDArray[np.int64]
     seen: NDArray[np.bool_]
     logits: Mapping[str, NDArray[np.float32]]
-    novelty: float
+    novelty: Mapping[str, NDArray[np.float64]]
     photos: Photos
 
     def to_bytes(self) -> bytes:
@@ -99,9 +101,9 @@ class Measurement:
             allow_pickle=False,
             labels=self.labels,
             seen=self.seen,
-            novelty=np.float64(self.novelty),
             photos=self.photos.rows,
             **{_HEAD + name: values for name, values in self.logits.items()},
+            **{_NOVELTY + name: values for name, values in self.novelty.items()},
             **{_PRODUCTS + name: scores.products for name, scores in self.photos.scores.items()},
             **{_BIAS + name: scores.bias for name, scores in self.photos.scores.items()},
         )
@@ -119,7 +121,11 @@ class Measurement:
             return cls(
                 labels=arrays["labels"],
                 seen=arrays["seen"],
-                novelty=float(arrays["novelty"]),
+                novelty={
+                    name: arrays[_NOVELTY + name]
+                    for name in (n.removeprefix(_HEAD) for n in arrays.files if n.startswith(_HEAD))
+                    if name != STUDENT
+                },
                 logits={n.removeprefix(_HEAD): arrays[n] for n in arrays.files if n.startswith(_HEAD)},
                 photos=Photos(
                     rows=arrays["photos"],
@@ -179,7 +185,10 @@ class HeldOut:
             labels=self.labels,
             seen=seen,
             logits={STUDENT: logits.cpu().numpy(), **of_heads},
-            novelty=auroc(-scores[~seen[self.labels]], -scores[seen[self.labels]]),
+            novelty={
+                choice.name: score_aurocs(all_familiarities(head, seen, rows, scores), self.labels, seen)
+                for choice, head in zip(choices, heads, strict=True)
+            },
             photos=Photos(rows=photos, scores=of_photos),
         )
 

@@ -21,7 +21,7 @@ from service.http.images import SentImage
 from service.http.problems import Responses, detail_of
 from service.http.recognition import EmbeddedImage, embed_all, embed_inputs, rank_all, while_connected
 from service.http.threads import off_the_loop
-from service.http.v2.metadata import OUTPUTS, ModelName, ModelVersion, check_model, v2_errors
+from service.http.v2.metadata import ModelName, ModelVersion, check_model, outputs_of, v2_errors
 from service.http.v2.schemas import MODEL, AnswerParameters, InferAnswer, InferRequest
 from service.http.v2.tensors import ReceivedRequest, answer, image_files, network_inputs, read_request
 from service.service import Service
@@ -118,17 +118,18 @@ async def _read_inputs(request: Request, service: Service) -> tuple[InferRequest
 
     def read(body: bytes) -> tuple[InferRequest, list[SentImage] | Float32]:
         received = read_request(body, length, max_values=most)
-        _check_outputs(received.request)
+        _check_outputs(service, received.request)
         return received.request, _inputs(service, received)
 
     return await off_the_loop(read, body)
 
 
-def _check_outputs(asked: InferRequest) -> None:
+def _check_outputs(service: Service, asked: InferRequest) -> None:
+    known = outputs_of(service)
     problems = [
-        Problem(pointer=f"/outputs/{i}/name", detail=f"expected one of {', '.join(OUTPUTS)}, got {output.name!r}")
+        Problem(pointer=f"/outputs/{i}/name", detail=f"expected one of {', '.join(known)}, got {output.name!r}")
         for i, output in enumerate(asked.outputs)
-        if output.name not in OUTPUTS
+        if output.name not in known
     ]
     if problems:
         raise InvalidRequestError("there is no such output", problems)
@@ -170,14 +171,15 @@ def _response(
 ) -> Response:
     best = [r for of_image in ranked for r in of_image]
     table = [len(images), len(ranked[0])]
-    novelty = [image_novelty(service.bundle, image.answer.teacher_score) for image in images]
     tensors: dict[str, tuple[list[str] | Float32, list[int]]] = {
         "class_id": ([r.entry.id for r in best], table),
         "label": ([r.entry.name for r in best], table),
         "kind": ([r.entry.kind for r in best], table),
         "probability": (np.array([r.probability for r in best], dtype=np.float32), table),
-        "novelty": (np.array(novelty, dtype=np.float32), table[:1]),
     }
+    if "novelty" in outputs_of(service):
+        novelty = [image_novelty(service.bundle, image.answer.teacher_score) for image in images]
+        tensors["novelty"] = (np.array(novelty, dtype=np.float32), table[:1])
     wanted = {output.name: output.parameters.binary_data for output in asked.outputs} or dict.fromkeys(tensors)
     made = [
         answer(name, *tensors[name], binary=asked.parameters.binary_data_output if binary is None else binary)

@@ -17,7 +17,7 @@ from service.service import Service
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 reads = [Depends(may_read)]
 
-OUTPUTS = {
+OUTPUTS: dict[str, tuple[str, tuple[int, ...]]] = {
     "class_id": ("BYTES", (-1, -1)),
     "label": ("BYTES", (-1, -1)),
     "kind": ("BYTES", (-1, -1)),
@@ -25,6 +25,13 @@ OUTPUTS = {
     "novelty": ("FP32", (-1,)),
 }
 """Datatypes and shapes of what the model gives."""
+
+
+def outputs_of(service: Service) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Those of the bundle that is served: one without a novelty score gives no `novelty`."""
+    has_novelty = service.bundle.novelty_reference is not None
+    return {name: made for name, made in OUTPUTS.items() if name != "novelty" or has_novelty}
+
 
 ModelName = Annotated[str, Path(description=f"Always {MODEL}.")]
 ModelVersion = Annotated[str, Path(description="The bundle's id.")]
@@ -82,7 +89,8 @@ async def model_metadata(service: TheService, model: ModelName) -> ModelMetadata
             TensorMetadata(name="pixels", datatype="FP32", shape=[-1, 3, size, size]),
         ],
         outputs=[
-            TensorMetadata(name=name, datatype=kind, shape=list(shape)) for name, (kind, shape) in OUTPUTS.items()
+            TensorMetadata(name=name, datatype=kind, shape=list(shape))
+            for name, (kind, shape) in outputs_of(service).items()
         ],
     )
 
