@@ -22,6 +22,8 @@ from model.outside.similar import SimilarNames
 _EPSILON = 1e-12
 MOST_GUESSED = 10
 """Most names of one description for which similar ones are looked up."""
+_GUESSED_OF_MANY = 3
+"""The same of a description with far more names than there are: these are not slips."""
 MOST_UNKNOWN = 100
 """Most unknown names of one description of which each is named; of the others the number is."""
 LARGEST_VALUE = 1e12  # far beyond any scale in use; squares and float32 networks stay finite below it
@@ -231,6 +233,8 @@ class Vocabulary:
         read = list(islice(given, len(self) + MOST_UNKNOWN))
         places = {name: self._position.get(clean_name(str(name))) for name in read}
         unknown = [name for name, place in places.items() if place is None]
+        if len(given) > len(read):
+            guesses = min(guesses, _GUESSED_OF_MANY)
         problems = [
             Problem(
                 pointer=f"{pointer}/{pointer_part(name)}",

@@ -35,7 +35,7 @@ from service.errors import (
     PreconditionError,
     RegistryReplacedError,
 )
-from service.inference.class_rows import compute_rows
+from service.inference.class_rows import MeansAhead, compute_rows
 from service.inference.engine import Engine
 from service.registry.change import AUTHOR, CLASS_IDS_SHOWN, Change, HistoryEntry, LoggedVersion, Operation
 from service.registry.history import changes_back_to, read_versions
@@ -71,6 +71,7 @@ class Registrar:
 
     def __init__(self, bundle: Bundle, engine: Engine, log: ChangeLog) -> None:
         self._bundle, self._engine, self._log = bundle, engine, log
+        self._ahead = MeansAhead(bundle, engine)
         self._lock = threading.Lock()
         self._observers: list[Callable[[], None]] = []
         self._replay = Replay(bundle)
@@ -80,6 +81,10 @@ class Registrar:
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""
         return self._snapshot
+
+    def prepare(self, entry: ClassEntry) -> None:
+        """Do of a change to come what takes long and needs no photos of the class: synthesise what is described."""
+        self._ahead.make(entry)
 
     def subscribe(self, observer: Callable[[], None]) -> None:
         """Have a function called after every new snapshot, in whatever thread made it."""
@@ -265,7 +270,14 @@ class Registrar:
                 entry.examples, given[entry.id], connection=None if within is None else within.connection
             )
 
-        rows = compute_rows(self._bundle, self._engine, [entry for _, entry in missing], photos=photos, go_on=go_on)
+        rows = compute_rows(
+            self._bundle,
+            self._engine,
+            [entry for _, entry in missing],
+            photos=photos,
+            means=self._ahead.take,
+            go_on=go_on,
+        )
         for (i, entry), made in zip(missing, rows, strict=True):
             if isinstance(made, AttributesError):
                 failures[i] = made

@@ -6,6 +6,7 @@ import ipaddress
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -56,8 +57,8 @@ async def may_roll_back(request: Request, _credentials: Credentials) -> None:
     _require_json(request)
 
 
-async def under_own_name(request: Request) -> None:
-    """Dependency of everything: an allowed host, but for those who ask after the health.
+def under_own_name(request: Request) -> None:
+    """Refuse a host that is not allowed, but for those who ask after the health.
 
     A page of another site can have its own name point here (DNS rebinding). Its requests then carry that name. So the
     metrics are given under any address, which is no name.
@@ -71,8 +72,8 @@ async def under_own_name(request: Request) -> None:
         raise HostError(f"the host name {host[:300]!r} is not allowed; add it to D3GZSL_ALLOWED_HOSTS")
 
 
-async def within_rate(request: Request) -> None:
-    """Dependency of everything, but for those who ask after the health: no more requests than a client may send."""
+def within_rate(request: Request) -> None:
+    """Refuse more requests than a client may send, but for those who ask after the health."""
     rates: Rates | None = request.app.state.rates
     if rates is None or _path(request) in HEALTH:
         return
@@ -96,6 +97,11 @@ def media_type(request: Request) -> str:
 
 def host_allowed(host: str, allowed: Iterable[str]) -> bool:
     """Whether a Host header names this machine's loopback or one of the allowed names; ``*`` allows any."""
+    return _host_allowed(host, tuple(allowed))
+
+
+@lru_cache(maxsize=256)  # clients say the same name in every request
+def _host_allowed(host: str, allowed: tuple[str, ...]) -> bool:
     name, _ = _name_and_port(f"//{host}")
     names = {a.lower() for a in allowed}
     if "*" in names:
@@ -151,7 +157,11 @@ def _key_of(request: Request) -> Key | None:
 def _name_of(request: Request, key: Key | None) -> str:
     if key is not None:
         return f"key {key.id}"
-    address = request.client.host if request.client else ""
+    return _named_after(request.client.host if request.client else "")
+
+
+@lru_cache(maxsize=1024)
+def _named_after(address: str) -> str:
     try:
         known = ipaddress.ip_address(address)
     except ValueError:

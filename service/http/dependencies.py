@@ -14,9 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from model.errors import Problem
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, InvalidRequestError, TooLargeError
+from service.http.access import under_own_name, within_rate
 from service.http.bodies.reading import read_body
 from service.http.bodies.strictjson import loads
-from service.http.threads import off_the_loop
+from service.http.threads import read_in_turn
 from service.service import Service
 
 Result = TypeVar("Result")
@@ -92,7 +93,7 @@ def json_body(schema: str) -> dict[str, Any]:
 async def json_of(request: Request, read: Callable[[object], Result]) -> Result:
     """What is read from the JSON of a small body; TooLargeError for one that is not small."""
     body = await read_body(request, most=MAX_BODY_BYTES, too_large=lambda words: TooLargeError(f"the body {words}"))
-    return await off_the_loop(lambda data: read(loads(data)), body)
+    return await read_in_turn(request, lambda data: read(loads(data)), body)
 
 
 async def snapshot_for(service: Service, version: int, *, seconds: float | None = None) -> Snapshot:
@@ -102,7 +103,17 @@ async def snapshot_for(service: Service, version: int, *, seconds: float | None 
     return await service.wait_for_version(version, deadline=service.settings.deadline if seconds is None else seconds)
 
 
-async def few_parameters(request: Request) -> None:
+async def may_be_answered(request: Request) -> None:
+    """Dependency of everything: an allowed host, no more requests than a client may send, no more parameters than any.
+
+    All in one, as FastAPI takes as long to look after a dependency as each of these takes.
+    """
+    under_own_name(request)
+    within_rate(request)
+    _few_parameters(request)
+
+
+def _few_parameters(request: Request) -> None:
     """Refuse query parameters so many that naming each that is wrong would keep others waiting."""
     number = len(request.query_params.multi_items())
     if number > _MOST_PARAMETERS:

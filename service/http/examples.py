@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,10 +58,27 @@ _NONE = GivenExamples(examples=(), embeddings={}, places={})
 
 
 async def embed_examples(
-    request: Request, service: Service, images: Sequence[SentImage], *, seconds: float
+    request: Request, service: Service, images: Sequence[SentImage], *, seconds: float, to_be: ClassEntry | None = None
 ) -> GivenExamples:
-    """Decode and embed the photos of a class, which may be none; see :func:`embed_examples_of_many`."""
-    (given,) = await embed_examples_of_many(request, service, {"": images}, seconds=seconds)
+    """Decode and embed the photos of a class, which may be none; see :func:`embed_examples_of_many`.
+
+    Args:
+        request: see there.
+        service: likewise.
+        images: the photos.
+        seconds: until the deadline.
+        to_be: the class that will be stored with them. What it is described by is synthesised meanwhile: the cores
+            are not all busy while photos are decoded, nor all the time that the trunk runs.
+    """
+    if not images or to_be is None:
+        (given,) = await embed_examples_of_many(request, service, {"": images}, seconds=seconds)
+        return given
+    preparing = asyncio.ensure_future(asyncio.to_thread(service.registrar.prepare, to_be))
+    try:
+        (given,) = await embed_examples_of_many(request, service, {"": images}, seconds=seconds)
+        await preparing
+    finally:
+        preparing.cancel()
     return given
 
 

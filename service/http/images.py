@@ -18,7 +18,7 @@ from service.http.bodies.reading import read_body
 from service.http.bodies.strictjson import loads
 from service.http.problems import names_of, validation_problems, without_most_unknown
 from service.http.schemas import MAX_ID_LENGTH, JsonImage, JsonImages
-from service.http.threads import off_the_loop
+from service.http.threads import off_the_loop, read_in_turn
 
 MULTIPART_FIELD = "images"
 EXAMPLES_FIELD = "examples"
@@ -148,9 +148,9 @@ async def read_described_images(
                 "the form is not valid",
                 [Problem(pointer=f"/{CLASS_FIELD}", detail="expected a field with the class as JSON, got none")],
             )
-        document: object = await off_the_loop(loads, texts[CLASS_FIELD])
+        document: object = await read_in_turn(request, loads, texts[CLASS_FIELD])
     elif kind == "application/json":
-        document, images = await off_the_loop(_described_json, await request.body(), most)
+        document, images = await read_in_turn(request, _described_json, await request.body(), most)
     else:
         raise MediaTypeError(f"expected application/json or multipart/form-data, got {kind or 'none'}")
     for field, sent in images.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import logging
 import reprlib
@@ -137,6 +138,8 @@ MOST_UNKNOWN = 100
 """Most fields that a document does not have of which each is named."""
 MOST_NAMED = 1000
 """Most problems in one answer; there may be very many."""
+_FEW = 200
+"""Problems whose document is made within a millisecond."""
 _LONGEST_POINTER, _LONGEST_DETAIL = 200, 500
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
@@ -178,7 +181,7 @@ def _titles(status: int) -> str:
 
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every error of the app with a problem document."""
-    app.add_exception_handler(D3GZSLError, problem_answer)
+    app.add_exception_handler(D3GZSLError, _own_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
@@ -258,7 +261,15 @@ def problem_answer(request: Request, error: Exception) -> JSONResponse:
     return response(request, kind, detail_of(error), problems, headers)
 
 
-def _client_gone(request: Request, _error: Exception) -> JSONResponse:
+async def _own_error(request: Request, error: Exception) -> JSONResponse:
+    """Answered here where that is quick, as a way to another thread and back takes longer than most answers."""
+    many = isinstance(error, InvalidInputError) and len(error.problems) > _FEW
+    if many or problem_type_of(error).internal:
+        return await asyncio.to_thread(problem_answer, request, error)
+    return problem_answer(request, error)
+
+
+async def _client_gone(request: Request, _error: Exception) -> JSONResponse:
     return problem_answer(request, own.DeadlineError("the client went away while it sent the body"))
 
 
@@ -348,7 +359,7 @@ def _what_came(error: Mapping[str, Any], known: Iterable[str]) -> str:
     return f"{words}, got {came if len(came) <= 100 else came[:100] + '...'}"
 
 
-def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     kind = _BY_STATUS.get(error.status_code) or ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase)

@@ -62,12 +62,12 @@ class _Meeting:
         self._batcher, self._missing, self._client = batcher, images, client
         self._waiting: list[tuple[Float32, asyncio.Future[asyncio.Future[InferenceResult]]]] = []
 
-    async def answer(self, image: Float32) -> InferenceResult:
-        """What the model says about one that is decoded; raises what :meth:`Batcher.submit` raises."""
+    async def queued(self, image: Float32) -> asyncio.Future[InferenceResult]:
+        """One is decoded: its answer to come, once all are queued; raises what :meth:`Batcher.queue` raises."""
         queued: asyncio.Future[asyncio.Future[InferenceResult]] = asyncio.get_running_loop().create_future()
         self._waiting.append((image, queued))
         self.come()
-        return await (await queued)
+        return await queued
 
     def come(self) -> None:
         """One more is decoded, or never will be."""
@@ -206,9 +206,12 @@ async def _embed(
             meeting.come()
             raise
         decode_ms = 1000 * (time.perf_counter() - started)
-        digest = asyncio.ensure_future(asyncio.to_thread(_digest, decoded.image)) if with_digest else None
-        answer = await meeting.answer(decoded.image)
-        return EmbeddedImage(decoded, decode_ms, answer, "" if digest is None else await digest)
+        queued = await meeting.queued(decoded.image)
+        if not with_digest:
+            return EmbeddedImage(decoded, decode_ms, await queued)
+        # Not before: the cores decode until then, and are not all busy all the time that the model runs.
+        answer, digest = await asyncio.gather(queued, asyncio.to_thread(_digest, decoded.image))
+        return EmbeddedImage(decoded, decode_ms, answer, digest)
     except (ImageError, InferenceError) as error:
         return error
 

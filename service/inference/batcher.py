@@ -12,7 +12,6 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,9 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model.head import Float32
-from service.errors import InferenceError, NotFiniteOutputError, NotReadyError, OverloadedError
+from service.errors import InferenceError, NotFiniteOutputError, NotReadyError
 from service.inference.engine import TrunkOutput
-from service.inference.fairness import FairQueue
+from service.inference.fairness import Admission, FairQueue
 from service.inference.sessions import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -30,92 +29,6 @@ log = logging.getLogger(__name__)
 _MOST_FAILURES = 8
 """Images in a row on which the model may fail before it counts as broken, whatever they show."""
 _LONGEST_PAUSE = 30.0
-
-
-_SURE = 0.6
-"""Share of a request's time that the wait ahead of it may take: beyond that its deadline would be a matter of luck."""
-
-
-_GREED = 3
-"""Times as many places as it leaves to others a client may hold, where it asks for more than it has."""
-
-
-class Admission:
-    """A bounded number of places, refused at once where there is none or where the wait would be too long.
-
-    Args:
-        capacity: most images admitted and not yet answered.
-        batch_size: of the model; a measurement of so many images weighs as much as all before it.
-        clock: seconds.
-    """
-
-    def __init__(self, capacity: int, *, batch_size: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._capacity, self._batch_size, self._clock = capacity, batch_size, clock
-        self._since = clock()
-        self._of: Counter[str] = Counter()
-        self.admitted = 0
-        self.refused = 0
-        """Images turned away since the start."""
-        self.seconds_per_image = 0.0
-        """Between two images that leave while others wait; 0 before the first measurement."""
-
-    def check(self, images: int = 1, *, seconds: float | None = None, client: str = "") -> None:
-        """Refuse what could not be answered.
-
-        Args:
-            images: how many want a place.
-            seconds: that they have left.
-            client: who sends them; a name that is empty has no share.
-
-        Raises:
-            OverloadedError: not enough places are free, or not early enough; says when to come back.
-        """
-        wait = self.admitted * self.seconds_per_image
-        if self.admitted + images > self._capacity:
-            words = f"{self.admitted} images are waiting and {images} more would exceed the {self._capacity} allowed"
-        # With nobody ahead it is tried all the same, since only so the measurement can become a better one.
-        elif self.admitted and seconds is not None and wait + images * self.seconds_per_image > _SURE * seconds:
-            words = f"{self.admitted} images are waiting, too many for an answer within {seconds:.3g} seconds"
-        elif (
-            client and (held := self._of[client]) and held + images > _GREED * (self._capacity - self.admitted - images)
-        ):
-            words = f"{held} images of this client are waiting; the places that are left are kept for others"
-        else:
-            return
-        self.refused += images
-        raise OverloadedError(words, retry_after=max(1, math.ceil(wait)))
-
-    @contextmanager
-    def admit(self, images: int, *, seconds: float | None = None, client: str = "") -> Iterator[None]:
-        """Hold places while the block runs; raises what :meth:`check` raises."""
-        self.check(images, seconds=seconds, client=client)
-        if not self.admitted:
-            self._since = self._clock()
-        self.admitted += images
-        self._of[client] += images
-        try:
-            yield
-        finally:
-            self.admitted -= images
-            self._of[client] -= images
-            if not self._of[client]:
-                del self._of[client]
-
-    def answered(self, images: int, *, model_seconds: float = math.inf) -> None:
-        """Measure: so many images have left since the last time, or since the first of them came.
-
-        Args:
-            images: how many.
-            model_seconds: that the model took for each. The first measurement is no more than this: many requests that
-                come at once all wait for the first image's answer, of which nothing follows for the next ones'.
-        """
-        now = self._clock()
-        measured = (now - self._since) / images
-        if not self.seconds_per_image:
-            measured = min(measured, model_seconds)
-        weight = images / (images + self._batch_size) if self.seconds_per_image else 1.0
-        self.seconds_per_image += weight * (measured - self.seconds_per_image)
-        self._since = now
 
 
 @dataclass(frozen=True, kw_only=True)

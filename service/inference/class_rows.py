@@ -5,7 +5,8 @@ C: classes, N: synthesised samples, Z: embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,54 @@ _ROWS_AT_ONCE = 2048
 
 TAKES_NONE = "expected none, as this bundle was exported without the numbers that photos need"
 
+_MOST_AHEAD = 64  # classes; each takes some kilobytes
+
 Photos = Callable[[ClassEntry], Float32]
 """Embeddings of a class's example photos in their order, float32 [n, Z]."""
+Means = Callable[[ClassEntry], NDArray[np.float64] | None]
+"""Mean embedding of a class as it is described, float64 [Z]; None where it is not made yet."""
+
+
+class MeansAhead:
+    """Mean embeddings of classes as they are described, made while the photos of the classes are looked at.
+
+    Threads may share it. Each mean is given once.
+
+    Args:
+        bundle: of the classes.
+        engine: of the bundle.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self._bundle, self._engine = bundle, engine
+        self._lock = threading.Lock()
+        self._made: dict[Hashable, NDArray[np.float64]] = {}
+
+    def make(self, entry: ClassEntry) -> None:
+        """Make the mean of a class; nothing where it has no description."""
+        if entry.attributes is None:
+            return
+        with np.errstate(all="ignore"):  # as in compute_rows, which refuses what comes of it
+            (mean,) = _described_means(self._bundle, self._engine, [entry])
+        with self._lock:
+            self._made[_description(entry)] = mean
+            if len(self._made) > _MOST_AHEAD:
+                del self._made[next(iter(self._made))]
+
+    def take(self, entry: ClassEntry) -> NDArray[np.float64] | None:
+        """The mean of a class, float64 [Z]; None where it was not made, or is taken already."""
+        with self._lock:
+            return self._made.pop(_description(entry), None)
+
+
+def _description(entry: ClassEntry) -> Hashable:
+    """All that the mean of a class depends on."""
+    vector = entry.text_vector
+    return entry.id, entry.attributes, None if vector is None else vector.tobytes()
+
+
+def not_made(_entry: ClassEntry) -> None:
+    """Of classes whose means are still to be made."""
 
 
 def no_photos(entry: ClassEntry) -> Float32:
@@ -50,6 +97,7 @@ def compute_rows(
     entries: Sequence[ClassEntry],
     *,
     photos: Photos = no_photos,
+    means: Means = not_made,
     go_on: Callable[[], object] = lambda: None,
 ) -> list[Row | AttributesError]:
     """What :func:`compute_row` gives or raises for each of many classes, with few calls of the networks.
@@ -59,6 +107,7 @@ def compute_rows(
         engine: of the bundle.
         entries: the classes.
         photos: gives the embeddings of a class's example photos.
+        means: gives what was made ahead.
         go_on: called before each call of the networks; what it raises ends the work.
     """
     manifest = bundle.manifest
@@ -68,11 +117,11 @@ def compute_rows(
         go_on()
         part = entries[start : start + together]
         with np.errstate(all="ignore"):  # numbers beyond float32 are refused below, in words
-            means = _described_means(bundle, engine, part)
+            means_CZ = _described_means(bundle, engine, part, ahead=means)
             only_described = [i for i, entry in enumerate(part) if not entry.examples]
-            rows = iter(_rows(bundle, means[only_described]))
+            rows = iter(_rows(bundle, means_CZ[only_described]))
             for i, entry in enumerate(part):
-                described = None if entry.attributes is None else means[i]
+                described = None if entry.attributes is None else means_CZ[i]
                 row = row_with_photos(bundle, described, photos(entry)) if entry.examples else next(rows)
                 finite = np.isfinite(row.weight).all() and np.isfinite(row.bias)
                 made.append(row if finite else unusable_attributes())
@@ -85,12 +134,21 @@ def _rows(bundle: Bundle, means_CZ: NDArray[np.float64]) -> list[Row]:
     return [Row(weight, float(bias)) for weight, bias in zip(*bundle.head.rows(means_CZ), strict=True)]
 
 
-def _described_means(bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry]) -> NDArray[np.float64]:
+def _described_means(
+    bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry], *, ahead: Means = not_made
+) -> NDArray[np.float64]:
     """Mean embedding of each class as it is described, float64 [C, Z]; zeros for one without a description."""
     manifest = bundle.manifest
-    described = [i for i, entry in enumerate(entries) if entry.attributes is not None]
     assert all(entry.examples for entry in entries if entry.attributes is None)  # else it would be no class
     means = np.zeros((len(entries), manifest.head.dimension))
+    described = []
+    for i, entry in enumerate(entries):
+        if entry.attributes is None:
+            continue
+        if (made := ahead(entry)) is None:
+            described.append(i)
+        else:
+            means[i] = made
     if described:
         vectors = manifest.vocabulary.vectors([entries[i] for i in described])
         embeddings = many_class_embeddings(

@@ -12,10 +12,9 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from model import __version__
 from service.http import problems
-from service.http.access import under_own_name, within_rate
 from service.http.bodies.budget import BodyBudget
 from service.http.bodies.reading import Bodies
-from service.http.dependencies import few_parameters
+from service.http.dependencies import may_be_answered
 from service.http.middleware import HeadAsGet, Observe, RequestId, UnderPath
 from service.http.routes import (
     bundle_examples,
@@ -30,7 +29,7 @@ from service.http.routes import (
 )
 from service.http.v2 import infer, metadata
 from service.inference.engine import trim_heap
-from service.inference.fairness import Rates
+from service.inference.fairness import FairBudget, Rates
 from service.service import Service
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -87,10 +86,10 @@ def create_app(service: Service) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(under_own_name), Depends(within_rate), Depends(few_parameters)],
+        dependencies=[Depends(may_be_answered)],
         redirect_slashes=False,
     )
-    app.state.service, app.state.metrics = service, metrics
+    app.state.service, app.state.metrics, app.state.documents = service, metrics, FairBudget(1)
     app.state.rates = Rates(rate=settings.rate_limit, burst=settings.rate_burst) if settings.rate_limit else None
     problems.install_error_handlers(app)
     app.state.bodies = budget = BodyBudget(settings.bytes_in_flight, emptied=_trim_soon)

@@ -36,8 +36,8 @@ _AT_ONCE = 32
 """Connections taken before any of them is looked at; the loop takes that many in each of several turns."""
 _WAITING = 2048
 """Connections that the system keeps waiting."""
-_TURN = 0.001
-"""Seconds after which a thread that reads a long document lets the event loop have its turn."""
+_TURN = 0.0002
+"""Seconds after which a thread that reads a long document lets another have its turn; an image takes some ten turns."""
 _LAST_ANSWERS = 0.5  # seconds
 
 

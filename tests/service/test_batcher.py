@@ -12,8 +12,9 @@ import pytest
 from model.errors import BundleError
 from model.head import Float32
 from service.errors import InferenceError, NotReadyError, OverloadedError
-from service.inference.batcher import Admission, Batcher, InferenceResult
+from service.inference.batcher import Batcher, InferenceResult
 from service.inference.engine import TrunkOutput
+from service.inference.fairness import Admission
 
 pytestmark = pytest.mark.anyio
 
@@ -292,3 +293,17 @@ async def test_stopping_answers_what_waits() -> None:
     assert isinstance(at_work, InferenceResult)
     assert all(isinstance(outcome, NotReadyError) for outcome in others)
     assert batcher.at_work_for == 0
+
+
+async def test_a_lull_is_when_no_image_of_others_has_a_place_or_when_that_takes_too_long() -> None:
+    admission = Admission(100, batch_size=4)
+    with admission.admit(2, client="own"):
+        await admission.lull(client="own", seconds=60)
+        with admission.admit(1, client="other"):
+            waiting = [asyncio.create_task(admission.lull(client=client, seconds=60)) for client in ("own", "third")]
+            await asyncio.wait(waiting, timeout=0.05)
+            assert not any(task.done() for task in waiting)
+            await admission.lull(client="own", seconds=0.01)
+        await asyncio.wait_for(waiting[0], 10)
+        assert not waiting[1].done()
+    await asyncio.wait_for(waiting[1], 10)

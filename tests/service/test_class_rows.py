@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError
-from service.inference.class_rows import compute_row, compute_rows
+from service.inference.class_rows import MeansAhead, compute_row, compute_rows
 from service.inference.engine import Engine, OnnxEngine
 from tests.service import tiny
 
@@ -70,3 +71,30 @@ def test_only_the_class_that_is_too_far_has_no_row(bundle: Bundle) -> None:
         assert made.weight.tobytes() == compute_row(bundle, Counting(), near).weight.tobytes()
     with pytest.raises(AttributesError):
         compute_row(bundle, Counting(), far)
+
+
+def test_what_is_made_ahead_is_used_once_and_changes_no_bit(bundle: Bundle) -> None:
+    engine = Counting()
+    ahead = MeansAhead(bundle, engine)
+    first, second = entries(2)
+    moved = replace(first, attributes=second.attributes)
+    ahead.make(first)
+    (other,) = compute_rows(bundle, engine, [moved], means=ahead.take)  # of its id, but described otherwise
+    assert len(engine.rows) == 2
+    (made,) = compute_rows(bundle, engine, [replace(first, name="Words")], means=ahead.take)
+    assert len(engine.rows) == 2
+    (again,) = compute_rows(bundle, engine, [first], means=ahead.take)
+    assert len(engine.rows) == 3
+    alone = compute_row(bundle, engine, first)
+    for row in (made, again):
+        assert not isinstance(row, AttributesError)
+        assert (row.weight.tobytes(), row.bias) == (alone.weight.tobytes(), alone.bias)
+    assert not isinstance(other, AttributesError)
+    assert other.weight.tobytes() == compute_row(bundle, engine, moved).weight.tobytes()
+
+
+def test_what_is_made_ahead_and_never_wanted_does_not_pile_up(bundle: Bundle) -> None:
+    ahead = MeansAhead(bundle, Counting())
+    for entry in entries(70):
+        ahead.make(entry)
+    assert sum(ahead.take(entry) is not None for entry in entries(70)) == 64

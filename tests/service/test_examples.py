@@ -89,6 +89,36 @@ async def test_photos_meet_before_the_model(running: Running, with_photos: Path)
         assert batches == [3, 2, 2, 1]
 
 
+async def test_the_description_is_synthesised_beside_the_photos_and_once(
+    running: Running, with_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(bundle=with_photos) as client:
+        service: Service = client._transport.app.state.service  # type: ignore[attr-defined]
+        happened: list[str] = []
+        engine, edit = service.registrar._engine, service.registrar._edit
+        synthesise = engine.synthesize
+
+        def noted(*arguments: Any) -> Any:
+            happened.append("synthesised")
+            return synthesise(*arguments)
+
+        def decide(*arguments: Any) -> Any:
+            happened.append("decided")
+            return edit(*arguments)
+
+        monkeypatch.setattr(engine, "synthesize", noted)
+        monkeypatch.setattr(service.registrar, "_edit", decide)
+        assert (await client.post("/classes", json={**ORANGE, "examples": in_json(PHOTOS[:2])})).status_code == 201
+        assert (await add(client, PHOTOS[2])).status_code == 200
+        assert happened == ["synthesised", "decided"] * 2
+        ahead = service.snapshot.row("orange")
+        monkeypatch.setattr(service.registrar, "prepare", lambda _entry: None)
+        await client.delete("/classes/orange")
+        assert (await client.post("/classes", json={**ORANGE, "examples": in_json(PHOTOS[:3])})).status_code == 201
+        after = service.snapshot.row("orange")
+        assert (ahead.weight.tobytes(), ahead.bias) == (after.weight.tobytes(), after.bias)
+
+
 async def test_photos_move_answers_towards_the_class(running: Running, with_photos: Path) -> None:
     async with running(bundle=with_photos) as client:
         assert (await client.post("/classes", json={**ORANGE, "attributes": [0.6, 0.6, 0.6]})).status_code == 201

@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from service.errors import OverloadedError
-from service.inference.batcher import Admission
-from service.inference.fairness import FairBudget, FairQueue
+from service.inference.fairness import Admission, FairBudget, FairQueue
 
 pytestmark = pytest.mark.anyio
 

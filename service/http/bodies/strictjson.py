@@ -17,6 +17,7 @@ from service.errors import MalformedBodyError, NotFiniteError, TooLargeError
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
 _MOST_NAMED = 100
+_NUMBERS = {int, float}
 
 
 def loads(data: bytes, *, max_values: int = MAX_VALUES) -> Any:
@@ -90,7 +91,8 @@ def _check(document: Any, *, escapes: bool) -> int:
                     for text in texts:
                         _check_text(text)
             if int in kinds or float in kinds:
-                finite = finite and _are_finite(value for value in values if type(value) in (int, float))
+                numbers = values if kinds <= _NUMBERS else [value for value in values if type(value) in _NUMBERS]
+                finite = finite and _are_finite(numbers)
             if dict in kinds or list in kinds:
                 following += [value for value in values if type(value) in (dict, list)]
         if not following:

@@ -67,7 +67,7 @@ from service.http.images import EXAMPLES_FIELD, SentImage, described_body, parse
 from service.http.problems import problem_responses
 from service.http.recognition import Client, while_connected
 from service.http.schemas import ReadQuery
-from service.http.threads import answer, off_the_loop
+from service.http.threads import answer, read_in_turn
 from service.service import Service
 
 Around = tuple[list[Neighbour], tuple[LeftOutPhoto, ...]]
@@ -261,7 +261,8 @@ async def _read_described(
     )
     deadline = Deadline.from_now(service.settings.deadline)
     async with deadline.kept():
-        return described, await embed_examples(request, service, images, seconds=deadline.left)
+        given = await embed_examples(request, service, images, seconds=deadline.left, to_be=described.entry)
+    return described, given
 
 
 def _around(service: Service, known: KnownClass) -> Around:
@@ -319,7 +320,7 @@ async def store_batch(request: Request, service: TheService) -> Response:
             reading = asyncio.to_thread(_read_batch, body, service, client, newest)
             mode, read, sent = await while_connected(request, reading)
         else:
-            mode, read, sent = await off_the_loop(_read_batch, body, service, client, newest)
+            mode, read, sent = await read_in_turn(request, _read_batch, body, service, client, newest)
         deadline = Deadline.from_now(service.settings.deadline)
         async with deadline.kept():
             photos = await embed_examples_of_batch(request, service, sent, seconds=deadline.left)

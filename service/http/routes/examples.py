@@ -53,8 +53,10 @@ async def add_examples(class_id: str, request: Request, response: Response, serv
     service.changes.check()
     images = await read_images(request, most=settings.max_examples, most_bytes=settings.max_image_bytes)
     deadline = Deadline.from_now(settings.deadline)
+    before = service.snapshot.get(class_id)
+    to_be = None if before is None or before.entry.kind == "seen" else before.entry
     async with deadline.kept():
-        given = await embed_examples(request, service, images, seconds=deadline.left)
+        given = await embed_examples(request, service, images, seconds=deadline.left, to_be=to_be)
     edit = AddExamples(
         class_id=class_id,
         examples=given.examples,
