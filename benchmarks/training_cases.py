@@ -141,7 +141,8 @@ def critic_case(sizes: Sizes, device: torch.device) -> Case:
 
     def fast() -> Tensor:
         draws.manual_seed(4)
-        terms = critic_terms(network, batch, fake, draws, gp_weight=GP_WEIGHT)
+        mix = torch.rand(sizes.batch, 1, generator=draws, device=device)
+        terms = critic_terms(network, batch, fake, mix, gp_weight=GP_WEIGHT)
         return torch.stack(list(terms.values())).sum()
 
     def step(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:

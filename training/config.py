@@ -23,6 +23,7 @@ from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from model.errors import DataError, Problem
 
+ClassifierInit = Literal["normal", "head"]
 Compile = Literal["auto", "on", "off"]
 EmbeddingInit = Literal["identity", "normal"]
 LossForm = Literal["corrected", "faithful"]
@@ -212,6 +213,9 @@ class D3Config(CheckedConfig):
         embedding_dim: Z; 0 takes D.
         embedding_init: initialisation of E_o and E_s.
         embedding_lr_factor: learning rate of E_s relative to the others'.
+        classifier_init: initialisation of C_s: `normal`, random as published, or `head` (ours), the rows of an `lda`
+            head on the starting embeddings of real seen rows and of rows that the starting generator synthesises.
+        classifier_lr_factor: learning rate of C_s relative to the others'.
     """
 
     classification: NonNegativeFloat = 1.0
@@ -228,6 +232,8 @@ class D3Config(CheckedConfig):
     embedding_dim: NonNegativeInt = 0
     embedding_init: EmbeddingInit = "identity"
     embedding_lr_factor: PositiveFloat = 0.002
+    classifier_init: ClassifierInit = "normal"
+    classifier_lr_factor: PositiveFloat = 1.0
 
     def embedding_size(self, feature_dim: int) -> int:
         """Z for D features.
@@ -308,6 +314,10 @@ class SelectionConfig(CheckedConfig):
         return used
 
 
+ADDED = {("d3", "classifier_init"): "normal", ("d3", "classifier_lr_factor"): 1.0}
+"""Fields that configurations with digests in results do not have, and the values with which nothing is changed."""
+
+
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class TrainConfig(CheckedConfig):
     """Everything that decides a run besides its data.
@@ -365,8 +375,15 @@ class TrainConfig(CheckedConfig):
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """Hash of all fields; names a configuration in results and keys the noise of its evaluation."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
+        """Hash of all fields; names a configuration in results and keys the noise of its evaluation.
+
+        A field of `ADDED` counts only where it has another value, so that older configurations keep their digests.
+        """
+        fields = self.to_json()
+        for (section, name), value in ADDED.items():
+            if fields[section][name] == value:
+                del fields[section][name]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> TrainConfig:

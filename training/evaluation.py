@@ -120,7 +120,6 @@ def evaluate(
     }
 
 
-@torch.enable_grad()
 def softmax_logits(dataset: Dataset, trained: Trained) -> Float32:
     """Scores of the test rows by the field's usual classifier, float32 [N, C]; never exported.
 
@@ -136,18 +135,27 @@ def softmax_logits(dataset: Dataset, trained: Trained) -> Float32:
     ]
     features = torch.cat([task.features, *synthetic])
     labels = torch.cat([task.labels, task.unseen_index.repeat_interleave(samples)])
-    random = torch.Generator(device=device).manual_seed(trained.config.seed)
-    weight = torch.zeros(len(dataset.classes), features.shape[1], device=device, requires_grad=True)
-    bias = torch.zeros(len(dataset.classes), device=device, requires_grad=True)
+    test = torch.from_numpy(trained.scaler.apply(dataset.features[dataset.test])).to(device)
+    return train_softmax(features, labels, test, len(dataset.classes), seed=trained.config.seed)
+
+
+@torch.enable_grad()
+def train_softmax(
+    rows_ND: torch.Tensor, labels_N: torch.Tensor, test: torch.Tensor, classes: int, *, seed: int
+) -> Float32:
+    """Scores of test rows by a linear layer with a softmax, trained on rows of all classes, float32 [test rows, C]."""
+    device = rows_ND.device
+    random = torch.Generator(device=device).manual_seed(seed)
+    weight = torch.zeros(classes, rows_ND.shape[1], device=device, requires_grad=True)
+    bias = torch.zeros(classes, device=device, requires_grad=True)
     optimiser = torch.optim.Adam([weight, bias], lr=1e-3, betas=(0.5, 0.999))
     for _ in range(SOFTMAX_EPOCHS):
-        order = torch.randperm(len(labels), generator=random, device=device)
+        order = torch.randperm(len(labels_N), generator=random, device=device)
         for batch in torch.split(order, SOFTMAX_BATCH):
-            loss = F.cross_entropy(F.linear(features[batch], weight, bias), labels[batch])
+            loss = F.cross_entropy(F.linear(rows_ND[batch], weight, bias), labels_N[batch])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    test = torch.from_numpy(trained.scaler.apply(dataset.features[dataset.test])).to(device)
     with torch.no_grad():
         scores: Float32 = F.linear(test, weight, bias).cpu().numpy()
     return scores

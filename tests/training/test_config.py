@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import DataError
-from training.config import D3Config, GeneratorConfig, SelectionConfig, TeacherConfig, TrainConfig
+from training.config import ADDED, D3Config, GeneratorConfig, SelectionConfig, TeacherConfig, TrainConfig
 from training.recipes import configured
 
 OTHER = TrainConfig(
@@ -49,6 +50,7 @@ def test_every_field_of_every_section_is_read() -> None:
             "corrected": "faithful",
             "domain": "class",
             "identity": "normal",
+            "normal": "head",
             "wgan": "cegzsl",
             "kernel": "linear",
             "constant": "cosine",
@@ -115,6 +117,7 @@ BAD = {
     "d3.generator_share": [-1e-4],
     "d3.embedding_dim": [-1],
     "d3.embedding_lr_factor": [0, math.nan],
+    "d3.classifier_lr_factor": [0, math.inf],
     "selection.folds": [1, 0],
     "selection.used_folds": [-1, 5],
     "selection.repeats": [0],
@@ -215,6 +218,16 @@ def test_the_digest_is_the_same_for_the_same_settings() -> None:
     assert TrainConfig(learning_rate=1).digest() == TrainConfig(learning_rate=1.0).digest()
     assert TrainConfig.from_json(json.loads(json.dumps(OTHER.to_json()))).digest() == OTHER.digest()
     assert OTHER.digest() != TrainConfig().digest()
+
+
+def test_settings_that_came_later_change_no_digest_of_older_configurations() -> None:
+    fields = TrainConfig().to_json()
+    for section, name in ADDED:
+        del fields[section][name]
+    older = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+    assert TrainConfig().digest() == older
+    others = [configured([setting]).digest() for setting in ("d3.classifier_init=head", "d3.classifier_lr_factor=0.5")]
+    assert len({older, *others}) == 3
 
 
 def test_a_number_too_large_for_a_float() -> None:

@@ -81,9 +81,9 @@ def test_networks_run_in_bfloat16(small: Task, method: str) -> None:
         z, logits = made.networks.student(real.features)
         assert (z.dtype, logits.dtype) == (torch.bfloat16, torch.bfloat16)
         if isinstance(made._method, Wgan):
-            assert made._method.sampler.hidden_units(made._method.noise(16, made._random), real.attributes).dtype == (
-                torch.bfloat16
-            )
+            sampler, noise = made._method.sampler, made._method.noise(16, made._random)
+            hidden, _ = sampler.before_output(noise, *sampler.conditions(real.attributes))
+            assert hidden.dtype == torch.bfloat16
             assert made._method.critic(real.features, real.attributes).dtype == torch.bfloat16
     with autocast(CPU, "fp32"):
         assert made.networks.student(real.features)[1].dtype == torch.float32

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.errors import DataError
 from tests.training.tiny import config, task
 from training.datasets.dataset import Task
 from training.losses.d3gzsl import EPSILON
-from training.method.student import StudentBatch, new_student, student_terms
+from training.method.heads import HeadChoice, fit_head
+from training.method.student import START_SHRINKAGE, StudentBatch, new_student, student_terms
 from training.method.teacher import TeacherOutputs, fit_teacher
 from training.method.trainer import Trainer
 from training.networks.d3gzsl import Student, Teacher
@@ -211,6 +213,43 @@ def test_student_columns_of_seen_classes_meet_the_teacher_in_its_order() -> None
     assert float(terms["kl"].detach()) == pytest.approx(0, abs=1e-6)
     other = student_terms(student, teacher, rows, mixed.seen_index.flip(0), settings.d3)
     assert float(other["kl"].detach()) > 1e-3
+
+
+def test_a_classifier_that_starts_from_the_head_says_what_the_head_says() -> None:
+    """Its rows are those of an `lda` head on the same embeddings, real and synthesised ones."""
+    small, settings = task(seen=5, unseen=2, rows=8, dim=8), config("d3.classifier_init=head")
+    networks = Trainer(small, settings).networks
+    names = [str(index) for index in range(len(small.seen))]
+    samples = settings.selection.samples
+    head = fit_head(networks, small, names, HeadChoice(shrinkage=START_SHRINKAGE), samples=samples, key="")
+    with torch.no_grad():
+        z, logits = networks.student(small.features)
+    torch.testing.assert_close(logits, torch.from_numpy(head.logits(z.numpy())), rtol=1e-3, atol=1e-3)
+    random = Trainer(small, config()).networks.student.classifier.weight
+    assert not torch.allclose(networks.student.classifier.weight, random, atol=0.1)
+
+
+def test_no_classifier_starts_from_rows_that_are_all_the_same() -> None:
+    small = task(seen=5, unseen=2, rows=8, dim=8)
+    same = dataclasses.replace(small, features=torch.full_like(small.features, 0.5))
+    with pytest.raises(
+        DataError, match=r"d3\.classifier_init: no head can be fitted on the embeddings of the training images"
+    ):
+        Trainer(same, config("d3.classifier_init=head"))
+
+
+def test_the_classifier_learns_at_its_own_rate() -> None:
+    small, names = task(seen=5, unseen=2, rows=8, dim=8), ("classifier", "ood_head")
+    moved = []
+    for factor in (1.0, 1e-6):
+        trainer = Trainer(small, config(f"d3.classifier_lr_factor={factor}", "steps=1"))
+        before = [getattr(trainer.networks.student, name).weight.detach().clone() for name in names]
+        trainer.run_epoch()
+        after = [getattr(trainer.networks.student, name).weight for name in names]
+        moved.append([float((a - b).detach().abs().max()) for a, b in zip(after, before, strict=True)])
+    assert moved[0][0] > 1e-4
+    assert moved[1][0] < 1e-6
+    assert moved[1][1] > 1e-4
 
 
 def test_the_confidence_starts_at_the_median_and_spread_of_the_scores() -> None:

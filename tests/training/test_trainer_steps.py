@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from training.generators import wgan
 from training.method import trainer
 from training.method.optimisers import average_into
 from training.method.student import StudentBatch
-from training.method.trainer import Trainer, scale_gradient, train
+from training.method.trainer import CriticBatch, Trainer, scale_gradient, train
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +255,37 @@ def test_no_step_waits_for_the_device(small: Task, method: str) -> None:
         torch.ones(3)[torch.tensor([True, False, True])]
     assert mode.count == 2
     assert waits(4) == waits(1)
+
+
+# --- what is computed together --------------------------------------------------------------------
+
+
+class OneByOne(Trainer):
+    """Makes the rows of each critic step when it is due, and of each row all that it needs."""
+
+    @torch.no_grad()
+    def _critic_batches(self) -> Iterator[CriticBatch]:  # type: ignore[override]
+        for _ in range(self._method.critic_steps):
+            real, teacher = self._draw()
+            draws = self._method.critic_draws(real, self._random)
+            fake = self._method.sampler(draws.noise, real.attributes) if draws else None
+            mix = draws.mix if draws else None
+            yield CriticBatch(real=real, teacher=teacher, fake=fake, mix=mix, synthetic=self._synthesise())
+
+    def _synthesise(self) -> torch.Tensor:
+        noise = self._method.noise(len(self._synthetic_labels), self._random)
+        features: torch.Tensor = self._method.sampler(noise, self._task.attributes[self._synthetic_labels])
+        return features
+
+
+@pytest.mark.parametrize("path", ["kernel", "none"])
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_made_at_once_are_those_made_one_step_after_the_other(small: Task, method: str, path: str) -> None:
+    settings = config(f"generator.method={method}", f"generator.attribute_path={path}", "generator.hidden=32")
+    both = Trainer(small, settings), OneByOne(small, settings)
+    for _ in range(2):
+        losses = [made.run_epoch() for made in both]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)
+    for ours, plain in zip(*(made.networks.modules() for made in both), strict=True):
+        for name, value in plain[1].state_dict().items():
+            torch.testing.assert_close(ours[1].state_dict()[name], value, rtol=1e-3, atol=1e-5, msg=name)

@@ -37,6 +37,19 @@ class RealBatch:
     teacher_labels: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class CriticDraws:
+    """What a critic step draws.
+
+    Attributes:
+        noise: of the fake rows, [B, K].
+        mix: share of the real row in each row between real and fake, [B, 1]; None without a gradient penalty.
+    """
+
+    noise: Tensor
+    mix: Tensor | None
+
+
 class Method(nn.Module, ABC):
     """A generative method with everything it trains; teacher and student belong to the trainer.
 
@@ -78,7 +91,25 @@ class Method(nn.Module, ABC):
 
     def critic_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
         """Terms of a critic step, none where a method has no critic; nothing in them reaches the sampler."""
+        with torch.no_grad():
+            draws = self.critic_draws(real, random)
+            fake = self.sampler(draws.noise, real.attributes) if draws else None
+        return {} if draws is None or fake is None else self.critic_terms(real, fake, draws.mix)
+
+    def critic_draws(self, real: RealBatch, random: torch.Generator) -> CriticDraws | None:
+        """What a critic step draws, before any of its gradients; None where a method has no critic."""
         del real, random
+        return None
+
+    def critic_terms(self, real: RealBatch, fake: Tensor, mix: Tensor | None) -> Terms:
+        """:meth:`critic_loss` of what was drawn.
+
+        Args:
+            real: real rows.
+            fake: sampled from the drawn noise and the attributes of the real rows, [B, D].
+            mix: as drawn.
+        """
+        del real, fake, mix
         return {}
 
     @abstractmethod

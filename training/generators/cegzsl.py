@@ -18,7 +18,7 @@ from training.config import TrainConfig
 from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms, frozen
-from training.generators.wgan import Wgan, critic_terms, generator_terms
+from training.generators.wgan import Wgan, generator_terms
 from training.losses.generative import class_contrastive, supervised_contrastive
 from training.networks.contrastive import Comparator, Projector
 from training.networks.d3gzsl import Student, Teacher
@@ -38,12 +38,10 @@ class CeGzsl(Wgan):
         """Critic, projector and comparator; E_s is the student's to step."""
         return chain(self.critic.parameters(), self.projector.parameters(), self.comparator.parameters())
 
-    def critic_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
+    def critic_terms(self, real: RealBatch, fake: Tensor, mix: Tensor | None) -> Terms:
         """The critic's loss, and both contrasts of real rows with weight 1."""
         settings = self.config.contrastive
-        with torch.no_grad():
-            fake = self.sampler(self.noise(len(real.labels), random), real.attributes)
-        terms = critic_terms(self.critic, real, fake, random, gp_weight=self.config.generator.gp_weight)
+        terms = super().critic_terms(real, fake, mix)
         embedded = self.student.embedding(real.features)
         projected, scores = self.projector(embedded), self.comparator(embedded, self.seen_attributes)
         with full_precision(embedded.device):

@@ -18,7 +18,7 @@ from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.generators.base import RealBatch, Terms
 from training.generators.ridge_prior import within_class_std
-from training.generators.wgan import Wgan, critic_terms, generator_terms
+from training.generators.wgan import Wgan, generator_terms
 from training.losses.generative import gaussian_kl
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Encoder, FeedbackGenerator
@@ -43,16 +43,13 @@ class TfVaegan(Wgan):
         """A generator with decoder and feedback."""
         return sampler(self.config, feature_dim=feature_dim, attribute_dim=attribute_dim, seen_classes=seen_classes)
 
-    def critic_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
-        """The critic's loss, half of the fake rows sampled and half reconstructed."""
-        with torch.no_grad():
-            count = len(real.labels)
-            sampled = count // 2
-            noise = self.noise(count, random)
-            mean, log_variance = self.encoder(real.features[sampled:], real.attributes[sampled:])
-            noise[sampled:] = _reparametrised(mean, log_variance, noise[sampled:]).to(noise.dtype)
-            fake = self.sampler(noise, real.attributes)
-        return critic_terms(self.critic, real, fake, random, gp_weight=self.config.generator.gp_weight)
+    def critic_noise(self, real: RealBatch, random: torch.Generator) -> Tensor:
+        """Half of the fake rows are sampled, half reconstructed."""
+        sampled = len(real.labels) // 2
+        noise = self.noise(len(real.labels), random)
+        mean, log_variance = self.encoder(real.features[sampled:], real.attributes[sampled:])
+        noise[sampled:] = _reparametrised(mean, log_variance, noise[sampled:]).to(noise.dtype)
+        return noise
 
     def generator_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
         """GAN and VAE losses, and the decoder's error on real and fake rows."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from training.config import TrainConfig
 from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
-from training.generators.base import Method, RealBatch, Terms, frozen
+from training.generators.base import CriticDraws, Method, RealBatch, Terms, frozen
 from training.generators.ridge_prior import initialise_from_prior
 from training.losses import generative
 from training.networks.d3gzsl import Student, Teacher
@@ -43,11 +43,21 @@ class Wgan(Method):
         """The critic."""
         return self.critic.parameters()
 
-    def critic_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
+    def critic_draws(self, real: RealBatch, random: torch.Generator) -> CriticDraws:
+        """Noise, and where between real and fake rows the penalty is taken."""
+        noise = self.critic_noise(real, random)
+        count = len(noise)
+        penalised = self.config.generator.gp_weight > 0
+        mix = torch.rand(count, 1, generator=random, device=noise.device) if penalised else None
+        return CriticDraws(noise=noise, mix=mix)
+
+    def critic_noise(self, real: RealBatch, random: torch.Generator) -> Tensor:
+        """Noise of the fake rows of a critic step, [B, K]."""
+        return self.noise(len(real.labels), random)
+
+    def critic_terms(self, real: RealBatch, fake: Tensor, mix: Tensor | None) -> Terms:
         """E[D(fake)] - E[D(real)] + gp_weight * penalty."""
-        with torch.no_grad():
-            fake = self.sampler(self.noise(len(real.labels), random), real.attributes)
-        return critic_terms(self.critic, real, fake, random, gp_weight=self.config.generator.gp_weight)
+        return critic_terms(self.critic, real, fake, mix, gp_weight=self.config.generator.gp_weight)
 
     def generator_loss(self, real: RealBatch, random: torch.Generator) -> Terms:
         """-E[D(fake)] + seen_classification * cross-entropy of the teacher on the fake rows."""
@@ -66,21 +76,27 @@ def sampler(config: TrainConfig, *, feature_dim: int, attribute_dim: int, seen_c
     )
 
 
-def critic_terms(critic: Critic, real: RealBatch, fake: Tensor, random: torch.Generator, *, gp_weight: float) -> Terms:
+def critic_terms(critic: Critic, real: RealBatch, fake: Tensor, mix: Tensor | None, *, gp_weight: float) -> Terms:
     """The critic's loss on real and fake rows of the same classes, `wasserstein` being E[D(fake)] - E[D(real)].
 
     The first layer is linear, so pre-activations between real and fake rows are those of the rows between them: the
-    penalty needs no forward pass of its own.
+    penalty needs no forward pass of its own. Real and fake rows pass together.
+
+    Args:
+        critic: of the rows.
+        real: real rows.
+        fake: of the same classes, [B, D].
+        mix: share of the real row in each row between, [B, 1]; None without a penalty.
+        gp_weight: of the penalty.
     """
     conditioned = critic.hidden_attributes(real.attributes)
-    hidden_real = critic.hidden_features(real.features) + conditioned
-    hidden_fake = critic.hidden_features(fake) + conditioned
-    fake_scores, real_scores = critic.scores(hidden_fake), critic.scores(hidden_real)
+    hidden = critic.hidden_features(torch.cat([real.features, fake])) + conditioned.repeat(2, 1)
+    real_scores, fake_scores = critic.scores(hidden).chunk(2)
     with full_precision(real.features.device):
         terms = {"wasserstein": at_least_float32(fake_scores).mean() - at_least_float32(real_scores).mean()}
-        if gp_weight:
-            mix = torch.rand(len(fake), 1, generator=random, device=fake.device)
-            between = mix * at_least_float32(hidden_real) + (1 - mix) * at_least_float32(hidden_fake)
+        if mix is not None:
+            hidden_real, hidden_fake = at_least_float32(hidden).chunk(2)
+            between = mix * hidden_real + (1 - mix) * hidden_fake
             terms["penalty"] = gp_weight * generative.gradient_penalty(critic.input_gradient(between))
     return terms
 

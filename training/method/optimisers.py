@@ -37,6 +37,8 @@ class Optimisers:
         named = dict(student.named_parameters())
         confidence = [named.pop("w" if "w" in named else "log_w"), named.pop("b")]
         embedding = [named.pop(name) for name in list(named) if name.startswith("embedding.")]
+        apart = config.d3.classifier_lr_factor != 1  # a group of its own only then: kept trainings have none
+        classifier = [named.pop(name) for name in list(named) if apart and name.startswith("classifier.")]
 
         def adam(*groups: tuple[str, list[nn.Parameter], float]) -> torch.optim.Optimizer:
             return torch.optim.Adam(
@@ -64,6 +66,7 @@ class Optimisers:
             generator=generator,
             student=adam(
                 ("embedding", embedding, config.d3.embedding_lr_factor),
+                *([("student", classifier, config.d3.classifier_lr_factor)] if apart else []),
                 ("student", list(named.values()), 1.0),
                 ("confidence", confidence, 1.0),
             ),

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from model.errors import DataError
+from model.lda import LdaHead, class_means, shrunk_cholesky, within_class_covariance
+from model.noise import class_noise
 from training.config import D3Config, TrainConfig
 from training.datasets.dataset import Task
 from training.device import at_least_float32, full_precision
 from training.losses import d3gzsl as losses
 from training.method.teacher import TeacherOutputs
 from training.networks.d3gzsl import Student, Teacher
+from training.networks.generator import Sampler
 
+START_SHRINKAGE = 0.5
 MIN_SPREAD = 1e-3  # of the teacher's scores, below which the confidence starts no steeper
 
 
@@ -90,3 +96,40 @@ def new_student(task: Task, scores_N: Tensor, config: TrainConfig) -> Student:
         confidence_b=0.0 if published else -float(scores_N.median()),
         free_w=published,
     ).to(task.features.device)
+
+
+@torch.no_grad()
+def start_from_head(student: Student, sampler: Sampler, task: Task, config: TrainConfig) -> None:
+    """Give C_s the rows of an `lda` head, w = S^-1 mu and b = -mu . w / 2, on embeddings as both networks start.
+
+    Means are those of real rows of seen classes and of synthesised ones of unseen classes, and S is the within-class
+    covariance of real rows, shrunk by `START_SHRINKAGE`: the classifier that :class:`model.lda.LdaHead` serves.
+
+    Raises:
+        DataError: the embeddings of each class are all the same.
+    """
+    samples = config.selection.samples
+    unseen = [
+        sampler(
+            torch.from_numpy(class_noise("", str(index), samples, sampler.noise_dim, form="matched")).to(
+                task.features.device
+            ),
+            task.attributes[index].expand(samples, -1),
+        )
+        for index in task.unseen_index.tolist()
+    ]
+    z = student.embedding(torch.cat([task.features, *unseen])).cpu().numpy().astype(np.float64)
+    labels = torch.cat([task.labels, task.unseen_index.repeat_interleave(samples)]).cpu().numpy()
+    means, _ = class_means(z, labels)
+    centre = means[task.seen_index.cpu().numpy()].mean(axis=0)
+    real = z[: len(task.features)] - centre
+    covariance = within_class_covariance(real, task.teacher_labels.cpu().numpy())
+    try:
+        head = LdaHead(shrunk_cholesky(covariance, START_SHRINKAGE))
+    except ValueError as error:
+        raise DataError(
+            f"d3.classifier_init: no head can be fitted on the embeddings of the training images: {error}"
+        ) from None
+    weight, bias = head.rows(means - centre)
+    student.classifier.weight.copy_(torch.from_numpy(weight))
+    student.classifier.bias.copy_(torch.from_numpy(bias - weight @ centre.astype(np.float32)))

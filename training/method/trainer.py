@@ -21,7 +21,7 @@ from training.device import LIMIT, Meter, Recorded, allow_tf32, autocast, record
 from training.generators import new_method
 from training.generators.base import RealBatch, Terms
 from training.method.optimisers import Optimisers, average_into
-from training.method.student import StudentBatch, new_student, student_terms
+from training.method.student import StudentBatch, new_student, start_from_head, student_terms
 from training.method.teacher import TeacherOutputs, new_teacher
 from training.networks.d3gzsl import Student, Teacher
 from training.networks.generator import Sampler
@@ -44,6 +44,29 @@ class Networks:
         for _, module in self.modules():
             module.to(device)
         return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticBatch:
+    """Rows of one critic step.
+
+    Attributes:
+        real: real rows.
+        teacher: its outputs of them.
+        fake: as many synthetic ones of the same classes, [B, D]; None where a method has no critic.
+        mix: what the gradient penalty draws, [B, 1].
+        synthetic: of unseen classes, [M, D].
+    """
+
+    real: RealBatch
+    teacher: TeacherOutputs
+    fake: Tensor | None
+    mix: Tensor | None
+    synthetic: Tensor
+
+
+TOGETHER = 2048
+"""Rows that pass the generator at once: enough for fast products, little enough for memory."""
 
 
 class Trainer:
@@ -70,11 +93,13 @@ class Trainer:
         self._teacher_outputs = TeacherOutputs.of(teacher, task.features)
         student = new_student(task, self._teacher_outputs.scores, config)
         self._method = new_method(task, teacher, student, config)
+        if config.d3.classifier_init == "head" and state is None:
+            start_from_head(student, self._method.sampler, task, config)
         averaged = copy.deepcopy(self._method.sampler).requires_grad_(False)
         self.networks = Networks(generator=averaged, teacher=teacher, student=student)
         self._optimisers = Optimisers.of(self._method, student, config, self._device)
         compiled = torch.compile if config.compile == "on" else _as_it_is
-        self._critic_loss = compiled(self._method.critic_loss)
+        self._critic_terms = compiled(self._method.critic_terms)
         self._generator_loss = compiled(self._method.generator_loss)
         self._student_loss = compiled(self._student_losses)
         self._random = torch.Generator(self._device).manual_seed(config.seed)
@@ -84,8 +109,8 @@ class Trainer:
             self._critic_steps = Recorded(self._critic_steps, self._random)
             self._generator_step = Recorded(self._generator_step, self._random)
         self._meter = Meter(self._device)
+        self._unseen_attributes = task.attributes[task.unseen_index]
         self._synthetic_labels = task.unseen_index.repeat_interleave(config.d3.synthetic_per_class)
-        self._synthetic_attributes = task.attributes[self._synthetic_labels]
         self._teacher_labels, self._seen_index = task.teacher_labels, task.seen_index
         self.steps = config.steps or math.ceil(len(task.features) / self._size)
         if state is not None:
@@ -116,14 +141,11 @@ class Trainer:
 
     def _take_critic_steps(self) -> None:
         self._meter.begin_step()
-        for _ in range(self._method.critic_steps):
-            self._batch = self._draw()
-            real, teacher = self._batch
+        for batch in self._critic_batches():
+            real, teacher = self._batch = batch.real, batch.teacher
             with autocast(self._device, self._config.precision):
-                terms = self._critic_loss(real, self._random)
-                with torch.no_grad():
-                    synthetic = self._synthesise()
-                student_loss, unweighted = self._student_loss(real, teacher, synthetic)
+                terms = {} if batch.fake is None else self._critic_terms(real, batch.fake, batch.mix)
+                student_loss, unweighted = self._student_loss(real, teacher, batch.synthetic)
             self._step(terms, student_loss, [*self._optimisers.critic, self._optimisers.student])
             self._meter.add(terms)
             self._meter.add(unweighted)
@@ -189,10 +211,49 @@ class Trainer:
         )
         return real, self._teacher_outputs.take(rows)
 
+    @torch.no_grad()
+    def _critic_batches(self) -> list[CriticBatch]:
+        """The batches of the critic steps before one of the generator, which rests meanwhile: it makes all at once."""
+        drawn = []
+        with autocast(self._device, self._config.precision):
+            for _ in range(self._method.critic_steps):
+                real, teacher = self._draw()
+                draws = self._method.critic_draws(real, self._random)
+                noise = self._method.noise(len(self._synthetic_labels), self._random)
+                drawn.append((real, teacher, draws, noise))
+            noises, labels = [], []
+            for real, _, draws, noise in drawn:
+                noises += [noise] if draws is None else [draws.noise, noise]
+                labels += [self._synthetic_labels] if draws is None else [real.labels, self._synthetic_labels]
+            made = self._make(torch.cat(noises), torch.cat(labels))
+            rows = iter(torch.split(made, [len(noise) for noise in noises]))
+        return [
+            CriticBatch(
+                real=real,
+                teacher=teacher,
+                fake=next(rows) if draws else None,
+                mix=draws.mix if draws else None,
+                synthetic=next(rows),
+            )
+            for real, teacher, draws, _ in drawn
+        ]
+
+    def _make(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Features from noise and labels; what depends on the class alone is computed once for each."""
+        sampler = self._method.sampler
+        conditions = sampler.conditions(self._task.attributes)
+        made = [
+            sampler.conditioned(some, *(of_class[classes] for of_class in conditions))
+            for some, classes in zip(torch.split(noise, TOGETHER), torch.split(labels, TOGETHER), strict=True)
+        ]
+        return torch.cat(made)
+
     def _synthesise(self) -> Tensor:
+        """Rows of unseen classes, [M, D]; gradients reach the sampler."""
+        sampler, each = self._method.sampler, self._config.d3.synthetic_per_class
         noise = self._method.noise(len(self._synthetic_labels), self._random)
-        features: Tensor = self._method.sampler(noise, self._synthetic_attributes)
-        return features
+        conditions = sampler.conditions(self._unseen_attributes)
+        return sampler.conditioned(noise, *(c[:, None].expand(-1, each, -1).flatten(0, 1) for c in conditions))
 
     def _student_losses(self, real: RealBatch, teacher: TeacherOutputs, synthetic: Tensor) -> tuple[Tensor, Terms]:
         """Weighted sum of the student losses, and each of them without its weight."""

@@ -25,6 +25,15 @@ class Sampler(nn.Module, ABC):
     def forward(self, noise: Tensor, attributes: Tensor) -> Tensor:
         """Noise [B, K] and attributes [B, A] to features [B, D], at least 0."""
 
+    def conditions(self, attributes: Tensor) -> tuple[Tensor, ...]:
+        """What is computed from attributes [B, A] alone, each [B, ...]: rows of one class can share it."""
+        return (attributes,)
+
+    def conditioned(self, noise: Tensor, *conditions: Tensor) -> Tensor:
+        """Noise [B, K] and :meth:`conditions` of the rows' attributes to features [B, D], as :meth:`forward`."""
+        features: Tensor = self(noise, *conditions)
+        return features
+
 
 class AttributePath(nn.Module):
     """m + d(a) (l / |R d(a)|)^e with d(a) = W (k(a) - k0), k(a) the attributes or their likeness to the seen classes'.
@@ -106,19 +115,23 @@ class Generator(Sampler):
 
     def forward(self, noise: Tensor, attributes: Tensor) -> Tensor:
         """Noise [B, K] and attributes [B, A] to features [B, D], at least 0."""
-        return self.decode(self.hidden_units(noise, attributes), self.paths(noise, attributes))
+        return self.conditioned(noise, *self.conditions(attributes))
 
-    def hidden_units(self, noise: Tensor, attributes: Tensor) -> Tensor:
-        """Noise [B, K] and attributes [B, A] to the hidden layer's pre-activations [B, H]."""
-        hidden: Tensor = self.hidden_noise(noise) + self.hidden_attributes(attributes)
-        return hidden
+    def conditions(self, attributes: Tensor) -> tuple[Tensor, ...]:
+        """The attributes' part of the hidden layer's pre-activations [B, H], and of what goes past it [B, D]."""
+        hidden: Tensor = self.hidden_attributes(attributes)
+        if self.attribute_path is None:
+            return (hidden,)
+        return hidden, location(self.attribute_path(attributes), self.spread)
 
-    def paths(self, noise: Tensor, attributes: Tensor) -> Tensor | None:
-        """What goes past the hidden layer, [B, D]; None without paths."""
-        if self.attribute_path is None or self.noise_path is None:
-            return None
-        features: Tensor = location(self.attribute_path(attributes), self.spread) + self.noise_path(noise)
-        return features
+    def conditioned(self, noise: Tensor, *conditions: Tensor) -> Tensor:
+        """Noise [B, K] and the attributes' parts to features [B, D], at least 0."""
+        return self.decode(*self.before_output(noise, *conditions))
+
+    def before_output(self, noise: Tensor, of_attributes: Tensor, *location: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The hidden layer's pre-activations [B, H], and what goes past it [B, D]; None without paths."""
+        hidden: Tensor = self.hidden_noise(noise) + of_attributes
+        return hidden, None if self.noise_path is None else location[0] + self.noise_path(noise)
 
     def shrink(self, share: float) -> None:
         """Scale the weights behind the hidden layer, so that a fresh generator is little more than its paths."""
@@ -244,9 +257,9 @@ class FeedbackGenerator(Generator):
         for last in layers[-1:]:
             last.weight.mul_(share)
 
-    def forward(self, noise: Tensor, attributes: Tensor) -> Tensor:
-        """Noise [B, K] and attributes [B, A] to features [B, D], at least 0."""
-        hidden, paths = self.hidden_units(noise, attributes), self.paths(noise, attributes)
+    def conditioned(self, noise: Tensor, *conditions: Tensor) -> Tensor:
+        """Noise [B, K] and the attributes' parts to features [B, D], at least 0."""
+        hidden, paths = self.before_output(noise, *conditions)
         features = self.decode(hidden, paths)
         if self.feedback is None:
             return features
