@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import RegistryError, RegistryReplacedError, StorageError
@@ -323,3 +325,24 @@ class ChangeLog:
             self._check_not_behind(connection, int(head.version), self._seen)
         self._check_gapless(connection, int(head.version))
         deque(self._last_changes(connection, int(head.base)), maxlen=0)
+
+
+def existing_database(url: URL) -> Database | None:
+    """A database in which somebody's registry is already; None where there is none, which is not made either.
+
+    Raises:
+        RegistryError: it cannot be opened or migrated.
+        MissingDependencyError: the driver for PostgreSQL is not installed.
+    """
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return None
+    database = Database(url)
+    try:
+        with database.reading() as connection:
+            if connection.scalar(sa.select(sa.func.count()).select_from(registry)):
+                return database
+    except BaseException:
+        database.close()
+        raise
+    database.close()
+    return None

@@ -84,13 +84,16 @@ class RecordReader:
             RegistryDamagedError: a version does not fit its digest, or is not there.
         """
         for span in spans(wanted):
-            written = {
-                row.version: row for row in connection.execute(_WRITTEN.where(_within(versions.c.version, span)))
-            }
-            records = connection.execute(
-                _RECORDS.where(_within(changes.c.version, span)).order_by(changes.c.position),
-                execution_options={"yield_per": AT_ONCE},
-            )
+            found = connection.execute(_WRITTEN.where(_within(versions.c.version, span)))
+            written = {row.version: row for row in found}
+            if isinstance(span, list):
+                query = _RECORDS.where(changes.c.version.in_(span)).order_by(changes.c.version, changes.c.position)
+            else:  # by their positions, which are gapless too: rows are read in the order in which they lie
+                before = sa.select(sa.func.sum(versions.c.changes)).where(versions.c.version < span[0])
+                first = int(connection.scalar(before) or 0) + 1
+                end = first + sum(row.changes for row in written.values())
+                query = _RECORDS.where(changes.c.position.between(first, end - 1)).order_by(changes.c.position)
+            records = connection.execute(query, execution_options={"yield_per": AT_ONCE})
             version = _VersionInReading(self._damaged)
             for part in records.partitions():
                 together = [Record(*row) for row in part]
