@@ -151,7 +151,7 @@ class Neighbours:
                 self._table, self._length, self._kept = snapshot.table, 0, self._kept[:0].copy()
             new = snapshot.table.known[self._length : snapshot.length]
             if new:
-                described = self._normalised([known.entry for known in new])
+                described = self._normalised([known.read() for known in new])
                 length = self._length + len(new)
                 if length > len(self._kept):
                     room = np.empty((max(2 * length, 64), described.shape[1]), dtype=np.float32)

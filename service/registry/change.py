@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pydantic_core
 
@@ -40,6 +40,24 @@ class Change:
     row: Row | None = None
     row_at: int | None = None
     embeddings: Mapping[str, Float32] = field(default_factory=dict)
+
+
+class StoredChange(NamedTuple):
+    """A change as it is read at a start: its document fits the digest of its version, and is not parsed yet.
+
+    Attributes:
+        operation: as of :class:`Change`.
+        class_id: likewise.
+        document: the class as JSON; None for `remove`.
+        row: its row of the head; None where that is the bundle's own.
+        row_at: position of the change that stored the row.
+    """
+
+    operation: ChangeOperation
+    class_id: str
+    document: str | None
+    row: Row | None
+    row_at: int | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 
-from service.errors import RegistryError, RegistryReplacedError, StorageError
+from service.errors import RegistryDamagedError, RegistryError, RegistryReplacedError, StorageError
 from service.registry.arrays import ExampleEmbeddings, embedding_bytes, stored_row
 from service.registry.change import (
     AUTHOR,
@@ -25,14 +25,17 @@ from service.registry.change import (
     Change,
     LoggedVersion,
     Operation,
+    StoredChange,
     canonical,
     digest_change,
     digest_version,
     placed,
 )
 from service.registry.database import Database
-from service.registry.reading.records import AT_ONCE, RecordReader
+from service.registry.reading.records import AT_ONCE, Record, RecordReader
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
+
+Read = TypeVar("Read")
 
 
 class NextVersion:
@@ -131,7 +134,7 @@ class ChangeLog:
         database.prove_by(self._prove)
 
     @contextmanager
-    def loading(self) -> Iterator[tuple[int, Iterator[tuple[int, Change]]]]:
+    def loading(self) -> Iterator[tuple[int, Iterator[tuple[int, StoredChange]]]]:
         """The last version, and of every class that was ever changed its last change with the version that made it.
 
         Ordered by when the change was made. Every version that made one of these changes or rows is held against its
@@ -248,13 +251,18 @@ class ChangeLog:
         if (count, first or 1, highest or 0) != (last, 1, last) or (listed or 0) != stored:
             raise self.database.damaged(f": it lacks versions or changes up to {last}")
 
-    def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[tuple[int, Change]]:
+    def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[tuple[int, StoredChange]]:
         last = (
             sa.select(sa.func.max(changes.c.position), sa.func.max(changes.c.version))  # which grow together
             .where(changes.c.version > base)
             .group_by(changes.c.class_id)
         )
-        return self._changes_at(connection, {row[0]: row[1] for row in connection.execute(last)})
+        chosen = {row[0]: row[1] for row in connection.execute(last)}
+        try:
+            yield from self._changes_at(connection, chosen, self._reader.stored)
+        except RegistryDamagedError:
+            deque(self._changes_at(connection, chosen, self._reader.changes), maxlen=0)  # may say more of what is wrong
+            raise
 
     def changes_at(self, connection: sa.Connection, positions: Sequence[int]) -> list[Change]:
         """The changes at at most `AT_ONCE` positions, in order, once their versions fit their digests.
@@ -262,17 +270,18 @@ class ChangeLog:
         Raises:
             RegistryDamagedError: the log is damaged.
         """
-        chosen = sa.select(changes.c.position, changes.c.version).where(changes.c.position.in_(positions))
-        return [
-            change for _, change in self._changes_at(connection, {row[0]: row[1] for row in connection.execute(chosen)})
-        ]
+        query = sa.select(changes.c.position, changes.c.version).where(changes.c.position.in_(positions))
+        chosen = {row[0]: row[1] for row in connection.execute(query)}
+        return [change for _, change in self._changes_at(connection, chosen, self._reader.changes)]
 
-    def _changes_at(self, connection: sa.Connection, chosen: Mapping[int, int]) -> Iterator[tuple[int, Change]]:
+    def _changes_at(
+        self, connection: sa.Connection, chosen: Mapping[int, int], read: Callable[[Sequence[Record]], list[Read]]
+    ) -> Iterator[tuple[int, Read]]:
         """Changes with their versions, in order; `chosen` has the version of each position."""
         wanted = {*chosen.values(), *self._versions_of_rows(connection, chosen)}
         for records in self._reader.verified(connection, sorted(wanted)):
             kept = [record for record in records if record.position in chosen]
-            yield from zip((record.version for record in kept), self._reader.changes(kept), strict=True)
+            yield from zip((record.version for record in kept), read(kept), strict=True)
 
     def _versions_of_rows(self, connection: sa.Connection, chosen: Mapping[int, int]) -> Iterator[int]:
         """Versions that brought the rows that some changes name and did not bring themselves."""

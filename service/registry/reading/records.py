@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from model.classes import ClassEntry
 from model.errors import D3GZSLError
 from model.head import Float32, Row
-from service.registry.change import GENESIS, Change, canonical, digest_change, digest_version, from_json
+from service.registry.change import GENESIS, Change, StoredChange, canonical, digest_change, digest_version, from_json
 from service.registry.database import Database
 from service.registry.tables import changes, head_rows, versions
 
@@ -113,13 +113,28 @@ class RecordReader:
         Raises:
             RegistryDamagedError: one is no change.
         """
-        with_row = [i for i, record in enumerate(records) if record.weight is not None]
-        rows: list[Row | None] = [None] * len(records)
-        for i, row in zip(with_row, self._rows([records[i] for i in with_row]), strict=True):
-            rows[i] = row
+        rows = self._rows(records)
         return [self._change(record, row) for record, row in zip(records, rows, strict=True)]
 
-    def _rows(self, records: Sequence[Record]) -> list[Row]:
+    def stored(self, records: Sequence[Record]) -> list[StoredChange]:
+        """What records say, without a look into their documents.
+
+        Raises:
+            RegistryDamagedError: one has a row that is none.
+        """
+        return [
+            StoredChange(record.operation, record.class_id, record.document, row, record.row_position)  # type: ignore[arg-type]  # as the digest says
+            for record, row in zip(records, self._rows(records), strict=True)
+        ]
+
+    def _rows(self, records: Sequence[Record]) -> list[Row | None]:
+        with_row = [i for i, record in enumerate(records) if record.weight is not None]
+        rows: list[Row | None] = [None] * len(records)
+        for i, row in zip(with_row, self._finite_rows([records[i] for i in with_row]), strict=True):
+            rows[i] = row
+        return rows
+
+    def _finite_rows(self, records: Sequence[Record]) -> list[Row]:
         for record in records:
             if not isinstance(record.weight, bytes) or not isinstance(record.bias, float | int):
                 raise self._fault(record, "a value has another type than was written")
