@@ -318,8 +318,15 @@ class Service:
     async def start(self) -> None:
         """Start answering, in the running event loop."""
         self.changes.prepare(self.bundle.head.rows, np.zeros((1, self.bundle.manifest.head.dimension)))
+        self.analyses.prepare(self._prepare_neighbours)
         await self.batcher.start()
         self.follower.start()
+
+    def _prepare_neighbours(self) -> None:
+        try:
+            self.neighbours.prepare(self.snapshot)
+        except RegistryError as error:
+            log.error("a class of the registry cannot be read, which no start does: %s", error)
 
     async def stop(self) -> None:
         """Finish changes that have begun and let everything go."""
