@@ -21,7 +21,8 @@ from model.synthesis import synthesizer_inputs
 from service.errors import InvalidExamplesError
 from service.inference.engine import Engine
 
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 600
+"""Rows in a call of the networks; more take more time each, as they leave the processor's caches."""
 _SOLVED_TOGETHER = 256
 """Classes whose rows are solved for at once: the covariance factor is read once for all of them."""
 
