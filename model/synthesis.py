@@ -78,7 +78,14 @@ def many_class_embeddings(
     Returns:
         float32 [C, N, Z]; not finite where the networks give nothing for a class.
     """
+    noise, described = synthesizer_inputs(bundle_id=bundle_id, classes=classes, vocabulary=vocabulary, head=head)
+    return synthesizer(noise, described).reshape(len(classes), head.samples, -1)
+
+
+def synthesizer_inputs(
+    *, bundle_id: str, classes: Sequence[tuple[str, ArrayLike]], vocabulary: Vocabulary, head: HeadSpec
+) -> tuple[Float32, Float32]:
+    """What the networks are given for C classes: noise float32 [C N, K] and normalised attributes float32 [C N, A]."""
     noise = [head.noise(bundle_id, class_id) for class_id, _ in classes]
     described = vocabulary.normalise([np.asarray(attributes) for _, attributes in classes])
-    embeddings = synthesizer(np.concatenate(noise), np.repeat(described, head.samples, axis=0))
-    return embeddings.reshape(len(classes), head.samples, -1)
+    return np.concatenate(noise), np.repeat(described, head.samples, axis=0)

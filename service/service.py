@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from sqlalchemy.engine import URL
 
 from model.bundle import Bundle, Precision
 from model.classes import ClassEntry
@@ -25,6 +26,7 @@ from service.classes.leave_one_out import LeftOutPhoto, PhotographedClass, leave
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
+from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
 from service.errors import NotReadyError, OverloadedError, RegistryError, SettingsError
 from service.inference.batcher import Batcher
@@ -36,7 +38,7 @@ from service.inference.text_encoder import open_text_encoder
 from service.keys import Keys
 from service.registry.backup import Backups
 from service.registry.database import Database, database_url, registry_dir
-from service.registry.log import ChangeLog
+from service.registry.log import ChangeLog, existing_database
 from service.registry.watch import watch
 from service.settings import Settings
 from service.signatures import check as check_signature
@@ -101,6 +103,35 @@ def load_bundle(path: Path | None) -> Bundle:
         BundleError: it is missing or does not fit.
     """
     return Bundle.load(bundle_path(path))
+
+
+def _open_log(database: Database, bundle: Bundle) -> ChangeLog:
+    """The log of a bundle's registry in a database, which is closed where that fails."""
+    try:
+        return ChangeLog(
+            database,
+            bundle_id=bundle.manifest.bundle_id,
+            dimension=bundle.manifest.head.dimension,
+            vocabulary=bundle.manifest.vocabulary.names,
+        )
+    except BaseException:
+        database.close()
+        raise
+
+
+def _read_ahead(url: URL, bundle: Bundle) -> tuple[ChangeLog, Snapshot] | None:
+    """The log of a registry that is there, with its classes; None where it has to be made first.
+
+    It is made only for a bundle whose networks have been found to work.
+    """
+    if (database := existing_database(url)) is None:
+        return None
+    log = _open_log(database, bundle)
+    try:
+        return log, Replay(bundle).load(log)
+    except BaseException:
+        log.close()
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,37 +200,40 @@ class Service:
         bundle = load_bundle(settings.bundle)
         data_dir = registry_dir(settings, bundle.manifest.bundle_id)
         threads = settings.threads or available_cpus()
-        if engine is None:
-            engine = OnnxEngine(
-                bundle,
-                threads=threads,
-                provider=settings.provider,
-                batch_size=settings.batch_size,
-                cache_dir=data_dir / "tensorrt",
-                precision=settings.precision,
-            )
-            engine.warm_up()
-        text_encoder = open_text_encoder(bundle, threads=threads)
+        # The networks are tried in a process of their own, so that this one has time to read the registry meanwhile.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry") as beside:
+            url = database_url(data_dir, settings.database_url, settings.database_password_file)
+            reading = beside.submit(_read_ahead, url, bundle)
+            try:
+                if engine is None:
+                    engine = OnnxEngine(
+                        bundle,
+                        threads=threads,
+                        provider=settings.provider,
+                        batch_size=settings.batch_size,
+                        cache_dir=data_dir / "tensorrt",
+                        precision=settings.precision,
+                    )
+                    engine.warm_up()
+                text_encoder = open_text_encoder(bundle, threads=threads)
+            except BaseException:
+                if reading.exception() is None and (read := reading.result()) is not None:
+                    read[0].close()
+                raise
         release_freed_memory()
-        database = Database(database_url(data_dir, settings.database_url, settings.database_password_file))
+        log, snapshot = reading.result() or (_open_log(Database(url), bundle), None)
         try:
-            log = ChangeLog(
-                database,
-                bundle_id=bundle.manifest.bundle_id,
-                dimension=bundle.manifest.head.dimension,
-                vocabulary=bundle.manifest.vocabulary.names,
-            )
-            registrar = Registrar(bundle, engine, log)
+            registrar = Registrar(bundle, engine, log, snapshot=snapshot)
             follower = Follower(
-                registrar, watch(database), poll_interval=settings.poll_interval, max_lag=settings.max_lag
+                registrar, watch(log.database), poll_interval=settings.poll_interval, max_lag=settings.max_lag
             )
         except BaseException:
-            database.close()
+            log.close()
             raise
         backups = None
         if settings.backup_dir is not None:
             backups = Backups(
-                database,
+                log.database,
                 settings.backup_dir,
                 changes=settings.backup_changes,
                 seconds=3600 * settings.backup_hours,
@@ -292,8 +326,15 @@ class Service:
     async def start(self) -> None:
         """Start answering, in the running event loop."""
         self.changes.prepare(self.bundle.head.rows, np.zeros((1, self.bundle.manifest.head.dimension)))
+        self.analyses.prepare(self._prepare_neighbours)
         await self.batcher.start()
         self.follower.start()
+
+    def _prepare_neighbours(self) -> None:
+        try:
+            self.neighbours.prepare(self.snapshot)
+        except RegistryError as error:
+            log.error("a class of the registry cannot be read, which no start does: %s", error)
 
     async def stop(self) -> None:
         """Finish changes that have begun and let everything go."""

@@ -16,15 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.classes import ClassEntry
+from model.errors import D3GZSLError
 from model.head import Float32, Row
 from model.outside.names import fold_name
+from model.photos import PhotoPrior
+from service.errors import RegistryDamagedError
+from service.registry.change import UnreadableValueError, from_json
 
 BLOCK = 2048
 """Rows of a block; at 2048-d it is large enough that the system backs it with huge pages, which halves a reading."""
+_SEEN, _PHOTOS = '"kind": "seen"', '"examples": ['
 _NEVER = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class KnownClass:
     """A class in a snapshot.
 
@@ -40,10 +45,33 @@ class KnownClass:
     row_at: int | None = None
     photo_share: float = 0.0
 
+    def __eq__(self, other: object) -> bool:
+        """Whether everything that is known is the same."""
+        return isinstance(other, KnownClass) and self._all() == other._all()
+
+    __hash__ = None  # type: ignore[assignment]  # metadata may change
+
+    def _all(self) -> tuple[object, ...]:
+        return self.entry, self.registry_version, self.row_at, self.photo_share
+
+    @property
+    def id(self) -> str:
+        """The class's id."""
+        return self.entry.id
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether it was seen in training."""
+        return self.entry.kind == "seen"
+
     @property
     def seen_share(self) -> float:
         """How much of the seen penalty applies: all of it to a class that was seen in training."""
-        return 1.0 if self.entry.kind == "seen" else self.photo_share
+        return 1.0 if self.is_seen else self.photo_share
+
+    def read(self) -> ClassEntry:
+        """The class, for one who looks at all of them: what has to be parsed for that is not kept."""
+        return self.entry
 
     @cached_property
     def etag(self) -> str:
@@ -56,6 +84,59 @@ class KnownClass:
     def folded_name(self) -> str:
         """The name as it is searched."""
         return fold_name(self.entry.name)
+
+
+class StoredClass(KnownClass):
+    """A class of the log, whose document is parsed when somebody asks what it says; few are asked for.
+
+    Args:
+        class_id: its id.
+        document: JSON that was held against its digest, as :meth:`ClassEntry.to_json` made it.
+        registry_version: as of :class:`KnownClass`.
+        row_at: likewise.
+        prior: gives the share of the seen penalty by the number of example photos; None where photos change nothing.
+    """
+
+    def __init__(
+        self, class_id: str, document: str, *, registry_version: int, row_at: int | None, prior: PhotoPrior | None
+    ) -> None:
+        # No text within JSON has these quotes, and in free metadata they only cost a look.
+        seen = _SEEN in document and self._parsed(document, registry_version).kind == "seen"
+        photos = len(self._parsed(document, registry_version).examples) if prior and _PHOTOS in document else 0
+        self.__dict__.update(
+            _id=class_id,
+            _document=document,
+            _seen=seen,
+            registry_version=registry_version,
+            row_at=row_at,
+            photo_share=prior.seen_share(photos) if prior else 0.0,
+        )
+
+    @property
+    def id(self) -> str:
+        """See :class:`KnownClass`."""
+        return str(self.__dict__["_id"])
+
+    @property
+    def is_seen(self) -> bool:
+        """See :class:`KnownClass`."""
+        return bool(self.__dict__["_seen"])
+
+    @cached_property
+    def entry(self) -> ClassEntry:
+        """See :class:`KnownClass`; RegistryDamagedError where the document is no class, for this version at least."""
+        return self.read()
+
+    def read(self) -> ClassEntry:
+        """See :class:`KnownClass`."""
+        return self._parsed(self.__dict__["_document"], self.registry_version)
+
+    @staticmethod
+    def _parsed(document: str, version: int) -> ClassEntry:
+        try:
+            return ClassEntry.from_json(from_json(document))
+        except (D3GZSLError, UnreadableValueError, KeyError, TypeError, ValueError) as error:
+            raise RegistryDamagedError(f"the registry is damaged at version {version}: {error}") from None
 
 
 class RowBlock:
@@ -104,7 +185,7 @@ class ClassTable:
     def of(cls, version: int, classes: Iterable[tuple[KnownClass, Row]], *, dimension: int) -> ClassTable:
         """A table of classes with their rows, in their order."""
         table = cls(dimension)
-        table.extend(version, ((known.entry.id, (known, row)) for known, row in classes))
+        table.extend(version, ((known.id, (known, row)) for known, row in classes))
         return table
 
     def extend(self, version: int, edits: Iterable[tuple[str, tuple[KnownClass, Row] | None]]) -> None:
@@ -119,10 +200,10 @@ class ClassTable:
 
     def append(self, known: KnownClass, row: Row, version: int) -> None:
         """Add a class at the end; the row that it had before is gone from `version` on."""
-        if known.entry.id not in self._slot:
-            insort(self._ids, known.entry.id)
+        if known.id not in self._slot:
+            insort(self._ids, known.id)
         else:
-            self.remove(known.entry.id, version)
+            self.remove(known.id, version)
         self._write(known, row)
 
     def remove(self, class_id: str, version: int) -> None:
@@ -168,8 +249,8 @@ class ClassTable:
             self.blocks.append(RowBlock(self.dimension))
         block, place = self.blocks[slot // BLOCK], slot % BLOCK
         block.weight[place], block.bias[place] = row.weight, row.bias
-        block.seen[place] = known.entry.kind == "seen"
+        block.seen[place] = known.is_seen
         block.seen_share[place] = known.seen_share
-        self._before.append(self._slot.get(known.entry.id, -1))
+        self._before.append(self._slot.get(known.id, -1))
         self.known.append(known)
-        self._slot[known.entry.id] = slot  # last: from here on readers find the row
+        self._slot[known.id] = slot  # last: from here on readers find the row

@@ -23,6 +23,7 @@ NEAR_DUPLICATE = 0.99
 """Cosine from which on two classes are near-duplicates; of the public benchmarks only aPY has two such classes."""
 
 _MOST_DUPLICATES = 5
+_AT_ONCE = 1000
 _EPSILON = 1e-12
 
 
@@ -88,6 +89,10 @@ class Neighbours:
         self._kept: Float32 = np.empty((0, vocabulary.dimension), dtype=np.float32)
         self._length = 0
 
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Normalise the attributes of all classes ahead of the first question about them."""
+        self._attributes(snapshot)
+
     def of(self, snapshot: Snapshot, entry: ClassEntry, row: Row) -> Neighbourhood:
         """The classes around one, whether or not the snapshot has it.
 
@@ -149,16 +154,15 @@ class Neighbours:
             if snapshot.table is not self._table:
                 # A new array, since another thread may still read the one before.
                 self._table, self._length, self._kept = snapshot.table, 0, self._kept[:0].copy()
-            new = snapshot.table.known[self._length : snapshot.length]
-            if new:
-                described = self._normalised([known.entry for known in new])
-                length = self._length + len(new)
-                if length > len(self._kept):
-                    room = np.empty((max(2 * length, 64), described.shape[1]), dtype=np.float32)
-                    room[: self._length] = self._kept[: self._length]
-                    self._kept = room
-                self._kept[self._length : length] = described
-                self._length = length
+            if snapshot.length > len(self._kept):
+                room = np.empty((max(2 * snapshot.length, 64), self._vocabulary.dimension), dtype=np.float32)
+                room[: self._length] = self._kept[: self._length]
+                self._kept = room
+            while self._length < snapshot.length:  # some at a time: what is parsed of many classes takes much memory
+                stop = min(self._length + _AT_ONCE, snapshot.length)
+                new = snapshot.table.known[self._length : stop]
+                self._kept[self._length : stop] = self._normalised([known.read() for known in new])
+                self._length = stop
             return self._kept[: snapshot.length]
 
     def _normalised(self, entries: Sequence[ClassEntry]) -> Float32:

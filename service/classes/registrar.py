@@ -64,18 +64,19 @@ class Registrar:
         bundle: version 0.
         engine: synthesises embeddings of new classes.
         log: the registry of this bundle; replayed to the same weights bit for bit.
+        snapshot: what the log was replayed to already; None where it was not.
 
     Raises:
         RegistryError: the log cannot be read or does not apply.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, log: ChangeLog) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, log: ChangeLog, *, snapshot: Snapshot | None = None) -> None:
         self._bundle, self._engine, self._log = bundle, engine, log
         self._ahead = MeansAhead(bundle, engine)
         self._lock = threading.Lock()
         self._observers: list[Callable[[], None]] = []
         self._replay = Replay(bundle)
-        self._snapshot = self._replay.load(log)
+        self._snapshot = self._replay.load(log) if snapshot is None else snapshot
 
     @property
     def snapshot(self) -> Snapshot:

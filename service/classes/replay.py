@@ -8,10 +8,10 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.head import Row
 from model.photos import PhotoPrior
-from service.classes.class_table import ClassTable, KnownClass
+from service.classes.class_table import ClassTable, KnownClass, StoredClass
 from service.classes.snapshot import Snapshot
 from service.errors import RegistryError
-from service.registry.change import Change, LoggedVersion
+from service.registry.change import Change, LoggedVersion, StoredChange
 from service.registry.log import ChangeLog
 
 
@@ -55,13 +55,17 @@ class Replay:
         return snapshot
 
     def _bundled_and(
-        self, changes: Iterable[tuple[int, Change]]
+        self, changes: Iterable[tuple[int, StoredChange]]
     ) -> Iterator[tuple[str, tuple[KnownClass, Row] | None]]:
         for entry in self._entries:
             yield entry.id, (KnownClass(entry=entry, registry_version=0), self._rows[entry.id])
-        for version, change in changes:
+        for version, (_, class_id, document, row, row_at) in changes:
+            if document is None:
+                yield class_id, None
+                continue
+            known = StoredClass(class_id, document, registry_version=version, row_at=row_at, prior=self._photos)
             try:
-                yield change.class_id, self._known(change, version)
+                yield class_id, (known, row or self._rows[class_id])
             except KeyError as error:
                 raise _does_not_apply(version, error.args[0]) from None
 

@@ -6,7 +6,9 @@ C: classes, N: synthesised samples, Z: embedding dimension.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,14 @@ from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import AttributesError, Problem
 from model.head import Float32, Row
-from model.synthesis import many_class_embeddings
+from model.synthesis import synthesizer_inputs
 from service.errors import InvalidExamplesError
 from service.inference.engine import Engine
 
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 600
+"""Rows in a call of the networks; more take more time each, as they leave the processor's caches."""
+_SOLVED_TOGETHER = 256
+"""Classes whose rows are solved for at once: the covariance factor is read once for all of them."""
 
 TAKES_NONE = "expected none, as this bundle was exported without the numbers that photos need"
 
@@ -110,14 +115,11 @@ def compute_rows(
         means: gives what was made ahead.
         go_on: called before each call of the networks; what it raises ends the work.
     """
-    manifest = bundle.manifest
-    together = max(1, _ROWS_AT_ONCE // manifest.head.samples)
     made: list[Row | AttributesError] = []
-    for start in range(0, len(entries), together):
-        go_on()
-        part = entries[start : start + together]
+    for start in range(0, len(entries), _SOLVED_TOGETHER):
+        part = entries[start : start + _SOLVED_TOGETHER]
         with np.errstate(all="ignore"):  # numbers beyond float32 are refused below, in words
-            means_CZ = _described_means(bundle, engine, part, ahead=means)
+            means_CZ = _described_means(bundle, engine, part, ahead=means, go_on=go_on)
             only_described = [i for i, entry in enumerate(part) if not entry.examples]
             rows = iter(_rows(bundle, means_CZ[only_described]))
             for i, entry in enumerate(part):
@@ -135,7 +137,12 @@ def _rows(bundle: Bundle, means_CZ: NDArray[np.float64]) -> list[Row]:
 
 
 def _described_means(
-    bundle: Bundle, engine: Engine, entries: Sequence[ClassEntry], *, ahead: Means = not_made
+    bundle: Bundle,
+    engine: Engine,
+    entries: Sequence[ClassEntry],
+    *,
+    ahead: Means = not_made,
+    go_on: Callable[[], object] = lambda: None,
 ) -> NDArray[np.float64]:
     """Mean embedding of each class as it is described, float64 [C, Z]; zeros for one without a description."""
     manifest = bundle.manifest
@@ -149,17 +156,44 @@ def _described_means(
             described.append(i)
         else:
             means[i] = made
-    if described:
-        vectors = manifest.vocabulary.vectors([entries[i] for i in described])
-        embeddings = many_class_embeddings(
-            engine.synthesize,
-            bundle_id=manifest.bundle_id,
-            classes=[(entries[i].id, vector) for i, vector in zip(described, vectors, strict=True)],
-            vocabulary=manifest.vocabulary,
-            head=manifest.head,
-        )
-        means[described] = embeddings.mean(axis=1, dtype=np.float64)
+    if not described:
+        go_on()
+        return means
+    vectors = dict(zip(described, manifest.vocabulary.vectors([entries[i] for i in described]), strict=True))
+
+    def inputs(part: Sequence[int]) -> tuple[Float32, Float32]:
+        with np.errstate(all="ignore"):
+            return synthesizer_inputs(
+                bundle_id=manifest.bundle_id,
+                classes=[(entries[i].id, vectors[i]) for i in part],
+                vocabulary=manifest.vocabulary,
+                head=manifest.head,
+            )
+
+    together = max(1, _ROWS_AT_ONCE // manifest.head.samples)
+    parts = [described[start : start + together] for start in range(0, len(described), together)]
+    with closing(_one_ahead(inputs, parts)) as ready:
+        for part, (noise, attributes) in zip(parts, ready, strict=True):
+            go_on()
+            embeddings = engine.synthesize(noise, attributes)
+            means[part] = embeddings.reshape(len(part), manifest.head.samples, -1).mean(axis=1, dtype=np.float64)
     return means
+
+
+def _one_ahead(
+    make: Callable[[Sequence[int]], tuple[Float32, Float32]], parts: Sequence[Sequence[int]]
+) -> Generator[tuple[Float32, Float32], None, None]:
+    """What is made of each part, the next one in another thread while this one is worked with."""
+    if len(parts) == 1:  # what one class takes most is time, and a thread would add to it
+        yield make(parts[0])
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise") as beside:
+        following = beside.submit(make, parts[0])
+        for part in parts[1:]:
+            made = following.result()
+            following = beside.submit(make, part)
+            yield made
+        yield following.result()
 
 
 def row_with_photos(bundle: Bundle, described_Z: NDArray[np.float64] | None, photos_nZ: Float32) -> Row:

@@ -6,7 +6,6 @@ n: photos, Z: embedding dimension.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from model.classes import ExamplePhoto
-from model.head import Float32, Row
+from model.head import Float32
 from service.registry.change import Change, StoredRow
 from service.registry.database import Database
 from service.registry.tables import example_embeddings
@@ -117,13 +116,3 @@ def stored_row(change: Change) -> StoredRow:
     """The row that a change brings, as it is stored; SQLite keeps no sign of a zero, so a bias of zero has none."""
     assert change.row is not None
     return change.row.weight.astype("<f4").tobytes(), change.row.bias + 0.0
-
-
-def read_row(weight: bytes, bias: float, dimension: int) -> Row:
-    """A stored row; ValueError where it is none of this dimension."""
-    array = np.frombuffer(weight, dtype="<f4")
-    if len(array) != dimension:
-        raise ValueError(f"expected {dimension} weights, got {len(array)}")
-    if not (np.isfinite(array).all() and math.isfinite(bias)):
-        raise ValueError("the row holds numbers that are not finite")
-    return Row(array.astype(np.float32, copy=False), float(bias))

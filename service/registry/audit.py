@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import RegistryError
-from service.registry.change import GENESIS, digest_change, digest_version
-from service.registry.log import AT_ONCE
+from service.registry.change import GENESIS, canonical, digest_change, digest_version
+from service.registry.reading.records import AT_ONCE
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
 _MOST = 20
@@ -92,7 +92,7 @@ def _digests_of_changes(
                 position=row.position,
                 operation=row.operation,
                 class_id=row.class_id,
-                document=row.document,
+                document=None if row.document is None else canonical(row.document),
                 row_position=row.row_position,
                 stored=None if row.weight is None else (row.weight, row.bias),
             )

@@ -27,7 +27,7 @@ from service.errors import RegistryDamagedError, RegistryError
 from service.registry.audit import audit
 from service.registry.change import in_utc
 from service.registry.database import Database
-from service.registry.log import AT_ONCE
+from service.registry.reading.records import AT_ONCE
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
 FORMAT = "d3gzsl-registry-backup"

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import pydantic_core
 
 from model.classes import ClassEntry
 from model.head import Float32, Row
@@ -38,6 +40,24 @@ class Change:
     row: Row | None = None
     row_at: int | None = None
     embeddings: Mapping[str, Float32] = field(default_factory=dict)
+
+
+class StoredChange(NamedTuple):
+    """A change as it is read at a start: its document fits the digest of its version, and is not parsed yet.
+
+    Attributes:
+        operation: as of :class:`Change`.
+        class_id: likewise.
+        document: the class as JSON; None for `remove`.
+        row: its row of the head; None where that is the bundle's own.
+        row_at: position of the change that stored the row.
+    """
+
+    operation: ChangeOperation
+    class_id: str
+    document: str | None
+    row: Row | None
+    row_at: int | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +121,23 @@ StoredRow = tuple[bytes, float]
 """A stored row: weight and bias."""
 
 
-_encode = json.JSONEncoder(sort_keys=True).encode
+canonical = json.JSONEncoder(sort_keys=True).encode
+"""JSON in the one form that documents are stored in and digests are taken of."""
+
+
+class UnreadableValueError(Exception):
+    """A stored value that is not of its column's form."""
+
+
+def from_json(text: str) -> Any:
+    """JSON as `json` reads it, to the last bit, but four times as fast: a start may have to read 100,000 classes."""
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:  # halves of surrogate pairs, which only `json` takes
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableValueError(f"a document in it is no JSON: {error}") from None
 
 
 def digest_change(
@@ -109,18 +145,26 @@ def digest_change(
     position: int,
     operation: str,
     class_id: str,
-    document: Any,
+    document: str | None,
     row_position: int | None,
     stored: StoredRow | None,
 ) -> bytes:
-    """SHA-256 over everything that is stored of a change; `stored` is the row it brought, if it brought one."""
-    words = _encode([position, operation, class_id, document, row_position])
-    digest = hashlib.sha256(words.encode())
-    if stored is not None:
-        weight, bias = stored
-        digest.update(struct.pack("<d", bias))
-        digest.update(hashlib.sha256(weight).digest())
-    return digest.digest()
+    """SHA-256 over everything that is stored of a change.
+
+    Args:
+        position: its own.
+        operation: what it does.
+        class_id: of the class.
+        document: the class in its `canonical` form.
+        row_position: of the change that brought the row.
+        stored: the row it brought, if it brought one.
+    """
+    said, row_at = ("null" if value is None else value for value in (document, row_position))
+    words = f"[{position}, {canonical(operation)}, {canonical(class_id)}, {said}, {row_at}]".encode()
+    if stored is None:
+        return hashlib.sha256(words).digest()
+    weight, bias = stored
+    return hashlib.sha256(words + struct.pack("<d", bias) + hashlib.sha256(weight).digest()).digest()
 
 
 def digest_version(before: str, *, version: int, operation: str, source: int | None, changes: Iterable[bytes]) -> str:

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from service.errors import UnknownVersionError
 from service.registry.change import CLASS_IDS_SHOWN, Change, HistoryEntry, Operation, in_utc
-from service.registry.log import AT_ONCE, ChangeLog
+from service.registry.log import ChangeLog
+from service.registry.reading.records import AT_ONCE
 from service.registry.tables import changes, registry, versions
 
 

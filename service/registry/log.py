@@ -5,50 +5,37 @@ Z: embedding dimension.
 
 from __future__ import annotations
 
-import struct
 import uuid
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 
-from model.classes import ClassEntry
-from model.errors import D3GZSLError
-from service.errors import RegistryError, RegistryReplacedError, StorageError
-from service.registry.arrays import ExampleEmbeddings, embedding_bytes, read_row, stored_row
+from service.errors import RegistryDamagedError, RegistryError, RegistryReplacedError, StorageError
+from service.registry.arrays import ExampleEmbeddings, embedding_bytes, stored_row
 from service.registry.change import (
     AUTHOR,
     GENESIS,
     Change,
     LoggedVersion,
     Operation,
+    StoredChange,
+    canonical,
     digest_change,
     digest_version,
     placed,
 )
 from service.registry.database import Database
+from service.registry.reading.records import AT_ONCE, Record, RecordReader
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
-AT_ONCE = 500  # positions in one question: below every database's limit of parameters
-_COLUMNS = (
-    changes.c.position,
-    changes.c.version,
-    changes.c.operation,
-    changes.c.class_id,
-    changes.c.document,
-    changes.c.row_position,
-    head_rows.c.weight,
-    head_rows.c.bias,
-)
-WITH_ROWS = sa.select(*_COLUMNS).select_from(
-    changes.outerjoin(head_rows, head_rows.c.position == changes.c.row_position)
-)
+Read = TypeVar("Read")
 
 
 class NextVersion:
@@ -83,7 +70,8 @@ class NextVersion:
                 "document": None if change.entry is None else change.entry.to_json(),
                 "row_position": change.row_at,
             }
-            digests.append(digest_change(**record, stored=stored))
+            words = None if record["document"] is None else canonical(record["document"])
+            digests.append(digest_change(**{**record, "document": words}, stored=stored))
             records.append({**record, "version": version})
             if stored is not None:
                 rows.append(dict(zip(("weight", "bias"), stored, strict=True), position=position))
@@ -133,6 +121,7 @@ class ChangeLog:
     def __init__(self, database: Database, *, bundle_id: str, dimension: int, vocabulary: Sequence[str]) -> None:
         self.database, self.dimension = database, dimension
         self.embeddings = ExampleEmbeddings(database, dimension)
+        self._reader = RecordReader(database, dimension)
         self._bundle_id, self._vocabulary = bundle_id, list(vocabulary)
         self._generation = ""
         self._seen: tuple[int, str] = (0, GENESIS)  # the newest version known, with its digest: none may lack it later
@@ -145,7 +134,7 @@ class ChangeLog:
         database.prove_by(self._prove)
 
     @contextmanager
-    def loading(self) -> Iterator[tuple[int, Iterator[tuple[int, Change]]]]:
+    def loading(self) -> Iterator[tuple[int, Iterator[tuple[int, StoredChange]]]]:
         """The last version, and of every class that was ever changed its last change with the version that made it.
 
         Ordered by when the change was made. Every version that made one of these changes or rows is held against its
@@ -262,9 +251,18 @@ class ChangeLog:
         if (count, first or 1, highest or 0) != (last, 1, last) or (listed or 0) != stored:
             raise self.database.damaged(f": it lacks versions or changes up to {last}")
 
-    def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[tuple[int, Change]]:
-        latest = sa.select(sa.func.max(changes.c.position)).where(changes.c.version > base).group_by(changes.c.class_id)
-        return self._changes_at(connection, set(connection.scalars(latest)), latest)
+    def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[tuple[int, StoredChange]]:
+        last = (
+            sa.select(sa.func.max(changes.c.position), sa.func.max(changes.c.version))  # which grow together
+            .where(changes.c.version > base)
+            .group_by(changes.c.class_id)
+        )
+        chosen = {row[0]: row[1] for row in connection.execute(last)}
+        try:
+            yield from self._changes_at(connection, chosen, self._reader.stored)
+        except RegistryDamagedError:
+            deque(self._changes_at(connection, chosen, self._reader.changes), maxlen=0)  # may say more of what is wrong
+            raise
 
     def changes_at(self, connection: sa.Connection, positions: Sequence[int]) -> list[Change]:
         """The changes at at most `AT_ONCE` positions, in order, once their versions fit their digests.
@@ -272,68 +270,28 @@ class ChangeLog:
         Raises:
             RegistryDamagedError: the log is damaged.
         """
-        chosen = sa.select(changes.c.position).where(changes.c.position.in_(positions))
-        return [change for _, change in self._changes_at(connection, set(positions), chosen)]
+        query = sa.select(changes.c.position, changes.c.version).where(changes.c.position.in_(positions))
+        chosen = {row[0]: row[1] for row in connection.execute(query)}
+        return [change for _, change in self._changes_at(connection, chosen, self._reader.changes)]
 
     def _changes_at(
-        self, connection: sa.Connection, positions: Collection[int], chosen: sa.Select[tuple[int]]
-    ) -> Iterator[tuple[int, Change]]:
-        """Changes with their versions; `chosen` selects their positions."""
-        rows = sa.select(changes.c.row_position).where(changes.c.position.in_(chosen))
-        wanted = changes.c.position.in_(chosen) | changes.c.position.in_(rows)
-        for record in self._verified(connection, sa.select(changes.c.version).where(wanted)):
-            if record[0] in positions:
-                yield record[1], self._read(record)
+        self, connection: sa.Connection, chosen: Mapping[int, int], read: Callable[[Sequence[Record]], list[Read]]
+    ) -> Iterator[tuple[int, Read]]:
+        """Changes with their versions, in order; `chosen` has the version of each position."""
+        wanted = {*chosen.values(), *self._versions_of_rows(connection, chosen)}
+        for records in self._reader.verified(connection, sorted(wanted)):
+            kept = [record for record in records if record.position in chosen]
+            yield from zip((record.version for record in kept), read(kept), strict=True)
 
-    def _verified(self, connection: sa.Connection, wanted: sa.Select[tuple[int]]) -> Iterator[Sequence[Any]]:
-        """Records of all changes of the selected versions in order; each version is held against its digest."""
-        before = versions.alias()
-        query = (
-            sa.select(versions, before.c.digest.label("before"))
-            .select_from(versions.outerjoin(before, before.c.version == versions.c.version - 1))
-            .where(versions.c.version.in_(wanted))
-            .order_by(versions.c.version)
+    def _versions_of_rows(self, connection: sa.Connection, chosen: Mapping[int, int]) -> Iterator[int]:
+        """Versions that brought the rows that some changes name and did not bring themselves."""
+        named = sa.select(changes.c.position, changes.c.row_position).where(
+            changes.c.row_position != changes.c.position
         )
-        written = {row.version: row for row in connection.execute(query)}
-        records = connection.execute(
-            WITH_ROWS.where(changes.c.version.in_(wanted)).order_by(changes.c.position),
-            execution_options={"yield_per": AT_ONCE},
-        )
-        for version, made in groupby(records, key=itemgetter(1)):
-            digests = []
-            for record in made:
-                digests.append(self._digest_of(record))
-                yield record
-            self._check_digest(version, written.pop(version, None), digests)
-        for version, empty in written.items():
-            self._check_digest(version, empty, [])
-
-    def _digest_of(self, record: Sequence[Any]) -> bytes:
-        position, version, operation, class_id, document, row_position, weight, bias = record
-        try:
-            return digest_change(
-                position=position,
-                operation=operation,
-                class_id=class_id,
-                document=document,
-                row_position=row_position,
-                stored=(weight, bias) if row_position == position and weight is not None else None,
-            )
-        except (TypeError, ValueError, struct.error):
-            raise self.database.damaged(f" at version {version}: a value has another type than was written") from None
-
-    def _check_digest(self, version: int, written: Any, digests: Sequence[bytes]) -> None:
-        if written is None or written.changes != len(digests):
-            raise self.database.damaged(f": it lacks versions or changes at {version}")
-        digest = digest_version(
-            written.before or GENESIS,
-            version=version,
-            operation=written.operation,
-            source=written.source,
-            changes=digests,
-        )
-        if digest != written.digest:
-            raise self.database.damaged(f" at version {version}: its digest does not fit what is stored")
+        rows = sorted({row_at for position, row_at in connection.execute(named) if position in chosen})
+        for start in range(0, len(rows), AT_ONCE):
+            part = changes.c.position.in_(rows[start : start + AT_ONCE])
+            yield from connection.scalars(sa.select(changes.c.version).where(part))
 
     def _since(
         self, connection: sa.Connection, version: int, *, seen: tuple[int, str] | None = None
@@ -347,8 +305,9 @@ class ChangeLog:
         found: dict[int, list[Change]] = {number: [] for number in connection.scalars(numbers.order_by("version"))}
         if list(found) != list(range(version + 1, last + 1)):
             raise self.database.damaged(f": it lacks versions or changes between {version} and {last}")
-        for record in self._verified(connection, numbers):
-            found[record[1]].append(self._read(record))
+        for records in self._reader.verified(connection, list(found)):
+            for record, change in zip(records, self._reader.changes(records), strict=True):
+                found[record.version].append(change)
         if seen is not None:
             self._saw(last, self._digest(connection, last))
         return [LoggedVersion(version=number, changes=tuple(made)) for number, made in found.items()]
@@ -376,23 +335,23 @@ class ChangeLog:
         self._check_gapless(connection, int(head.version))
         deque(self._last_changes(connection, int(head.base)), maxlen=0)
 
-    def _read(self, record: Any) -> Change:
-        """A change from a record of the tables; RegistryDamagedError where it is no change."""
-        _, version, operation, class_id, document, row_at, weight, bias = record
-        try:
-            change = Change(
-                operation=operation,
-                class_id=class_id,
-                entry=None if document is None else ClassEntry.from_json(document),
-                row=None if weight is None else read_row(weight, bias, self.dimension),
-                row_at=row_at,
-            )
-            if (change.entry is None) != (operation == "remove"):
-                raise ValueError("the document does not fit the operation")
-            if change.entry is not None and change.entry.id != class_id:
-                raise ValueError("the document is that of another class")
-            if (change.row is None) != (row_at is None):
-                raise ValueError("the row is missing")
-        except (D3GZSLError, KeyError, TypeError, ValueError) as error:
-            raise self.database.damaged(f" at version {version}: {' '.join(str(error).split())}") from None
-        return change
+
+def existing_database(url: URL) -> Database | None:
+    """A database in which somebody's registry is already; None where there is none, which is not made either.
+
+    Raises:
+        RegistryError: it cannot be opened or migrated.
+        MissingDependencyError: the driver for PostgreSQL is not installed.
+    """
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return None
+    database = Database(url)
+    try:
+        with database.reading() as connection:
+            if connection.scalar(sa.select(sa.func.count()).select_from(registry)):
+                return database
+    except BaseException:
+        database.close()
+        raise
+    database.close()
+    return None

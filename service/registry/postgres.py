@@ -78,7 +78,7 @@ def limited(connection: HasSocket, seconds: float) -> Iterator[Limit]:
         limit.end()
 
 
-def open_engine(url: URL, timeout: float, json_deserializer: Any) -> sa.Engine:
+def open_engine(url: URL, timeout: float, json_serializer: Any, json_deserializer: Any) -> sa.Engine:
     """An engine whose connections are tried before they are used, and give up what takes longer than `timeout` seconds.
 
     Raises:
@@ -90,7 +90,9 @@ def open_engine(url: URL, timeout: float, json_deserializer: Any) -> sa.Engine:
         raise MissingDependencyError("the driver for PostgreSQL is not installed", "postgres") from None
     # A database without an encoding of its own would answer in bytes.
     arguments = {"connect_timeout": max(2, round(timeout)), "client_encoding": "utf8", **_BROKEN_LINE}
-    engine = sa.create_engine(url, connect_args=arguments, json_deserializer=json_deserializer)
+    engine = sa.create_engine(
+        url, connect_args=arguments, json_serializer=json_serializer, json_deserializer=json_deserializer
+    )
     limits = {"lock_timeout": 1.0, "statement_timeout": 1.5, "idle_in_transaction_session_timeout": 1.0}
 
     def configure(connection: Any, _record: Any) -> None:

@@ -126,6 +126,19 @@ def test_a_class_has_the_same_row_to_the_last_bit_alone_and_among_others() -> No
         assert bias[0] == biases[c]
 
 
+@pytest.mark.parametrize("count", [2, 7, 64, 150])
+def test_rows_that_are_solved_for_together_have_the_bits_of_each_alone(count: int) -> None:
+    """At a size at which the library works in blocks."""
+    random = np.random.default_rng(count)
+    head = LdaHead(np.tril(0.02 * random.standard_normal((768, 768))) + 3 * np.eye(768))
+    means = random.standard_normal((count, 768))
+    weights, biases = head.rows(means)
+    for c in {0, 1, count // 2, count - 1}:
+        alone, bias = head.rows(means[c : c + 1])
+        np.testing.assert_array_equal(alone[0], weights[c])
+        assert bias[0] == biases[c]
+
+
 def test_the_stored_factor_gives_the_very_same_rows() -> None:
     z, labels = rows(5, 6)
     head = LdaHead.fit(z, labels, shrinkage=0.3)

@@ -21,7 +21,7 @@ MANY = 40 if os.environ.get("CI") else 200
 """Lives of the long run, which takes ten minutes; what CI runs again and again is shorter."""
 MANY_ON_SERVER = 20 if os.environ.get("CI") else 100
 """The same for a registry in PostgreSQL."""
-LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
+LONG = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Reading the log back: many changes at once, held against their digests."""
