@@ -30,6 +30,7 @@ def inspect(
     from model.bundle import precisions_of, read_manifest
 
     manifest = read_manifest(directory)
+    trunks = " and ".join(precisions_of(manifest))
     if as_json:
         print_json(manifest.to_json())
         return
@@ -38,8 +39,7 @@ def inspect(
     rows: list[tuple[str, Any]] = [
         ("bundle", manifest.bundle_id),
         ("written by", f"d3gzsl {manifest.code_version}"),
-        ("backbone", f"{manifest.backbone.name}, {manifest.backbone.feature_dim} features"),
-        ("trunks", " and ".join(precisions_of(manifest))),
+        ("backbone", f"{manifest.backbone.name}, {manifest.backbone.feature_dim} features, in {trunks}"),
         ("images", f"{spec.size} x {spec.size}, shorter side to {spec.resize}, {spec.interpolation}"),
         ("attributes", f"{len(manifest.vocabulary)}; {_text(manifest.text_encoder)}"),
         ("classes", f"{kinds['seen']} seen, {kinds['unseen']} unseen"),

@@ -252,7 +252,7 @@ def test_reads_ask_for_the_highest_version_seen() -> None:
                 "model_name": "m",
                 "model_version": "v",
                 "outputs": [],
-                "parameters": {"bundle": "b", "registry_version": 11, "head": "exact"},
+                "parameters": {"bundle": "b", "registry_version": 11, "head": "exact", "precision": "fp32"},
             },
         ),
     }

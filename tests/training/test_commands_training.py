@@ -80,7 +80,8 @@ def test_from_features_to_a_bundle(run: Command, store_dir: Path, tmp_path: Path
     spaced = tmp_path / "a bundle"
     status, printed, _ = run("export", out, "--out", spaced)
     own = Bundle.load(spaced).manifest.metrics["lda"]["H"]
-    assert f"next: d3gzsl serve --bundle '{spaced}'\nH {own:.3f} with the rows of this bundle" in printed
+    assert f"next: d3gzsl serve --bundle '{spaced}'\n" in printed
+    assert f"\nH {own:.3f} with the rows of this bundle" in printed
     assert "where `evaluate` has 0.123: each makes the rows of unseen classes with noise of its own" in printed
 
 

@@ -100,22 +100,27 @@ def export(
 
     trained = Trained.load(run_dir)
     dataset = reopen(trained.data, moved_to=data)
-    with console.progress_bar(quiet=as_json) as bar:
-        steps: dict[str, TaskID] = {}
+    bar = console.progress_bar(quiet=as_json)
+    steps: dict[str, TaskID] = {}
 
-        def show(step: str, done: int, total: int) -> None:
-            if step not in steps or bar.tasks[steps[step]].finished:
-                steps[step] = bar.add_task(step, total=total)
-            bar.update(steps[step], completed=done)
+    def show(step: str, done: int, total: int) -> None:
+        bar.start()  # with the first step, as most exports have none
+        if step not in steps or bar.tasks[steps[step]].finished:
+            steps[step] = bar.add_task(step, total=total)
+        bar.update(steps[step], completed=done)
 
-        plan = Int8Export(
-            images=lambda: RunImages.of(trained, features=data, root=images),
-            limit=int8_limit,
-            calibration_images=calibration_images,
-            required=precision == "int8",
-            on_images=show,
-        )
+    plan = Int8Export(
+        images=lambda: RunImages.of(trained, features=data, root=images),
+        limit=int8_limit,
+        calibration_images=calibration_images,
+        required=precision == "int8",
+        on_images=show,
+    )
+    try:
         written = run(dataset, trained, out, int8=None if precision == "fp32" else plan, overwrite=overwrite)
+    finally:
+        if steps:
+            bar.stop()
     sentence = f"{out}: bundle {written['bundle_id']}; next: {_serve(out)}{_precisions(written)}"
     console.result({"out": str(out), **written}, sentence + _why_other(written, run_dir), as_json=as_json)
 
