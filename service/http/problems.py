@@ -263,6 +263,8 @@ def problem_answer(request: Request, error: Exception) -> JSONResponse:
 
 async def _own_error(request: Request, error: Exception) -> JSONResponse:
     """Answered here where that is quick, as a way to another thread and back takes longer than most answers."""
+    if (on_refusal := getattr(request.state, "on_refusal", None)) is not None:  # it came with a long document
+        on_refusal()
     many = isinstance(error, InvalidInputError) and len(error.problems) > _FEW
     if many or problem_type_of(error).internal:
         return await asyncio.to_thread(problem_answer, request, error)

@@ -150,6 +150,30 @@ class Rates:
         return seconds
 
 
+class Debts:
+    """What clients owe others for work that came to nothing: a time in which they begin no more of it.
+
+    Of more clients than 10,000, those whose last debt is longest ago are forgotten.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def owe(self, client: str, seconds: float) -> None:
+        """Add to what a client owes."""
+        self._until[client] = max(self._clock(), self._until.pop(client, 0.0)) + seconds
+        if len(self._until) > _MOST_CLIENTS:
+            self._until.popitem(last=False)
+
+    def left(self, client: str) -> float:
+        """Seconds that a client owes still, 0 or more."""
+        return max(0.0, self._until.get(client, 0.0) - self._clock())
+
+
 class Admission:
     """A bounded number of places, refused at once where there is none or where the wait would be too long.
 

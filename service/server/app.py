@@ -29,7 +29,7 @@ from service.http.routes import (
 )
 from service.http.v2 import infer, metadata
 from service.inference.engine import trim_heap
-from service.inference.fairness import FairBudget, Rates
+from service.inference.fairness import Debts, FairBudget, Rates
 from service.service import Service
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -90,6 +90,7 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service, app.state.metrics, app.state.documents = service, metrics, FairBudget(1)
+    app.state.debts = Debts()
     app.state.rates = Rates(rate=settings.rate_limit, burst=settings.rate_burst) if settings.rate_limit else None
     problems.install_error_handlers(app)
     app.state.bodies = budget = BodyBudget(settings.bytes_in_flight, emptied=_trim_soon)

@@ -363,6 +363,19 @@ async def test_a_long_document_lets_images_of_others_go_first(client: Client, mo
 
 
 @pytest.mark.anyio
+async def test_who_sends_long_documents_that_are_refused_waits(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_DEBT", 1e4)
+    long = {"name": "x", "attributes": {f"name_{i}": 1 for i in range(2000)}}
+    assert (await client.post("/classes", json=long)).status_code == 422
+    again = asyncio.create_task(client.post("/classes", json=long))
+    await asyncio.wait([again], timeout=0.3)
+    assert not again.done()
+    short = {"name": "x", "attributes": {"nothing": 1}}
+    assert (await client.post("/classes", json=short)).status_code == 422  # what is short owes nothing
+    again.cancel()
+
+
+@pytest.mark.anyio
 async def test_a_hundred_names_are_named_and_the_others_counted(client: Client) -> None:
     names = {f"gren{'n' * (i % 2)}{i}": 1 for i in range(1200)}
     errors = (await client.post("/classes", json={"name": "x", "attributes": {"gren": 1, **names}})).json()["errors"]

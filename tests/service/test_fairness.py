@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.errors import OverloadedError
-from service.inference.fairness import Admission, FairBudget, FairQueue
+from service.inference.fairness import Admission, Debts, FairBudget, FairQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -97,3 +97,16 @@ def test_a_client_without_places_may_take_all_that_are_free() -> None:
     places = Admission(2, batch_size=1)
     with places.admit(2, client="a"), pytest.raises(OverloadedError, match="would exceed the 2 allowed"):
         places.check(1, client="b")
+
+
+def test_debts_add_up_and_pass() -> None:
+    now = 100.0
+    debts = Debts(lambda: now)
+    assert debts.left("a") == 0
+    debts.owe("a", 2.0)
+    debts.owe("a", 3.0)
+    assert (debts.left("a"), debts.left("b")) == (5.0, 0)
+    now = 106.0
+    assert debts.left("a") == 0
+    debts.owe("a", 1.0)
+    assert debts.left("a") == 1.0
