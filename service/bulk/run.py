@@ -16,7 +16,7 @@ from service.bulk.cluster import run_parts_on_cluster
 from service.bulk.job import PLAN, BulkRequest, Job, clear, locked, read_class_table
 from service.bulk.results import count_statuses, join, summary_of, write_part
 from service.classes.snapshot import Snapshot
-from service.inference.engine import OnnxEngine
+from service.inference.engine import OnnxEngine, eligible_trunks
 
 OnProgress = Callable[[int, int], None]
 
@@ -57,8 +57,8 @@ def run_parts_here(
 
 def _precision(bundle: Bundle, asked: BulkRequest, *, threads: int) -> Precision:
     """The trunk that a run uses; where two are tried, that is done once, so that all parts have the same."""
-    if asked.precision in bundle.precisions:
-        return asked.precision
+    if len(trunks := eligible_trunks(bundle, asked.precision)) == 1:
+        return trunks[0]
     return OnnxEngine(bundle, threads=threads, precision=asked.precision).precision
 
 

@@ -116,12 +116,10 @@ async def embed_examples_of_many(
     if problems:
         raise InvalidExamplesError(f"{len(problems)} of {len(images)} photos cannot be read", problems)
     now, trunk = datetime.now(UTC).isoformat(timespec="seconds"), service.bundle.manifest.files[TRUNK]
-    given = []
-    for found in by_class.values():
-        photos_of_class = [outcome for outcome in found if isinstance(outcome, EmbeddedImage)]
-        embeddings = await _evidence(service, photos_of_class)
-        given.append(_given([_made(*pair, now, trunk) for pair in zip(photos_of_class, embeddings, strict=True)]))
-    return given
+    embedded = [outcome for found in by_class.values() for outcome in found if isinstance(outcome, EmbeddedImage)]
+    embeddings = await _evidence(service, embedded)
+    made = iter([_made(*pair, now, trunk) for pair in zip(embedded, embeddings, strict=True)])
+    return [_given(list(islice(made, len(found)))) for found in by_class.values()]
 
 
 async def _evidence(service: Service, photos: Sequence[EmbeddedImage]) -> Sequence[Float32]:

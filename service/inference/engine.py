@@ -84,7 +84,7 @@ class OnnxEngine:
         precision: PrecisionChoice = "auto",
     ) -> None:
         self._runtime = SessionConfig(threads=threads, provider=provider, batch_size=batch_size, cache_dir=cache_dir)
-        files = {which: trunk_graph(bundle, which) for which in _eligible(bundle, precision, provider)}
+        files = {which: trunk_graph(bundle, which) for which in eligible_trunks(bundle, precision, provider)}
         synthesizer, encoder = synthesizer_graph(bundle), encoder_graph(bundle)
         try_graphs(*files.values(), synthesizer, *([encoder] if encoder else []))
         trunks = {which: Graph(file, self._runtime) for which, file in files.items()}
@@ -158,8 +158,8 @@ class ExactTrunk:
         return np.concatenate([self._trunk.run({"image": part}, ("embedding",))[0] for part in parts])
 
 
-def _eligible(bundle: Bundle, asked: PrecisionChoice, provider: Provider) -> tuple[Precision, ...]:
-    """The trunks among which the faster one is taken."""
+def eligible_trunks(bundle: Bundle, asked: PrecisionChoice, provider: Provider = "cpu") -> tuple[Precision, ...]:
+    """The trunks among which the faster one is taken; SettingsError where the bundle has none, or not for a GPU."""
     there = bundle.precisions
     if asked == "auto":
         return there if provider == "cpu" else there[:1]
