@@ -76,6 +76,18 @@ class LdaHead:
         biases = -0.5 * np.einsum("cz,cz->c", weights, means)
         return np.ascontiguousarray(weights, dtype=np.float32), biases.astype(np.float32)
 
+    def row_of(self, mean_Z: ArrayLike) -> Row:
+        """The row of one class from its mean embedding, with the two triangular systems solved as vectors.
+
+        That takes a third of the time of :meth:`rows` for one class, whose numbers it gives up to rounding: the bits
+        may differ.
+        """
+        from scipy.linalg.blas import dtrsv
+
+        mean = np.asarray(mean_Z, dtype=np.float64)
+        weight = dtrsv(self._factor, dtrsv(self._factor, mean, lower=1), lower=1, trans=1)
+        return Row(weight.astype(np.float32), float(np.float32(-0.5 * (weight @ mean))))
+
     def squares(self, z_NZ: ArrayLike) -> NDArray[np.float64]:
         """z^T S^-1 z of each embedding, float64 [N]."""
         from scipy.linalg import solve_triangular

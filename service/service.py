@@ -22,7 +22,7 @@ from model.outside.scales import TrainingScale
 from model.outside.threads import available_cpus
 from model.text.encoder import TextEncoder
 from service.classes.follower import Follower
-from service.classes.leave_one_out import LeftOutPhoto, PhotographedClass, leave_one_out
+from service.classes.leave_one_out import NO_SQUARES, LeftOutPhoto, PhotographedClass, Squares, leave_one_out
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
@@ -289,17 +289,31 @@ class Service:
             return []
         return self.neighbours.near_duplicates(snapshot, [(entry, snapshot.row(entry.id))])[0]
 
-    def judge_photos(self, snapshot: Snapshot, class_ids: Sequence[str]) -> list[tuple[LeftOutPhoto, ...]]:
+    def judge_photos(
+        self,
+        snapshot: Snapshot,
+        class_ids: Sequence[str],
+        *,
+        squares: Squares = NO_SQUARES,
+    ) -> list[tuple[LeftOutPhoto, ...]]:
         """For each class its example photos, each as if the class did not have it; none of a class that is not there.
 
         There are none either, and a line in the log, where the database refuses to read photos: a change that is stored
         is not answered as one that failed.
+
+        Args:
+            snapshot: the classes.
+            class_ids: those in question.
+            squares: of photos, where they are computed already.
         """
         found = [(class_id, known) for class_id in class_ids if (known := snapshot.get(class_id)) is not None]
         try:
             classes = {
                 class_id: PhotographedClass(
-                    entry=known.entry, row=snapshot.row(class_id), photos=self.log.embeddings(known.entry.examples)
+                    entry=known.entry,
+                    row=snapshot.row(class_id),
+                    photos=self.log.embeddings(known.entry.examples),
+                    squares=squares,
                 )
                 for class_id, known in found
                 if known.entry.examples

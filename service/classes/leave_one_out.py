@@ -5,9 +5,10 @@ n: photos of a class, N: photos of all classes in question, Z: embedding dimensi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,27 @@ from model.head import Float32, Row
 from service.classes.ranking import best_others
 from service.classes.snapshot import Snapshot
 
+Squares = Mapping[str, float]
+"""z^T S^-1 z of the embeddings of photos by the photos' ids, see :meth:`model.lda.LdaHead.squares`."""
+
+NO_SQUARES: Squares = MappingProxyType({})
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhotographedClass:
-    """A class with its row and the embeddings of its photos in their order, float32 [n, Z]."""
+    """A class with its row and photos.
+
+    Attributes:
+        entry: the class.
+        row: its row.
+        photos: embeddings of its photos in their order, float32 [n, Z].
+        squares: of photos, where they are computed already.
+    """
 
     entry: ClassEntry
     row: Row
     photos: Float32
+    squares: Squares = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +60,14 @@ class LeftOutPhoto:
     def recognised(self) -> bool:
         """Whether its class would be the most probable one."""
         return self.log_odds > 0
+
+
+def photo_squares(bundle: Bundle, embeddings: Mapping[str, Float32]) -> Squares:
+    """The squares of photos from their embeddings by id, float32 [Z]; no row of a class is needed for them."""
+    if not embeddings:
+        return NO_SQUARES
+    squares = bundle.head.squares(np.stack([*embeddings.values()]))
+    return dict(zip(embeddings, squares.tolist(), strict=True))
 
 
 def leave_one_out(
@@ -89,9 +111,16 @@ def _calibrated(bundle: Bundle, one: PhotographedClass) -> NDArray[np.float64]:
         one.row.weight,
         one.row.bias,
         one.photos,
-        bundle.head.squares(one.photos),
+        _squares(bundle, one),
         described=one.entry.attributes is not None,
         unseen_scale=head.unseen_scale,
     )
     share = np.array([head.photos.seen_share(len(one.photos) - 1)])
     return calibration.scores(scores_n[:, None].astype(np.float32), share)[:, 0]
+
+
+def _squares(bundle: Bundle, one: PhotographedClass) -> NDArray[np.float64]:
+    """Float64 [n]."""
+    if all(example.id in one.squares for example in one.entry.examples):
+        return np.array([one.squares[example.id] for example in one.entry.examples])
+    return bundle.head.squares(one.photos)

@@ -213,10 +213,10 @@ def row_with_photos(bundle: Bundle, described_Z: NDArray[np.float64] | None, pho
             "no class can be made from photos", [Problem(pointer="/examples", detail=TAKES_NONE)]
         )
     mean = prior.mean(described_Z, photos_nZ)
-    weight, bias = bundle.head.rows(mean[None])
+    row = bundle.head.row_of(mean)
     unseen_scale = bundle.manifest.head.unseen_scale  # in the bundle's rows already
     scale = prior.scale(unseen_scale, len(photos_nZ)) / unseen_scale
-    return Row((weight[0] * scale).astype(np.float32), float(np.float32(bias[0] * scale)))
+    return Row((row.weight * scale).astype(np.float32), float(np.float32(row.bias * scale)))
 
 
 def unusable_attributes() -> AttributesError:

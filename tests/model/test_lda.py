@@ -96,6 +96,10 @@ def test_a_row_is_that_of_the_mean_and_of_no_other_class() -> None:
     alone, bias = head.rows(means[2:3])
     np.testing.assert_allclose(alone[0], weights[2], rtol=1e-6)
     np.testing.assert_allclose(bias[0], biases[2], rtol=1e-6)
+    vector = head.row_of(means[2])
+    assert vector.weight.dtype == np.float32
+    np.testing.assert_allclose(vector.weight, weights[2], rtol=1e-5)
+    assert vector.bias == pytest.approx(float(biases[2]), rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)

@@ -60,15 +60,15 @@ async def test_a_stored_change_is_no_failure_where_its_photos_cannot_be_read(
         service: Service = client._transport.app.state.service  # type: ignore[attr-defined]
         judge = service.judge_photos
 
-        def without_database(*arguments: Any) -> Any:
+        def without_database(*arguments: Any, **named: Any) -> Any:
             with monkeypatch.context() as patched:
                 patched.setattr(service.log, "embeddings", refuse)
-                return judge(*arguments)
+                return judge(*arguments, **named)
 
         def refuse(*_arguments: Any, **_named: Any) -> Any:
             raise StorageError("the database is gone")
 
-        monkeypatch.setattr(type(service), "judge_photos", lambda _self, *arguments: without_database(*arguments))
+        monkeypatch.setattr(type(service), "judge_photos", lambda _self, *a, **named: without_database(*a, **named))
         created = await client.post("/classes", json={**ORANGE, "examples": in_json(PHOTOS[:2])})
         assert (created.status_code, created.json()["warnings"]) == (201, [])
         assert (await client.get("/classes/orange")).json()["examples"] == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -13,9 +13,10 @@ from model.classes import CLASS_ID_PATTERN
 from model.outside.names import fold_name
 from service.classes.class_table import KnownClass
 from service.classes.edits import Create, Put
-from service.classes.leave_one_out import LeftOutPhoto
+from service.classes.leave_one_out import LeftOutPhoto, Squares, photo_squares
 from service.classes.like import ClassesToBeLike
 from service.classes.neighbours import Neighbour
+from service.classes.registrar import StoredClass
 from service.classes.snapshot import Snapshot
 from service.errors import BatchTooLargeError, TooLargeError
 from service.http.access import may_change, may_preview, may_read
@@ -165,14 +166,15 @@ async def create_class(request: Request, response: Response, service: TheService
     """
     described, given = await _read_described(request, service)
 
-    def create() -> tuple[KnownClass, Around]:
+    def create() -> StoredClass:
         one = described
         if described.id_made:
             (one,) = with_ids([described], service.registrar.catch_up().get)
         known = service.registrar.create(given.of(one.entry), embeddings=given.embeddings)
-        return known, _around(service, known)
+        return StoredClass(known=known, created=True)
 
-    known, around = await service.changes.run(create)
+    stored, around = await _store(service, create, given)
+    known = stored.known
     set_location(request, response, known.entry.id)
     set_version(response, known.registry_version, etag=known.etag)
     return _changed(known, described, given, around)
@@ -194,12 +196,12 @@ async def put_class(class_id: NewClassId, request: Request, response: Response, 
     condition = precondition(request)
     described, given = await _read_described(request, service, class_id=class_id)
 
-    def put() -> tuple[KnownClass, bool, Around]:
-        stored = service.registrar.put(given.of(described.entry), condition, embeddings=given.embeddings)
-        return stored.known, stored.created, _around(service, stored.known)
+    def put() -> StoredClass:
+        return service.registrar.put(given.of(described.entry), condition, embeddings=given.embeddings)
 
-    known, created, around = await service.changes.run(put)
-    if created:
+    stored, around = await _store(service, put, given)
+    known = stored.known
+    if stored.created:
         response.status_code = 201
         set_location(request, response, class_id)
     set_version(response, known.registry_version, etag=known.etag)
@@ -265,9 +267,21 @@ async def _read_described(
     return described, given
 
 
-def _around(service: Service, known: KnownClass) -> Around:
-    (left_out,) = service.judge_photos(service.snapshot, [known.entry.id])
-    return service.near_duplicates(known.entry), left_out
+async def _store(
+    service: Service, change: Callable[[], StoredClass], given: GivenExamples
+) -> tuple[StoredClass, Around]:
+    """Make a change of one class; what its photos are then compared by is computed while it is stored."""
+
+    def around(squares: Squares) -> Around:
+        (left_out,) = service.judge_photos(service.snapshot, [stored.known.id], squares=squares)
+        return service.near_duplicates(stored.known.entry), left_out
+
+    comparing = asyncio.ensure_future(asyncio.to_thread(photo_squares, service.bundle, given.embeddings))
+    try:
+        stored = await service.changes.run(change)
+        return stored, await asyncio.to_thread(around, await comparing)
+    finally:
+        comparing.cancel()
 
 
 def _changed(known: KnownClass, described: DescribedClass, given: GivenExamples, around: Around) -> ChangedClass:
