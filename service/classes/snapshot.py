@@ -23,7 +23,7 @@ from service.errors import UnknownClassError
 _AT_ONCE = 256
 _FEW = 4  # blocks that are scored sooner than other threads have been told of them
 _MOST_READERS = 4
-_WASTE = 1024  # rows that may be gone before the others move together
+_WASTE = 256  # rows that may be gone before the others move together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

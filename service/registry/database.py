@@ -42,6 +42,8 @@ CHANNEL = "d3gzsl_registry"
 """Where PostgreSQL announces new versions."""
 
 _WRITES = "d3gzsl_writes"
+_CACHE_KB = 256
+"""Pages of the file that each connection keeps. The system keeps them, too, and a full cache of SQLite never shrinks."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6433677A736C  # any number that others are unlikely to use
 _POSTGRESQL = "postgresql+psycopg"
@@ -377,6 +379,7 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.text_factory = lambda data: data.decode(errors="replace")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
