@@ -33,7 +33,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.faults.watching import family, resident_mb
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.service.processes import Server, serving
 
 SMALL = (EMBEDDED_BUNDLE / "examples" / "red-checked-circle.jpg").read_bytes()

@@ -75,30 +75,16 @@ class TextEncoderFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """A verified bundle in memory; the graphs stay on disk at `trunk` and `synthesizer`.
-
-    >>> from pathlib import Path
-    >>> from model import Bundle
-    >>> bundle = Bundle.load(Path("service/demo_bundle"))
-    >>> bundle.weight.shape == (len(bundle.manifest.classes), bundle.manifest.head.dimension)
-    True
+class BundleFiles:
+    """Where the graphs of a bundle are by its manifest; nothing of it needs to be verified.
 
     Attributes:
         path: the directory.
         manifest: what it says about itself.
-        weight: float32 [C, Z].
-        bias: float32 [C].
-        head: grows the classifier by a row.
-        novelty_reference: held-out seen rows by the novelty score, ascending, float32 [V]; None without such a score.
     """
 
     path: Path
     manifest: Manifest
-    weight: Float32
-    bias: Float32
-    head: LdaHead
-    novelty_reference: Float32 | None
 
     @property
     def trunk(self) -> Path:
@@ -123,6 +109,31 @@ class Bundle:
     def encoder_identity(self) -> str | None:
         """Identity of the text encoder, see :func:`model.text.encoder.encoder_id`; None where there is none."""
         return encoder_of(self.manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle(BundleFiles):
+    """A verified bundle in memory; the graphs stay on disk at `trunk` and `synthesizer`.
+
+    >>> from pathlib import Path
+    >>> from model import Bundle
+    >>> bundle = Bundle.load(Path("service/demo_bundle"))
+    >>> bundle.weight.shape == (len(bundle.manifest.classes), bundle.manifest.head.dimension)
+    True
+
+    Attributes:
+        path: the directory.
+        manifest: what it says about itself.
+        weight: float32 [C, Z].
+        bias: float32 [C].
+        head: grows the classifier by a row.
+        novelty_reference: held-out seen rows by the novelty score, ascending, float32 [V]; None without such a score.
+    """
+
+    weight: Float32
+    bias: Float32
+    head: LdaHead
+    novelty_reference: Float32 | None
 
     @classmethod
     def load(cls, path: Path) -> Bundle:

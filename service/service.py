@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from model.bundle import Bundle, Precision
 from model.classes import ClassEntry
-from model.errors import BundleError, D3GZSLError
+from model.errors import D3GZSLError
 from model.outside.scales import TrainingScale
 from model.outside.threads import available_cpus
 from model.text.encoder import TextEncoder
@@ -40,14 +40,12 @@ from service.registry.backup import Backups
 from service.registry.database import Database, database_url, registry_dir
 from service.registry.log import ChangeLog, existing_database
 from service.registry.watch import watch
-from service.settings import Settings
+from service.settings import Settings, bundle_path
 from service.signatures import check as check_signature
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-
-EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
 
 
 class SerialExecutor:
@@ -87,13 +85,6 @@ class SerialExecutor:
     def close(self) -> None:
         """Finish what has begun and end the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
-
-
-def bundle_path(path: Path | None) -> Path:
-    """The directory of a bundle, or of the embedded demo bundle; BundleError where there is no such one."""
-    if path is None and not EMBEDDED_BUNDLE.is_dir():
-        raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
-    return path or EMBEDDED_BUNDLE
 
 
 def load_bundle(path: Path | None) -> Bundle:

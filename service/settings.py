@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model.errors import Problem
+from model.errors import BundleError, Problem
 from model.preprocess import DEFAULT_MAX_PIXELS
 from service.errors import SettingsError
 from service.inference.sessions import PrecisionChoice, Provider
 
 PREFIX = "D3GZSL_"
+EMBEDDED_BUNDLE = Path(__file__).parent / "demo_bundle"
 _BYTES_IN_FLIGHT = 100_000_000
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 """Several values; written with commas in an environment variable or a flag."""
@@ -224,6 +225,13 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def bundle_path(path: Path | None) -> Path:
+    """The directory of a bundle, or of the embedded demo bundle; BundleError where there is no such one."""
+    if path is None and not EMBEDDED_BUNDLE.is_dir():
+        raise BundleError("this installation has no embedded demo bundle; name a bundle with --bundle DIR")
+    return path or EMBEDDED_BUNDLE
 
 
 def is_service_link(value: object) -> bool:

@@ -13,7 +13,7 @@ import typer
 
 from model.errors import MissingDependencyError
 from model.outside.extras import what_is_missing
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.pages import ROOT
 from training.cli import app as training_cli
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from model.manifest import Manifest
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.pages import README, ROOT, blocks, inline, section
 from tests.service.processes import Server, serving
 

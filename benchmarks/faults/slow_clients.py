@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.faults.raw_http import head, raw
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.service.processes import serving
 
 PHOTO = (EMBEDDED_BUNDLE / "examples" / "red-checked-circle.jpg").read_bytes()

@@ -34,7 +34,7 @@ from benchmarks.faults.mixed_load import MixedLoad
 from benchmarks.faults.soak_report import draw, words
 from benchmarks.faults.watching import Held, computed_seconds, look
 from model.bundle import Bundle
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.service.processes import Server, serving
 
 FLAGS = ("--header-timeout", "5", "--idle-timeout", "5", "--grace-period", "5")

@@ -143,8 +143,7 @@ def _database(
     from service.errors import RegistryError
     from service.registry.database import Database, registry_dir
     from service.registry.database import database_url as url_of
-    from service.service import bundle_path
-    from service.settings import load_settings
+    from service.settings import bundle_path, load_settings
 
     settings = load_settings(bundle=bundle, data_dir=data_dir, database_url=database_url)
     chosen = settings.data_dir

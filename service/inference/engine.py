@@ -15,10 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
-from model.bundle import Bundle, Precision
+from model.bundle import Bundle, BundleFiles, Precision
 from model.head import Float32
 from service.errors import SettingsError
-from service.inference.graph import Graph, encoder_graph, synthesizer_graph, trunk_graph
+from service.inference.graph import Graph, GraphFile, encoder_graph, synthesizer_graph, trunk_graph
 from service.inference.sessions import PrecisionChoice, Provider, SessionConfig
 from service.inference.trial import try_graphs
 
@@ -85,13 +85,12 @@ class OnnxEngine:
     ) -> None:
         self._runtime = SessionConfig(threads=threads, provider=provider, batch_size=batch_size, cache_dir=cache_dir)
         files = {which: trunk_graph(bundle, which) for which in eligible_trunks(bundle, precision, provider)}
-        synthesizer, encoder = synthesizer_graph(bundle), encoder_graph(bundle)
-        try_graphs(*files.values(), synthesizer, *([encoder] if encoder else []))
+        try_graphs(*served_graphs(bundle, precision, provider))
         trunks = {which: Graph(file, self._runtime) for which, file in files.items()}
         self._row = next(iter(files.values())).inputs["image"]
         self._precision: Precision = _faster(trunks, self._row) if len(trunks) > 1 else next(iter(trunks))
         self._trunk = trunks[self._precision]
-        self._synthesizer = Graph(synthesizer, SessionConfig(threads=threads))
+        self._synthesizer = Graph(synthesizer_graph(bundle), SessionConfig(threads=threads))
 
     @property
     def precision(self) -> Precision:
@@ -109,8 +108,11 @@ class OnnxEngine:
         )
 
     def warm_up(self) -> None:
-        """Run every bucket once, so that no image pays for the memory and the kernels that a first batch needs."""
-        for rows in self._runtime.buckets:
+        """Run a GPU's buckets once, so that no image pays for the kernels that a first batch needs.
+
+        On a CPU the rows that prove the trunk have done so; the memory of a first full batch costs it some hundredths.
+        """
+        for rows in self._runtime.buckets if self._runtime.provider != "cpu" else ():
             self._embed(np.zeros((rows, *self._row), dtype=np.float32))
 
     def _embed_padded(self, images: Float32) -> TrunkOutput:
@@ -158,7 +160,16 @@ class ExactTrunk:
         return np.concatenate([self._trunk.run({"image": part}, ("embedding",))[0] for part in parts])
 
 
-def eligible_trunks(bundle: Bundle, asked: PrecisionChoice, provider: Provider = "cpu") -> tuple[Precision, ...]:
+def served_graphs(
+    bundle: BundleFiles, precision: PrecisionChoice = "auto", provider: Provider = "cpu"
+) -> tuple[GraphFile, ...]:
+    """The graphs that an engine of a bundle loads; SettingsError as :func:`eligible_trunks`."""
+    trunks = [trunk_graph(bundle, which) for which in eligible_trunks(bundle, precision, provider)]
+    encoder = encoder_graph(bundle)
+    return (*trunks, synthesizer_graph(bundle), *([encoder] if encoder else []))
+
+
+def eligible_trunks(bundle: BundleFiles, asked: PrecisionChoice, provider: Provider = "cpu") -> tuple[Precision, ...]:
     """The trunks among which the faster one is taken; SettingsError where the bundle has none, or not for a GPU."""
     there = bundle.precisions
     if asked == "auto":

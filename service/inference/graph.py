@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import TEXT_ENCODER, TOKENIZER, Bundle, Precision
+from model.bundle import TEXT_ENCODER, TOKENIZER, BundleFiles, Precision
 from model.errors import BundleError
 from model.head import Float32
 from service.inference.sessions import SessionConfig, first_line, open_session
@@ -29,7 +29,7 @@ class GraphFile:
 
     Attributes:
         file: the ONNX file.
-        sha256: its hash, as verified; with that of the tokenizer where there is one.
+        sha256: its hash by the manifest; with that of the tokenizer where there is one.
         inputs: shapes behind the batch axis, which must be free; float32, or int64 where there is a tokenizer.
         outputs: likewise, float32.
         tokenizer: the file that makes the inputs from texts.
@@ -42,8 +42,8 @@ class GraphFile:
     tokenizer: Path | None = None
 
 
-def encoder_graph(bundle: Bundle) -> GraphFile | None:
-    """Text encoder of a verified bundle; None where it has none."""
+def encoder_graph(bundle: BundleFiles) -> GraphFile | None:
+    """Text encoder of a bundle; None where it has none."""
     spec, files = bundle.manifest.text_encoder, bundle.manifest.files
     if spec is None:
         return None
@@ -56,8 +56,8 @@ def encoder_graph(bundle: Bundle) -> GraphFile | None:
     )
 
 
-def trunk_graph(bundle: Bundle, precision: Precision) -> GraphFile:
-    """A trunk of a verified bundle, which has it in that precision."""
+def trunk_graph(bundle: BundleFiles, precision: Precision) -> GraphFile:
+    """A trunk of a bundle, which has it in that precision."""
     manifest, file = bundle.manifest, bundle.trunk_of(precision)
     size, dimension = manifest.preprocess.size, manifest.head.dimension
     return GraphFile(
@@ -68,8 +68,8 @@ def trunk_graph(bundle: Bundle, precision: Precision) -> GraphFile:
     )
 
 
-def synthesizer_graph(bundle: Bundle) -> GraphFile:
-    """Synthesizer of a verified bundle."""
+def synthesizer_graph(bundle: BundleFiles) -> GraphFile:
+    """Synthesizer of a bundle."""
     manifest = bundle.manifest
     return GraphFile(
         file=bundle.synthesizer,

@@ -11,6 +11,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,84 @@ _passed: set[tuple[str, str]] = set()
 """Files with their hashes that this process has seen pass."""
 
 
+class _Trial:
+    """A process that tries graphs, from the moment when this is made.
+
+    Args:
+        graphs: what it tries, which are files that are there.
+    """
+
+    def __init__(self, graphs: list[GraphFile]) -> None:
+        self.graphs, self._seconds = graphs, _cpu_seconds(graphs)
+        question = [
+            {**asdict(graph), "file": str(graph.file), "tokenizer": graph.tokenizer and str(graph.tokenizer)}
+            for graph in graphs
+        ]
+        path = os.pathsep.join(map(os.path.abspath, sys.path))  # finds the same packages as this process
+        self._process = subprocess.Popen(  # noqa: S603  # our own module
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+            text=True,
+        )
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as stream:  # its status says why it has ended
+            json.dump(question, stream)
+        self._process.stdin = None  # closed; `communicate` need not look at it
+
+    def verdict(self) -> None:
+        """Wait for the end.
+
+        Raises:
+            BundleError: a graph is not allowed, does not load or run, or takes too much memory or time.
+        """
+        graphs, seconds = self.graphs, self._seconds
+        try:
+            said, complained = self._process.communicate(timeout=_PATIENCE * seconds)
+        except subprocess.TimeoutExpired:
+            raise BundleError(_too_long(graphs, seconds)) from None
+        finally:
+            self.end()
+        status = self._process.returncode
+        if status == -signal.SIGXCPU:
+            raise BundleError(_too_long(graphs, seconds))
+        if status != 0:
+            raise BundleError(f"{_names(graphs)}: the trial ended with status {status}: {_last_line(complained)}")
+        if (error := json.loads(said)["error"]) is not None:
+            raise BundleError(error)
+
+    def end(self) -> None:
+        """End the process, if it has not ended yet."""
+        self._process.kill()
+        self._process.communicate()
+
+
+_begun: list[_Trial] = []
+
+
+@contextmanager
+def trial_begun(*graphs: GraphFile) -> Iterator[None]:
+    """Have graphs tried from now on; who asks for the verdict within the block waits for what is left of it.
+
+    The files may be unverified, as nothing but the process of the trial reads them. Where one is not there, nothing is
+    begun: who asks is told so.
+    """
+    try:
+        trial = _Trial(list(graphs))
+    except OSError:
+        yield
+        return
+    _begun.append(trial)
+    try:
+        yield
+    finally:
+        if trial in _begun:
+            _begun.remove(trial)
+            trial.end()
+
+
 def try_graphs(*graphs: GraphFile) -> None:
     """Have graphs checked and run on two rows of zeros in a process of their own.
 
@@ -48,30 +128,12 @@ def try_graphs(*graphs: GraphFile) -> None:
     new = [graph for graph in graphs if (str(graph.file), graph.sha256) not in _passed]
     if not new:
         return
-    question = [
-        {**asdict(graph), "file": str(graph.file), "tokenizer": graph.tokenizer and str(graph.tokenizer)}
-        for graph in new
-    ]
-    seconds = _cpu_seconds(new)
-    path = os.pathsep.join(map(os.path.abspath, sys.path))  # finds the same packages as this process
-    try:
-        done = subprocess.run(  # noqa: S603  # our own module
-            [sys.executable, "-m", __name__],
-            input=json.dumps(question),
-            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE * seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BundleError(_too_long(new, seconds)) from None
-    if done.returncode == -signal.SIGXCPU:
-        raise BundleError(_too_long(new, seconds))
-    if done.returncode != 0:
-        raise BundleError(f"{_names(new)}: the trial ended with status {done.returncode}: {_last_line(done.stderr)}")
-    if (error := json.loads(done.stdout)["error"]) is not None:
-        raise BundleError(error)
+    trial = next((begun for begun in _begun if begun.graphs == new), None)
+    if trial is None:
+        trial = _Trial(new)
+    else:
+        _begun.remove(trial)
+    trial.verdict()
     _passed.update((str(graph.file), graph.sha256) for graph in new)
 
 

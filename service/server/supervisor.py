@@ -16,17 +16,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 
+from model.bundle import BundleFiles, Precision, read_manifest
 from model.errors import D3GZSLError
 from model.outside.threads import available_cpus
 from service.errors import SettingsError
-from service.settings import Settings
+from service.inference.engine import served_graphs
+from service.inference.trial import trial_begun
+from service.settings import Settings, bundle_path
 
 log = logging.getLogger(__name__)
 
@@ -89,15 +92,32 @@ def run_workers(settings: Settings, listener: socket.socket) -> None:
     cpus = available_cpus()
     workers = number_of_workers(settings, cpus=cpus)
     if workers == 1:
-        from service.server.process import run_server
-
-        run_server(settings, listener, started=lambda bundle, _: _announce(bundle, listener, 1))
+        _run_server(settings, listener, lambda bundle, _: _announce(bundle, listener, 1))
         return
     with ExitStack() as stack:
         if not os.environ.get(SHARED_METRICS):
             os.environ[SHARED_METRICS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="d3gzsl-metrics-"))
         Path(os.environ[SHARED_METRICS]).mkdir(parents=True, exist_ok=True)
         _Supervisor(worker_settings(settings, workers, cpus=cpus), listener, workers).run()
+
+
+def _run_server(settings: Settings, listener: socket.socket, started: Callable[[str, Precision], None]) -> None:
+    """Serve with this process; the bundle's networks are on trial while the libraries are loaded."""
+    with _trial_begun(settings):
+        from service.server.process import run_server  # what a supervisor need not load
+
+        run_server(settings, listener, started=started)
+
+
+def _trial_begun(settings: Settings) -> AbstractContextManager[None]:
+    if settings.bundle_keys:  # nothing is run of a bundle before it is known whose it is
+        return nullcontext()
+    try:
+        path = bundle_path(settings.bundle)
+        files = BundleFiles(path=path, manifest=read_manifest(path))
+        return trial_begun(*served_graphs(files, settings.precision, settings.provider))
+    except D3GZSLError:  # the start says so
+        return nullcontext()
 
 
 def _announce(bundle: str, listener: socket.socket, workers: int) -> None:
@@ -257,14 +277,12 @@ def _forget_metrics(pid: int | None) -> None:
 
 def _work(settings: Settings, listener: socket.socket, line: Connection) -> None:
     """A worker: serve, tell when it has begun or why it cannot, and end when the supervisor is gone."""
-    from service.server.process import run_server  # what the supervisor need not load
-
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys to be read again
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     os.setpgrp()  # Ctrl-C in a terminal is for the supervisor, which lets the workers drain
     threading.Thread(target=_end_with, args=(line,), name="supervisor", daemon=True).start()
     try:
-        run_server(settings, listener, started=lambda *about: line.send((*about, "")))
+        _run_server(settings, listener, lambda *about: line.send((*about, "")))
     except D3GZSLError as error:
         log.error("the worker cannot start: %s", error)
         line.send(("", "", str(error)))

@@ -23,7 +23,7 @@ import pytest
 
 from model.bundle import read_manifest
 from service.keys import digest, new_key
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.docker.deployments import ROOT, Project, docker, project, stranger
 from tests.model import tiny
 from tests.pages import inline

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.docker.deployments import Project, docker, has_image, project, stranger
 from tests.docker.monitoring import quantities, records, rules, shown
 from tests.docker.test_files import image_of

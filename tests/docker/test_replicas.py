@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.docker.deployments import Project, docker, project, stranger
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200), pytest.mark.usefixtures("built")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import service.service
+import service.settings
 from service.keys import digest
 from tests.service.processes import Server, command, serving
 from tests.service.tiny import NAMES, VIOLET, png
@@ -65,9 +65,9 @@ def test_a_bundle_and_a_service_give_the_same_answers(server: Server, bundle_dir
 def test_the_embedded_bundle_is_the_default(
     bundle_dir: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.service, "EMBEDDED_BUNDLE", bundle_dir)
+    monkeypatch.setattr(service.settings, "EMBEDDED_BUNDLE", bundle_dir)
     assert json.loads(ran("classify", images[0], "--json"))["results"][0]["predictions"][0]["class_id"] == "reddish"
-    monkeypatch.setattr(service.service, "EMBEDDED_BUNDLE", tmp_path / "none")
+    monkeypatch.setattr(service.settings, "EMBEDDED_BUNDLE", tmp_path / "none")
     for arguments in (("classify", images[0]), ("serve", "--data-dir", tmp_path)):
         assert "no embedded demo bundle; name a bundle with --bundle DIR" in failed(*arguments)
 
@@ -257,12 +257,12 @@ def test_a_bundle_is_inspected_and_verified(bundle_dir: Path, tmp_path: Path) ->
 
 
 def test_a_bundle_is_inspected_on_one_screen() -> None:
-    said = ran("bundle", "inspect", service.service.EMBEDDED_BUNDLE, COLUMNS="80")
+    said = ran("bundle", "inspect", service.settings.EMBEDDED_BUNDLE, COLUMNS="80")
     assert len(said.splitlines()) <= 24
     for words in ("counts as", "lda.H", "novelty.auroc", "validation.H", "evaluate", "more results with --full"):
         assert words in said
     assert "per_class" not in said
-    full = ran("bundle", "inspect", service.service.EMBEDDED_BUNDLE, "--full")
+    full = ran("bundle", "inspect", service.settings.EMBEDDED_BUNDLE, "--full")
     assert "lda.per_class.red-checked-circle" in full
     assert "--full" not in full
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 from onnx import helper
 
 from model.bundle import Bundle
+from model.errors import BundleError
 from model.guards.graphs import check_graph, read_graph
-from service.inference.engine import OnnxEngine
+from service.inference import trial
+from service.inference.engine import OnnxEngine, served_graphs
+from service.inference.trial import trial_begun
 from tests.service.conftest import Running
 from tests.service.hostile import KINDS, after_features, overflowing
 from tests.service.processes import ROOT, command
@@ -96,8 +100,32 @@ def test_no_command_loads_what_verify_refuses(hostile: Path, tmp_path: Path, arg
 def test_a_graph_is_tried_once_in_a_process(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle.load(bundle_dir)
     OnnxEngine(bundle, threads=1)
-    monkeypatch.setattr(subprocess, "run", None)  # a second trial would call it
+    monkeypatch.setattr(subprocess, "Popen", None)  # a second trial would call it
     OnnxEngine(bundle, threads=1)
+
+
+def test_a_trial_that_was_begun_is_waited_for(bundle_dir: Path, hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    KINDS["a loop without end"][0](hostile)
+    for folder, fault in ((bundle_dir, None), (hostile, "the operator Loop is not allowed")):
+        monkeypatch.setattr(trial, "_passed", set())
+        bundle = Bundle.load(folder)
+        with trial_begun(*served_graphs(bundle)), monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", None)  # a second trial would call it
+            if fault is None:
+                OnnxEngine(bundle, threads=1)
+            else:
+                with pytest.raises(BundleError, match=fault):
+                    OnnxEngine(bundle, threads=1)
+
+
+def test_a_trial_that_nobody_waits_for_is_ended(bundle_dir: Path, tmp_path: Path) -> None:
+    begun = served_graphs(Bundle.load(bundle_dir))
+    with trial_begun(*begun):
+        (process,) = [running._process for running in trial._begun]
+    assert process.returncode is not None
+    assert trial._begun == []
+    with trial_begun(replace(begun[0], file=tmp_path / "none.onnx")):
+        assert trial._begun == []
 
 
 def backbones() -> list[Path]:

@@ -15,7 +15,7 @@ from model.errors import BundleError
 from service.client import Client, ConflictError, RefusedInputError
 from service.errors import RegistryError
 from service.library import Classifier
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.service.processes import ROOT, serving
 from tests.service.tiny import VIOLET, png, tiny_bundle, trunk
 
