@@ -82,27 +82,35 @@ def few(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, An
 
 def batch(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Classes registered by batches, in turn with a bare loop of the synthesizer over as many."""
-    size, loop_s, batch_s, best = arguments.batch, [], [], 0
+    size, loop_s, batch_s, loop_cpu_s, batch_cpu_s, best = arguments.batch, [], [], [], [], 0
     with serving(bundle, data, arguments.threads) as (client, _):
         for round_ in range(arguments.rounds):
-            seconds, best = bare_loop(bundle, size, arguments.threads, best)
+            seconds, cpu, best = bare_loop(bundle, size, arguments.threads, best)
             loop_s.append(seconds)
+            loop_cpu_s.append(cpu)
             documents = [document(f"r{round_}b{i}") for i in range(size)]
-            begun = time.perf_counter()
+            begun, before = time.perf_counter(), cpu_s(client)
             client.post("/classes:batch", json={"classes": documents}, timeout=600).raise_for_status()
             batch_s.append(time.perf_counter() - begun)
-    ratios = [whole / bare for whole, bare in zip(batch_s, loop_s, strict=True)]
-    return {
+            batch_cpu_s.append(cpu_s(client) - before)
+
+    def ratio(whole: list[float], bare: list[float]) -> float:
+        return statistics.median(one / other for one, other in zip(whole[1:], bare[1:], strict=True))
+
+    return {  # the first round, in which the service's memory grows, is in no ratio
         "batch": size,
         "batch_s": batch_s,
         "bare_loop_s": loop_s,
         "bare_loop_classes_at_once": best,
-        "batch_ratio": statistics.median(ratios),
+        "batch_ratio": ratio(batch_s, loop_s),
+        "batch_cpu_s": batch_cpu_s,
+        "bare_loop_cpu_s": loop_cpu_s,
+        "batch_cpu_ratio": ratio(batch_cpu_s, loop_cpu_s),
     }
 
 
-def bare_loop(bundle_dir: Path, count: int, threads: int, at_once: int) -> tuple[float, int]:
-    """Seconds of ONNX Runtime alone over the noise of `count` classes, at the size of call that is fastest.
+def bare_loop(bundle_dir: Path, count: int, threads: int, at_once: int) -> tuple[float, float, int]:
+    """Seconds and CPU seconds of ONNX Runtime alone over the noise of `count` classes, at the fastest size of call.
 
     Args:
         bundle_dir: the bundle.
@@ -114,6 +122,8 @@ def bare_loop(bundle_dir: Path, count: int, threads: int, at_once: int) -> tuple
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # As the service's, whose CPU seconds are compared: threads that spin while they wait count as busy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(bundle_dir / "synthesizer.onnx", options, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
     rows = SAMPLES * max(LOOP_SIZES)
@@ -127,9 +137,12 @@ def bare_loop(bundle_dir: Path, count: int, threads: int, at_once: int) -> tuple
             session.run(None, taken)
         return (time.perf_counter() - begun) / (size * -(-classes // size))
 
-    run(1, 1)
+    if at_once == 0:
+        run(1, 1)
     best = at_once or min(LOOP_SIZES, key=lambda size: run(size, max(LOOP_SIZES)))
-    return count * run(best, count), best
+    before = time.process_time()
+    seconds = run(best, count)
+    return count * seconds, time.process_time() - before, best
 
 
 def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -266,6 +279,12 @@ def serving(bundle: Path, data: Path, threads: int) -> Iterator[tuple[httpx.Clie
                 yield client, time.perf_counter() - begun
         finally:
             process.terminate()
+
+
+def cpu_s(client: httpx.Client) -> float:
+    """CPU seconds of a service so far."""
+    fields = Path(f"/proc/{client.headers['x-process']}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mb(client: httpx.Client) -> float:

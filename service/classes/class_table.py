@@ -6,11 +6,12 @@ B: rows of a block, Z: embedding dimension.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from json import dumps
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,16 @@ from model.errors import D3GZSLError
 from model.head import Float32, Row
 from model.outside.names import fold_name
 from model.photos import PhotoPrior
+from model.text.description import ClassText
+from model.vocabulary import Described
 from service.errors import RegistryDamagedError
 from service.registry.change import UnreadableValueError, from_json
 
 BLOCK = 2048
 """Rows of a block; at 2048-d it is large enough that the system backs it with huge pages, which halves a reading."""
 _SEEN, _PHOTOS = '"kind": "seen"', '"examples": ['
+Read = TypeVar("Read")
+
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -71,6 +76,10 @@ class KnownClass:
 
     def read(self) -> ClassEntry:
         """The class, for one who looks at all of them: what has to be parsed for that is not kept."""
+        return self.entry
+
+    def described(self) -> Described:
+        """What describes the class, for one who looks at all of them; nothing of it is kept either."""
         return self.entry
 
     @cached_property
@@ -131,12 +140,36 @@ class StoredClass(KnownClass):
         """See :class:`KnownClass`."""
         return self._parsed(self.__dict__["_document"], self.registry_version)
 
+    def described(self) -> Described:
+        """See :class:`KnownClass`."""
+        return self._read(_Description.from_json, self.__dict__["_document"], self.registry_version)
+
     @staticmethod
     def _parsed(document: str, version: int) -> ClassEntry:
+        return StoredClass._read(ClassEntry.from_json, document, version)
+
+    @staticmethod
+    def _read(read: Callable[[Any], Read], document: str, version: int) -> Read:
         try:
-            return ClassEntry.from_json(from_json(document))
+            return read(from_json(document))
         except (D3GZSLError, UnreadableValueError, KeyError, TypeError, ValueError) as error:
             raise RegistryDamagedError(f"the registry is damaged at version {version}: {error}") from None
+
+
+class _Description(NamedTuple):
+    """What describes a class, without its words."""
+
+    attributes: tuple[float, ...] | None
+    text_vector: Float32 | None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> _Description:
+        """Of a class's document."""
+        attributes, text = fields["attributes"], fields.get("text")
+        return cls(
+            None if attributes is None else tuple(attributes),
+            None if text is None else ClassText.from_json(text).numbers,
+        )
 
 
 class RowBlock:
@@ -185,16 +218,39 @@ class ClassTable:
     def of(cls, version: int, classes: Iterable[tuple[KnownClass, Row]], *, dimension: int) -> ClassTable:
         """A table of classes with their rows, in their order."""
         table = cls(dimension)
-        table.extend(version, ((known.id, (known, row)) for known, row in classes))
+        for known, row in classes:
+            table._write(known, row)
+        table.finish(version)
         return table
 
-    def extend(self, version: int, edits: Iterable[tuple[str, tuple[KnownClass, Row] | None]]) -> None:
-        """Many changes at once, which nobody looks at before the end: ids with the class, or None where it is gone."""
-        for class_id, edit in edits:
-            if class_id in self._slot:
-                self.remove(class_id, version)
-            if edit is not None:
-                self._write(*edit)
+    def extend(self, known: Sequence[KnownClass], weights: Float32, biases: NDArray[np.float64], version: int) -> None:
+        """Add many classes at the end before :meth:`finish`; rows that they had before are gone from `version` on.
+
+        Args:
+            known: n classes, none of them twice.
+            weights: their rows of the head, float32 [n, Z].
+            biases: float64 [n].
+            version: of the whole.
+        """
+        first, ids = len(self.known), [one.id for one in known]
+        for class_id in ids:
+            self.discard(class_id, version)
+        done = 0
+        while done < len(known):
+            slot = first + done
+            block, place = self._room(slot)
+            part = slice(done, done + min(BLOCK - place, len(known) - done))
+            places = slice(place, place + part.stop - part.start)
+            block.weight[places], block.bias[places] = weights[part], biases[part]
+            block.seen[places] = [one.is_seen for one in known[part]]
+            block.seen_share[places] = [one.seen_share for one in known[part]]
+            done = part.stop
+        self._before += [self._slot.get(class_id, -1) for class_id in ids]
+        self.known += known
+        self._slot.update(zip(ids, range(first, first + len(ids)), strict=True))
+
+    def finish(self, version: int) -> None:
+        """Have what was added so far seen, as of a version."""
         self._ids = sorted(self._slot)
         self.version = version
 
@@ -212,6 +268,11 @@ class ClassTable:
         if self.blocks[block].gone[place] == _NEVER:
             self.blocks[block].gone[place] = version
             self.removed += 1
+
+    def discard(self, class_id: str, version: int) -> None:
+        """As :meth:`remove`, and nothing where the class never was there."""
+        if class_id in self._slot:
+            self.remove(class_id, version)
 
     def slot(self, class_id: str, *, length: int, version: int) -> int | None:
         """Slot of a class among the first `length` at a version, or None."""
@@ -240,14 +301,27 @@ class ClassTable:
         shares = [block.seen_share for block in self._blocks(length)]
         return np.concatenate([*shares, np.empty(0, dtype=np.float32)])[:length]
 
+    def weights(self, slots: slice) -> Iterator[tuple[Float32, slice]]:
+        """The head's weights of slots that adjoin, a block at a time, with their numbers; not to be written."""
+        start = slots.start
+        while start < slots.stop:
+            block, place = self.blocks[start // BLOCK], start % BLOCK
+            stop = min(slots.stop, start - place + BLOCK)
+            yield block.weight[place : place + stop - start], slice(start, stop)
+            start = stop
+
     def _blocks(self, length: int) -> list[RowBlock]:
         return self.blocks[: -(-length // BLOCK)]
 
-    def _write(self, known: KnownClass, row: Row) -> None:
-        slot = len(self.known)
+    def _room(self, slot: int) -> tuple[RowBlock, int]:
+        """The block of a slot that is there, or comes next, and its place in it."""
         if slot == BLOCK * len(self.blocks):
             self.blocks.append(RowBlock(self.dimension))
-        block, place = self.blocks[slot // BLOCK], slot % BLOCK
+        return self.blocks[slot // BLOCK], slot % BLOCK
+
+    def _write(self, known: KnownClass, row: Row) -> None:
+        slot = len(self.known)
+        block, place = self._room(slot)
         block.weight[place], block.bias[place] = row.weight, row.bias
         block.seen[place] = known.is_seen
         block.seen_share[place] = known.seen_share

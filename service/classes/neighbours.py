@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.classes import ClassEntry
 from model.head import Float32, Row
-from model.vocabulary import Vocabulary
+from model.vocabulary import Described, Vocabulary
 from service.classes.class_table import ClassTable, KnownClass
 from service.classes.snapshot import Snapshot
 
@@ -25,6 +25,8 @@ NEAR_DUPLICATE = 0.99
 _MOST_DUPLICATES = 5
 _AT_ONCE = 1000
 _EPSILON = 1e-12
+_SHORT = 128
+_ROUNDING = 1e-4  # far more than float32 loses in a cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class Neighbourhood:
 
 
 class Neighbours:
-    """Finds neighbours; keeps the normalised attributes of every slot of the table, which never change.
+    """Finds neighbours; keeps of every slot of the table what never changes: its attributes and the length of its row.
 
     Args:
         vocabulary: of the bundle.
@@ -87,11 +89,12 @@ class Neighbours:
         self._lock = Lock()
         self._table: ClassTable | None = None
         self._kept: Float32 = np.empty((0, vocabulary.dimension), dtype=np.float32)
+        self._lengths: Float32 = np.empty((0, 2), dtype=np.float32)
         self._length = 0
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Normalise the attributes of all classes ahead of the first question about them."""
-        self._attributes(snapshot)
+        """Look at all classes ahead of the first question about them."""
+        self._of_slots(snapshot)
 
     def of(self, snapshot: Snapshot, entry: ClassEntry, row: Row) -> Neighbourhood:
         """The classes around one, whether or not the snapshot has it.
@@ -107,7 +110,7 @@ class Neighbours:
             snapshot=snapshot,
             described=entry.attributes is not None,
             rows=rows,
-            attribute_cosines=_cosines(self._attributes(snapshot)[rows], self._normalised([entry])[0]),
+            attribute_cosines=_cosines(self._of_slots(snapshot)[0][rows], self._normalised([entry])[0]),
             row_cosines=np.concatenate(
                 [np.empty(0, np.float32), *(_cosines(weight, row.weight) for _, weight, _ in snapshot.parts(rows))]
             ),
@@ -126,10 +129,20 @@ class Neighbours:
         attributes = _unit(self._normalised([entry for entry, _ in described]))
         weights = _unit(np.stack([row.weight for _, row in described]))
         own = np.array([-1 if (n := snapshot.row_number(entry.id)) is None else n for entry, _ in described])
-        kept = self._attributes(snapshot)
+        kept, lengths = self._of_slots(snapshot)
+        looked_at = _looked_at(snapshot.table.dimension)
+        rest = np.linalg.norm(weights[:, looked_at:], axis=1, keepdims=True)
         for rows, weight, _ in snapshot.parts(snapshot.rows):
-            by_attributes = attributes @ _unit(kept[rows]).T
-            by_row = weights @ _unit(weight).T
+            by_attributes = attributes @ kept[rows].T
+            # The numbers left out add at most the product of their lengths (Cauchy-Schwarz): most rows end here.
+            most_by_row = weights[:, :looked_at] @ weight[:, :looked_at].T / lengths[rows, 0] + rest * lengths[rows, 1]
+            near = np.maximum(by_attributes, most_by_row) >= NEAR_DUPLICATE - _ROUNDING
+            near &= own[:, None] != rows
+            candidates = np.flatnonzero(near.any(axis=0))
+            if not len(candidates):
+                continue
+            rows, by_attributes = rows[candidates], by_attributes[:, candidates]
+            by_row = weights @ _unit(weight[candidates]).T
             near = np.maximum(by_attributes, by_row) >= NEAR_DUPLICATE
             near &= own[:, None] != rows
             for i in np.flatnonzero(near.any(axis=1)).tolist():
@@ -148,30 +161,51 @@ class Neighbours:
                 found[i] = sorted(found[i], key=_distance)[:_MOST_DUPLICATES]
         return found
 
-    def _attributes(self, snapshot: Snapshot) -> Float32:
-        """Normalised attributes of the snapshot's slots, float32 [T, A]."""
-        with self._lock:
-            if snapshot.table is not self._table:
-                # A new array, since another thread may still read the one before.
-                self._table, self._length, self._kept = snapshot.table, 0, self._kept[:0].copy()
-            if snapshot.length > len(self._kept):
-                room = np.empty((max(2 * snapshot.length, 64), self._vocabulary.dimension), dtype=np.float32)
-                room[: self._length] = self._kept[: self._length]
-                self._kept = room
-            while self._length < snapshot.length:  # some at a time: what is parsed of many classes takes much memory
-                stop = min(self._length + _AT_ONCE, snapshot.length)
-                new = snapshot.table.known[self._length : stop]
-                self._kept[self._length : stop] = self._normalised([known.read() for known in new])
-                self._length = stop
-            return self._kept[: snapshot.length]
+    def _of_slots(self, snapshot: Snapshot) -> tuple[Float32, Float32]:
+        """Of the snapshot's slots: unit vectors of their normalised attributes, float32 [T, A], and lengths, [T, 2].
 
-    def _normalised(self, entries: Sequence[ClassEntry]) -> Float32:
+        The lengths are that of the row, and that of the numbers in it that are looked at last, as a share of the first.
+        """
+        with self._lock:
+            table = snapshot.table
+            if table is not self._table:
+                # New arrays, since another thread may still read those before.
+                self._table, self._length = table, 0
+                self._kept, self._lengths = self._kept[:0].copy(), self._lengths[:0].copy()
+            if snapshot.length > len(self._kept):
+                most = max(2 * snapshot.length, 64)
+                self._kept, self._lengths = (_grown(kept, self._length, most) for kept in (self._kept, self._lengths))
+            while self._length < snapshot.length:  # some at a time: what is parsed of many classes takes much memory
+                new = slice(self._length, min(self._length + _AT_ONCE, snapshot.length))
+                self._kept[new] = _unit(self._normalised([known.described() for known in table.known[new]]))
+                for weight, place in table.weights(new):
+                    first = weight[:, : _looked_at(table.dimension)]
+                    squares = np.einsum("cz,cz->c", weight, weight, dtype=np.float64)
+                    rest = np.maximum(squares - np.einsum("cz,cz->c", first, first, dtype=np.float64), 0)
+                    self._lengths[place, 0] = np.maximum(np.sqrt(squares), _EPSILON)
+                    self._lengths[place, 1] = np.sqrt(rest) / self._lengths[place, 0]
+                self._length = new.stop
+            return self._kept[: snapshot.length], self._lengths[: snapshot.length]
+
+    def _normalised(self, entries: Sequence[Described]) -> Float32:
         """Normalised attributes of classes, float32 [N, A]; zeros, which are near nothing, without a description."""
         normalised = np.zeros((len(entries), self._vocabulary.dimension), dtype=np.float32)
         described = [i for i, entry in enumerate(entries) if entry.attributes is not None]
         if described:
             normalised[described] = self._vocabulary.described([entries[i] for i in described])
         return normalised
+
+
+def _looked_at(dimension: int) -> int:
+    """How many numbers of each row are looked at before the others: an eighth, and all of short rows."""
+    return dimension if dimension < _SHORT else dimension // 8
+
+
+def _grown(kept: Float32, length: int, most: int) -> Float32:
+    """A copy of the first `length` of what is kept with room for `most`."""
+    room = np.empty((most, kept.shape[1]), dtype=np.float32)
+    room[:length] = kept[:length]
+    return room
 
 
 def _distance(neighbour: Neighbour) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+
+import numpy as np
 
 from model.bundle import Bundle
 from model.classes import ClassEntry
@@ -11,8 +13,9 @@ from model.photos import PhotoPrior
 from service.classes.class_table import ClassTable, KnownClass, StoredClass
 from service.classes.snapshot import Snapshot
 from service.errors import RegistryError
-from service.registry.change import Change, LoggedVersion, StoredChange
+from service.registry.change import Change, LoggedVersion
 from service.registry.log import ChangeLog
+from service.registry.reading.records import Record, StoredChanges
 
 
 class Replay:
@@ -35,9 +38,12 @@ class Replay:
             RegistryError: the log is damaged, does not apply, or belongs to another bundle.
             StorageError: the database refuses.
         """
-        table = ClassTable(self._dimension)
-        with log.loading() as (version, changes):
-            table.extend(version, self._bundled_and(changes))
+        bundled = ((KnownClass(entry=e, registry_version=0), self._rows[e.id]) for e in self._entries)
+        table = ClassTable.of(0, bundled, dimension=self._dimension)
+        with log.loading() as (version, parts):
+            for part in parts:
+                self._apply(part, table, version)
+            table.finish(version)
         return Snapshot(registry_version=version, table=table, length=len(table))
 
     def after(self, snapshot: Snapshot, steps: Iterable[LoggedVersion]) -> Snapshot:
@@ -54,20 +60,40 @@ class Replay:
                 raise _does_not_apply(step.version, error.args[0]) from None
         return snapshot
 
-    def _bundled_and(
-        self, changes: Iterable[tuple[int, StoredChange]]
-    ) -> Iterator[tuple[str, tuple[KnownClass, Row] | None]]:
-        for entry in self._entries:
-            yield entry.id, (KnownClass(entry=entry, registry_version=0), self._rows[entry.id])
-        for version, (_, class_id, document, row, row_at) in changes:
-            if document is None:
-                yield class_id, None
-                continue
-            known = StoredClass(class_id, document, registry_version=version, row_at=row_at, prior=self._photos)
-            try:
-                yield class_id, (known, row or self._rows[class_id])
-            except KeyError as error:
-                raise _does_not_apply(version, error.args[0]) from None
+    def _apply(self, part: StoredChanges, table: ClassTable, version: int) -> None:
+        """Write last changes of classes into a table that is to show `version`."""
+        records, weights, biases = part
+        if not all(record.document is not None and record.weight is not None for record in records):
+            rows = zip(weights, biases.tolist(), strict=True)
+            own = [Row(*next(rows)) if record.weight is not None else None for record in records]
+            for record in records:
+                if record.document is None:
+                    table.discard(record.class_id, version)
+            chosen = [
+                row or self._bundled_row(record)
+                for record, row in zip(records, own, strict=True)
+                if record.document is not None
+            ]
+            records = [record for record in records if record.document is not None]
+            weights = np.array([row.weight for row in chosen], dtype=np.float32).reshape(len(chosen), self._dimension)
+            biases = np.array([row.bias for row in chosen], dtype=np.float64)
+        known = [
+            StoredClass(
+                record.class_id,
+                str(record.document),
+                registry_version=record.version,
+                row_at=record.row_position,
+                prior=self._photos,
+            )
+            for record in records
+        ]
+        table.extend(known, weights, biases, version)
+
+    def _bundled_row(self, record: Record) -> Row:
+        try:
+            return self._rows[record.class_id]
+        except KeyError as error:
+            raise _does_not_apply(record.version, error.args[0]) from None
 
     def _known(self, change: Change, version: int) -> tuple[KnownClass, Row] | None:
         if change.entry is None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from json.encoder import encode_basestring_ascii
+from typing import Any, Literal
 
 import pydantic_core
 
@@ -40,24 +41,6 @@ class Change:
     row: Row | None = None
     row_at: int | None = None
     embeddings: Mapping[str, Float32] = field(default_factory=dict)
-
-
-class StoredChange(NamedTuple):
-    """A change as it is read at a start: its document fits the digest of its version, and is not parsed yet.
-
-    Attributes:
-        operation: as of :class:`Change`.
-        class_id: likewise.
-        document: the class as JSON; None for `remove`.
-        row: its row of the head; None where that is the bundle's own.
-        row_at: position of the change that stored the row.
-    """
-
-    operation: ChangeOperation
-    class_id: str
-    document: str | None
-    row: Row | None
-    row_at: int | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,6 +108,10 @@ canonical = json.JSONEncoder(sort_keys=True).encode
 """JSON in the one form that documents are stored in and digests are taken of."""
 
 
+_quoted = encode_basestring_ascii
+_DOUBLE = struct.Struct("<d").pack
+
+
 class UnreadableValueError(Exception):
     """A stored value that is not of its column's form."""
 
@@ -159,12 +146,14 @@ def digest_change(
         row_position: of the change that brought the row.
         stored: the row it brought, if it brought one.
     """
-    said, row_at = ("null" if value is None else value for value in (document, row_position))
-    words = f"[{position}, {canonical(operation)}, {canonical(class_id)}, {said}, {row_at}]".encode()
+    said = "null" if document is None else document
+    row_at = "null" if row_position is None else row_position
+    # A string as `canonical` writes it: a start does this for every class.
+    words = f"[{position}, {_quoted(operation)}, {_quoted(class_id)}, {said}, {row_at}]".encode()
     if stored is None:
         return hashlib.sha256(words).digest()
     weight, bias = stored
-    return hashlib.sha256(words + struct.pack("<d", bias) + hashlib.sha256(weight).digest()).digest()
+    return hashlib.sha256(words + _DOUBLE(bias) + hashlib.sha256(weight).digest()).digest()
 
 
 def digest_version(before: str, *, version: int, operation: str, source: int | None, changes: Iterable[bytes]) -> str:

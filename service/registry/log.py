@@ -25,14 +25,13 @@ from service.registry.change import (
     Change,
     LoggedVersion,
     Operation,
-    StoredChange,
     canonical,
     digest_change,
     digest_version,
     placed,
 )
 from service.registry.database import Database
-from service.registry.reading.records import AT_ONCE, Record, RecordReader
+from service.registry.reading.records import AT_ONCE, Record, RecordReader, StoredChanges
 from service.registry.tables import changes, example_embeddings, head_rows, registry, versions
 
 Read = TypeVar("Read")
@@ -134,8 +133,8 @@ class ChangeLog:
         database.prove_by(self._prove)
 
     @contextmanager
-    def loading(self) -> Iterator[tuple[int, Iterator[tuple[int, StoredChange]]]]:
-        """The last version, and of every class that was ever changed its last change with the version that made it.
+    def loading(self) -> Iterator[tuple[int, Iterator[StoredChanges]]]:
+        """The last version, and of every class that was ever changed its last change, some at a time.
 
         Ordered by when the change was made. Every version that made one of these changes or rows is held against its
         digest; versions of which others have superseded all are not read.
@@ -251,7 +250,7 @@ class ChangeLog:
         if (count, first or 1, highest or 0) != (last, 1, last) or (listed or 0) != stored:
             raise self.database.damaged(f": it lacks versions or changes up to {last}")
 
-    def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[tuple[int, StoredChange]]:
+    def _last_changes(self, connection: sa.Connection, base: int) -> Iterator[StoredChanges]:
         last = (
             sa.select(sa.func.max(changes.c.position), sa.func.max(changes.c.version))  # which grow together
             .where(changes.c.version > base)
@@ -272,16 +271,15 @@ class ChangeLog:
         """
         query = sa.select(changes.c.position, changes.c.version).where(changes.c.position.in_(positions))
         chosen = {row[0]: row[1] for row in connection.execute(query)}
-        return [change for _, change in self._changes_at(connection, chosen, self._reader.changes)]
+        return [change for part in self._changes_at(connection, chosen, self._reader.changes) for change in part]
 
     def _changes_at(
-        self, connection: sa.Connection, chosen: Mapping[int, int], read: Callable[[Sequence[Record]], list[Read]]
-    ) -> Iterator[tuple[int, Read]]:
-        """Changes with their versions, in order; `chosen` has the version of each position."""
+        self, connection: sa.Connection, chosen: Mapping[int, int], read: Callable[[list[Record]], Read]
+    ) -> Iterator[Read]:
+        """Changes in order, some at a time; `chosen` has the version of each position."""
         wanted = {*chosen.values(), *self._versions_of_rows(connection, chosen)}
         for records in self._reader.verified(connection, sorted(wanted)):
-            kept = [record for record in records if record.position in chosen]
-            yield from zip((record.version for record in kept), read(kept), strict=True)
+            yield read([record for record in records if record.position in chosen])
 
     def _versions_of_rows(self, connection: sa.Connection, chosen: Mapping[int, int]) -> Iterator[int]:
         """Versions that brought the rows that some changes name and did not bring themselves."""

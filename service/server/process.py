@@ -131,6 +131,7 @@ class _Server(uvicorn.Server):
         # What is there now stays: a collection that looked through it would stop every request for 0.1 to 0.4 seconds.
         gc.collect()
         gc.freeze()
+        gc.enable()
         self._announce(self._service.bundle.manifest.bundle_id, self._service.precision)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -7,6 +7,7 @@ and workers outlive a supervisor that is killed.
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -103,6 +104,7 @@ def run_workers(settings: Settings, listener: socket.socket) -> None:
 
 def _run_server(settings: Settings, listener: socket.socket, started: Callable[[str, Precision], None]) -> None:
     """Serve with this process; the bundle's networks are on trial while the libraries are loaded."""
+    gc.disable()  # what a start makes stays: looking for garbage in it takes a fifth of its time; a server enables it
     with _trial_begun(settings):
         from service.server.process import run_server  # what a supervisor need not load
 

@@ -64,7 +64,7 @@ def append(log: ChangeLog, *made: Change, operation: Operation = "batch") -> Log
 
 def last_changes(log: ChangeLog) -> list[tuple[int, str, str]]:
     with log.loading() as (_, found):
-        return [(version, change.operation, change.class_id) for version, change in found]
+        return [(record.version, record.operation, record.class_id) for part in found for record in part.records]
 
 
 def test_what_is_written_is_read_back_bit_for_bit_by_another_process(opening: Opening) -> None:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from model.classes import ClassEntry
 from model.errors import D3GZSLError
 from model.head import Float32, Row
-from service.registry.change import GENESIS, Change, StoredChange, canonical, digest_change, digest_version, from_json
+from service.registry.change import GENESIS, Change, canonical, digest_change, digest_version, from_json
 from service.registry.database import Database
 from service.registry.tables import changes, head_rows, versions
 
@@ -36,6 +37,20 @@ class Record(NamedTuple):
     row_position: int | None
     weight: bytes | None
     bias: float | None
+
+
+class StoredChanges(NamedTuple):
+    """Changes as they are read at a start: their documents fit the digests of their versions, and are not parsed yet.
+
+    Attributes:
+        records: n changes; the `document` is None for `remove`.
+        weights: rows of the head of those of them that have a `weight`, in their order, float32.
+        biases: likewise, float64.
+    """
+
+    records: list[Record]
+    weights: Float32
+    biases: NDArray[np.float64]
 
 
 _RECORDS = sa.select(
@@ -96,7 +111,7 @@ class RecordReader:
             records = connection.execute(query, execution_options={"yield_per": AT_ONCE})
             version = _VersionInReading(self._damaged)
             for part in records.partitions():
-                together = [Record(*row) for row in part]
+                together = [*map(Record._make, part)]
                 yield together
                 for record in together:
                     if record.version != version.number:
@@ -116,38 +131,39 @@ class RecordReader:
         rows = self._rows(records)
         return [self._change(record, row) for record, row in zip(records, rows, strict=True)]
 
-    def stored(self, records: Sequence[Record]) -> list[StoredChange]:
+    def stored(self, records: list[Record]) -> StoredChanges:
         """What records say, without a look into their documents.
 
         Raises:
             RegistryDamagedError: one has a row that is none.
         """
-        return [
-            StoredChange(record.operation, record.class_id, record.document, row, record.row_position)  # type: ignore[arg-type]  # as the digest says
-            for record, row in zip(records, self._rows(records), strict=True)
-        ]
+        return StoredChanges(records, *self._finite_rows([record for record in records if record.weight is not None]))
 
     def _rows(self, records: Sequence[Record]) -> list[Row | None]:
         with_row = [i for i, record in enumerate(records) if record.weight is not None]
         rows: list[Row | None] = [None] * len(records)
-        for i, row in zip(with_row, self._finite_rows([records[i] for i in with_row]), strict=True):
-            rows[i] = row
+        weights, biases = self._finite_rows([records[i] for i in with_row])
+        for i, weight, bias in zip(with_row, weights, biases.tolist(), strict=True):
+            rows[i] = Row(weight, bias)
         return rows
 
-    def _finite_rows(self, records: Sequence[Record]) -> list[Row]:
+    def _finite_rows(self, records: Sequence[Record]) -> tuple[Float32, NDArray[np.float64]]:
         for record in records:
             if not isinstance(record.weight, bytes) or not isinstance(record.bias, float | int):
                 raise self._fault(record, "a value has another type than was written")
             if len(record.weight) != 4 * self._dimension:
                 raise self._fault(record, f"expected {self._dimension} weights, got {len(record.weight) // 4}")
-        together = b"".join(record.weight for record in records if record.weight is not None)
+        together = b"".join([record.weight for record in records])  # type: ignore[misc]  # bytes, as was just looked
         weights: Float32 = np.frombuffer(together, dtype="<f4").reshape(len(records), self._dimension)
         weights = weights.astype(np.float32, copy=False)
         biases = np.array([record.bias for record in records], dtype=np.float64)
-        finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(weights.sum(axis=1) + biases)  # a sum is finite only where all its terms are
+        if not finite.all():
+            finite = np.isfinite(weights).all(axis=1) & np.isfinite(biases)
         if not finite.all():
             raise self._fault(records[int(finite.argmin())], "the row holds numbers that are not finite")
-        return [Row(weight, bias) for weight, bias in zip(weights, biases.tolist(), strict=True)]
+        return weights, biases
 
     def _change(self, record: Record, row: Row | None) -> Change:
         _, _, operation, class_id, document, row_at, _, _ = record
