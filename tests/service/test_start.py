@@ -17,7 +17,7 @@ from model.bundle import Bundle
 from model.classes import ClassEntry, ExamplePhoto
 from model.errors import BundleError
 from model.photos import PhotoPrior
-from service.classes import class_table
+from service.classes import class_table, snapshot
 from service.classes.class_table import KnownClass, StoredClass
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
@@ -214,8 +214,12 @@ def test_a_database_without_a_registry_is_nobodys(opening: Callable[[], ChangeLo
     found.close()
 
 
-def test_rows_that_are_loaded_are_those_that_were_stored(bundle: Bundle, opening: Callable[[], ChangeLog]) -> None:
-    """More than are read together, so that parts and versions end at different places."""
+def test_rows_that_are_loaded_are_those_that_were_stored(
+    bundle: Bundle, opening: Callable[[], ChangeLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than are read together, so that parts, versions and blocks of the table end at different places."""
+    for module in (class_table, snapshot):
+        monkeypatch.setattr(module, "BLOCK", 64)
     log = opening()
     made = [put(f"k{i}", seed=i) for i in range(AT_ONCE + 130)]
     for start in range(0, len(made), 90):
