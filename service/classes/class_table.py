@@ -112,14 +112,15 @@ class StoredClass(KnownClass):
         # No text within JSON has these quotes, and in free metadata they only cost a look.
         seen = _SEEN in document and self._parsed(document, registry_version).kind == "seen"
         photos = len(self._parsed(document, registry_version).examples) if prior and _PHOTOS in document else 0
-        self.__dict__.update(
-            _id=class_id,
-            _document=document,
-            _seen=seen,
-            registry_version=registry_version,
-            row_at=row_at,
-            photo_share=prior.seen_share(photos) if prior else 0.0,
-        )
+        about = {
+            "_id": class_id,
+            "_document": document,
+            "_seen": seen,
+            "registry_version": registry_version,
+            "row_at": row_at,
+            "photo_share": prior.seen_share(photos) if prior else 0.0,
+        }
+        object.__setattr__(self, "__dict__", about)
 
     @property
     def id(self) -> str:
@@ -233,8 +234,8 @@ class ClassTable:
             version: of the whole.
         """
         first, ids = len(self.known), [one.id for one in known]
-        for class_id in ids:
-            self.discard(class_id, version)
+        for class_id in self._slot.keys() & ids:
+            self.remove(class_id, version)
         done = 0
         while done < len(known):
             slot = first + done

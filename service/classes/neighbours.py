@@ -26,6 +26,7 @@ _MOST_DUPLICATES = 5
 _AT_ONCE = 1000
 _EPSILON = 1e-12
 _SHORT = 128
+_FEW = 4
 _ROUNDING = 1e-4  # far more than float32 loses in a cosine
 
 
@@ -133,9 +134,12 @@ class Neighbours:
         looked_at = _looked_at(snapshot.table.dimension)
         rest = np.linalg.norm(weights[:, looked_at:], axis=1, keepdims=True)
         for rows, weight, _ in snapshot.parts(snapshot.rows):
-            by_attributes = attributes @ kept[rows].T
+            adjoin = int(rows[-1] - rows[0]) == len(rows) - 1
+            slots = slice(int(rows[0]), int(rows[-1]) + 1) if adjoin else rows  # a slice copies nothing
+            by_attributes = _products(attributes, kept[slots])
             # The numbers left out add at most the product of their lengths (Cauchy-Schwarz): most rows end here.
-            most_by_row = weights[:, :looked_at] @ weight[:, :looked_at].T / lengths[rows, 0] + rest * lengths[rows, 1]
+            first = _products(weights[:, :looked_at], weight[:, :looked_at])
+            most_by_row = first / lengths[slots, 0] + rest * lengths[slots, 1]
             near = np.maximum(by_attributes, most_by_row) >= NEAR_DUPLICATE - _ROUNDING
             near &= own[:, None] != rows
             candidates = np.flatnonzero(near.any(axis=0))
@@ -199,6 +203,13 @@ class Neighbours:
 def _looked_at(dimension: int) -> int:
     """How many numbers of each row are looked at before the others: an eighth, and all of short rows."""
     return dimension if dimension < _SHORT else dimension // 8
+
+
+def _products(vectors: Float32, others: Float32) -> Float32:
+    """Products of N vectors with C others, float32 [N, C]; of few without the threads of BLAS, which cost more."""
+    if len(vectors) > _FEW:
+        return vectors @ others.T
+    return np.stack([np.vecdot(others, vector) for vector in vectors])
 
 
 def _grown(kept: Float32, length: int, most: int) -> Float32:

@@ -128,7 +128,6 @@ def from_json(text: str) -> Any:
 
 
 def digest_change(
-    *,
     position: int,
     operation: str,
     class_id: str,

@@ -6,7 +6,9 @@ n: changes read together, Z: embedding dimension.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +55,7 @@ class StoredChanges(NamedTuple):
     biases: NDArray[np.float64]
 
 
+_version = attrgetter("version")
 _RECORDS = sa.select(
     changes.c.position,
     changes.c.version,
@@ -113,11 +116,11 @@ class RecordReader:
             for part in records.partitions():
                 together = [*map(Record._make, part)]
                 yield together
-                for record in together:
-                    if record.version != version.number:
+                for number, of_version in groupby(together, _version):
+                    if number != version.number:
                         version.check()
-                        version = _VersionInReading(self._damaged, record.version, written.pop(record.version, None))
-                    version.add(record)
+                        version = _VersionInReading(self._damaged, number, written.pop(number, None))
+                    version.add(of_version)
             version.check()
             for number, empty in written.items():  # versions without changes, or that lost them
                 _VersionInReading(self._damaged, number, empty).check()
@@ -148,12 +151,15 @@ class RecordReader:
         return rows
 
     def _finite_rows(self, records: Sequence[Record]) -> tuple[Float32, NDArray[np.float64]]:
-        for record in records:
-            if not isinstance(record.weight, bytes) or not isinstance(record.bias, float | int):
-                raise self._fault(record, "a value has another type than was written")
-            if len(record.weight) != 4 * self._dimension:
-                raise self._fault(record, f"expected {self._dimension} weights, got {len(record.weight) // 4}")
-        together = b"".join([record.weight for record in records])  # type: ignore[misc]  # bytes, as was just looked
+        stored: list[Any] = [record.weight for record in records]
+        usual = set(map(type, stored)) <= {bytes} and {type(record.bias) for record in records} <= {float}
+        if not usual or not set(map(len, stored)) <= {4 * self._dimension}:
+            for record in records:
+                if not isinstance(record.weight, bytes) or not isinstance(record.bias, float | int):
+                    raise self._fault(record, "a value has another type than was written")
+                if len(record.weight) != 4 * self._dimension:
+                    raise self._fault(record, f"expected {self._dimension} weights, got {len(record.weight) // 4}")
+        together = b"".join(stored)
         weights: Float32 = np.frombuffer(together, dtype="<f4").reshape(len(records), self._dimension)
         weights = weights.astype(np.float32, copy=False)
         biases = np.array([record.bias for record in records], dtype=np.float64)
@@ -230,22 +236,23 @@ class _VersionInReading:
         self.number, self._damaged, self._written = number, damaged, written
         self._digests: list[bytes] = []
 
-    def add(self, record: Record) -> None:
-        position, _, operation, class_id, document, row_position, weight, bias = record
+    def add(self, records: Iterable[Record]) -> None:
+        digests = self._digests
         try:
-            stored = (weight, bias) if row_position == position and weight is not None and bias is not None else None
-            if document is not None and not document.startswith(_CANONICAL):
-                document = canonical(from_json(document))
-            self._digests.append(
-                digest_change(
-                    position=position,
-                    operation=operation,
-                    class_id=class_id,
-                    document=document,
-                    row_position=row_position,
-                    stored=stored,
+            for position, _, operation, class_id, document, row_position, weight, bias in records:
+                brought = row_position == position and weight is not None and bias is not None
+                if document is not None and not document.startswith(_CANONICAL):
+                    document = canonical(from_json(document))
+                digests.append(
+                    digest_change(
+                        position,
+                        operation,
+                        class_id,
+                        document,
+                        row_position,
+                        (weight, bias) if brought else None,  # type: ignore[arg-type]  # as was just looked
+                    )
                 )
-            )
         except (TypeError, ValueError, struct.error):
             what = f" at version {self.number}: a value has another type than was written"
             raise self._damaged(what) from None
