@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -191,6 +193,13 @@ class RowBlock:
         self.seen_share = np.empty(BLOCK, dtype=np.float32)
         self.gone = np.full(BLOCK, _NEVER, dtype=np.int64)
 
+    @classmethod
+    def cleared(cls, dimension: int) -> RowBlock:
+        """One whose memory the system has given already."""
+        block = cls(dimension)
+        block.weight.fill(0)
+        return block
+
 
 class ClassTable:
     """Every row there was, by its slot; a row is written once and then only marked as gone.
@@ -211,6 +220,8 @@ class ClassTable:
         self._before: list[int] = []  # slot of the same class's row before, or -1
         self._slot: dict[str, int] = {}  # the newest row of each class
         self._ids: list[str] = []  # sorted
+        self._beside: ThreadPoolExecutor | None = None
+        self._next: Future[RowBlock] | None = None
 
     def __len__(self) -> int:
         return len(self.known)
@@ -249,6 +260,15 @@ class ClassTable:
         self._before += [self._slot.get(class_id, -1) for class_id in ids]
         self.known += known
         self._slot.update(zip(ids, range(first, first + len(ids)), strict=True))
+
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """Within the block, another thread makes room ahead once there are many classes: clearing it takes a while."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="room") as self._beside:
+            try:
+                yield
+            finally:
+                self._beside = self._next = None
 
     def finish(self, version: int) -> None:
         """Have what was added so far seen, as of a version."""
@@ -317,7 +337,9 @@ class ClassTable:
     def _room(self, slot: int) -> tuple[RowBlock, int]:
         """The block of a slot that is there, or comes next, and its place in it."""
         if slot == BLOCK * len(self.blocks):
-            self.blocks.append(RowBlock(self.dimension))
+            self.blocks.append(RowBlock(self.dimension) if self._next is None else self._next.result())
+            if self._beside is not None and len(self.blocks) > 1:
+                self._next = self._beside.submit(RowBlock.cleared, self.dimension)
         return self.blocks[slot // BLOCK], slot % BLOCK
 
     def _write(self, known: KnownClass, row: Row) -> None:

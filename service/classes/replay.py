@@ -40,7 +40,7 @@ class Replay:
         """
         bundled = ((KnownClass(entry=e, registry_version=0), self._rows[e.id]) for e in self._entries)
         table = ClassTable.of(0, bundled, dimension=self._dimension)
-        with log.loading() as (version, parts):
+        with log.loading() as (version, parts), table.growing():
             for part in parts:
                 self._apply(part, table, version)
             table.finish(version)

@@ -23,6 +23,8 @@ from service.registry.database import Database
 from service.registry.tables import changes, head_rows, versions
 
 AT_ONCE = 500  # positions or versions in one question: below every database's limit of parameters
+_BYTES_TOGETHER = 2**19
+"""Of rows that are looked at together: more leave the processor's caches, and the system clears new memory for them."""
 
 _CANONICAL = '{"attributes": '
 """With this every document begins that was stored in its canonical form; former releases stored its `id` first."""
@@ -87,6 +89,7 @@ class RecordReader:
 
     def __init__(self, database: Database, dimension: int) -> None:
         self._damaged, self._dimension = database.damaged, dimension
+        self._together = max(1, min(AT_ONCE, _BYTES_TOGETHER // (4 * dimension)))
 
     def verified(self, connection: sa.Connection, wanted: Sequence[int]) -> Iterator[list[Record]]:
         """All changes of some versions in order, up to `AT_ONCE` at a time.
@@ -111,7 +114,7 @@ class RecordReader:
                 first = int(connection.scalar(before) or 0) + 1
                 end = first + sum(row.changes for row in written.values())
                 query = _RECORDS.where(changes.c.position.between(first, end - 1)).order_by(changes.c.position)
-            records = connection.execute(query, execution_options={"yield_per": AT_ONCE})
+            records = connection.execute(query, execution_options={"yield_per": self._together})
             version = _VersionInReading(self._damaged)
             for part in records.partitions():
                 together = [*map(Record._make, part)]
