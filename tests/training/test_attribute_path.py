@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.training.tiny import config, task
+from training.config import PathChoice
 from training.datasets.dataset import Task
 from training.generators import ridge_prior
 from training.generators.ridge_prior import (
@@ -22,7 +23,7 @@ from training.generators.ridge_prior import (
     NORM_CORRECTIONS,
     WIDTHS,
     PseudoUnseenClasses,
-    choose_norm_correction,
+    choose_by_area,
     class_means,
     fit_path,
     kernel,
@@ -278,21 +279,64 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
         ([[0.1, 0.2]], 0.0),  # of one group nobody knows how much is chance
     ],
 )
-def test_a_norm_correction_has_to_gain_more_than_two_standard_errors(gains: list[list[float]], expected: float) -> None:
+def test_a_norm_correction_has_to_gain_more_than_two_standard_errors(
+    gains: list[list[float]], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     areas = np.array([[0.5, *(0.5 + gain for gain in row)] for row in gains])
-    assert choose_norm_correction(areas) == expected
-    assert choose_norm_correction(np.empty((0, 3))) == 0
+    assert chosen_by({0.3: areas}, monkeypatch) == (0.3, expected)
+    assert chosen_by({0.3: np.empty((0, 3))}, monkeypatch) == (0.3, 0)
 
 
-def test_the_norm_correction_is_chosen_by_the_areas(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
-    for best in range(3):
-        areas = np.full((4, 3), 0.5)
-        areas[:, best] = 0.6
-        monkeypatch.setattr(PseudoUnseenClasses, "areas", lambda *_, found=areas: found)
-        path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
-        assert fit_path(path, made, (0.1, 0.7)).norm_correction == NORM_CORRECTIONS[best]
-        assert float(path.norm_correction) == NORM_CORRECTIONS[best]
+@pytest.mark.parametrize(
+    ("stronger", "weaker", "expected"),
+    [
+        ([0.5, 0.6, 0.7], [0.7, 0.5, 0.8], (0.1, 1.0)),
+        ([0.5, 0.6, 0.7], [0.7, 0.5, 0.5], (0.3, 1.0)),  # of equal gains the strength to keep without evidence
+        ([0.5, 0.5, 0.5], [0.6, 0.5, 0.5], (0.1, 0.0)),
+        ([0.5, 0.4, 0.3], [0.5, 0.4, 0.3], (0.3, 0.0)),
+    ],
+)
+def test_strength_and_norm_correction_are_chosen_together(
+    stronger: list[float], weaker: list[float], expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert chosen_by({0.3: np.array([stronger] * 4), 0.1: np.array([weaker] * 4)}, monkeypatch) == expected
+
+
+def chosen_by(areas: dict[float, Float64], monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    classes = PseudoUnseenClasses(scores=torch.zeros(0), gram=torch.zeros(0), labels=torch.zeros(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(PseudoUnseenClasses, "areas", lambda _, kernel, strength, corrections: areas[strength])
+        return choose_by_area(classes, torch.zeros(0), list(areas))
+
+
+@pytest.mark.parametrize("choice", ["error", "ausuc"])
+def test_the_areas_decide_on_the_strength_only_where_that_is_asked_for(
+    choice: PathChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, strengths = task(seen=9, unseen=2, rows=8, dim=D, attributes=A), (0.02, 0.1, 0.3, 2.0)
+    path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
+    by_error = fit_path(path, made, strengths).strength
+    for best in strengths:
+        for place, correction in enumerate(NORM_CORRECTIONS):
+
+            def areas(
+                _: PseudoUnseenClasses,
+                kernel: torch.Tensor,
+                strength: float,
+                __: object,
+                best: float = best,
+                place: int = place,
+            ) -> Float64:
+                found = np.full((4, 3), 0.5)
+                found[:, place] += 0.1 if strength == best else 0.05
+                return found
+
+            monkeypatch.setattr(PseudoUnseenClasses, "areas", areas)
+            path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
+            shape = fit_path(path, made, strengths, choice)
+            assert shape.norm_correction == float(path.norm_correction) == correction
+            assert shape.strength == (best if choice == "ausuc" else by_error)
+            monkeypatch.undo()
 
 
 def test_too_few_classes_to_hide_any_are_not_corrected() -> None:

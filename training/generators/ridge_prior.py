@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.config import GeneratorConfig, PathChoice
 from training.datasets.dataset import Task
 from training.metrics import largest_significant_gain, seen_unseen_curve
 from training.networks.generator import AttributePath, Generator
@@ -245,20 +246,24 @@ class Shape:
 
 
 @torch.no_grad()
-def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Shape:
+def fit_path(path: AttributePath, task: Task, strengths: Sequence[float], choice: PathChoice = "error") -> Shape:
     """Set a path to the (kernel) ridge map from attributes to the seen classes' mean features.
 
     min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes.
     Width and strength r are decided by the error of each class's mean predicted from the others, in units of the
     within-class spread: residual_s / (1 - h_ss) with h the hat matrix (Allen's PRESS; Hastie et al., The Elements of
     Statistical Learning, 7.10), see :func:`choose_ridge`. Stretch is decided by AUSUC where some seen classes are
-    hidden and only described, see :func:`choose_norm_correction`. The distance l is the median one of the seen classes'
-    means.
+    hidden and only described, see :func:`choose_by_area`. The distance l is the median one of the seen classes' means.
+
+    The squared error of a mean falls with a strength that draws it towards the mean of all, which the norm correction
+    undoes; what is left then is the direction, which a weaker ridge predicts better. So with `ausuc` the strength, too,
+    is decided by AUSUC, together with the norm correction.
 
     Args:
         path: zero so far.
         task: real rows and attributes.
         strengths: candidates for r, each above 0.
+        choice: what decides on the strength.
 
     Returns:
         What was chosen.
@@ -273,8 +278,9 @@ def fit_path(path: AttributePath, task: Task, strengths: Sequence[float]) -> Sha
         (LINEAR,) if path.anchors is None else WIDTHS,
         strengths,
     )
-    areas = PseudoUnseenClasses.of(task, factor).areas(kernel(attributes, width), strength, NORM_CORRECTIONS)
-    shape = Shape(width=width, strength=strength, norm_correction=choose_norm_correction(areas))
+    considered = [strength, *(s for s in strengths if choice == "ausuc" and s != strength)]
+    strength, correction = choose_by_area(PseudoUnseenClasses.of(task, factor), kernel(attributes, width), considered)
+    shape = Shape(width=width, strength=strength, norm_correction=correction)
     dual = dual_weights(kernel(attributes, shape.width), shape.strength) @ (means - middle)
     if path.anchors is None:
         centre = attributes.mean(dim=0)
@@ -337,15 +343,20 @@ def _first_not_worse(error_KS: Tensor) -> int:
     return int((worse_KS.mean(dim=1) <= STANDARD_ERRORS * standard_error_K).int().argmax())
 
 
-def choose_norm_correction(areas_GE: NDArray[np.float64]) -> float:
-    """The norm correction that gains most over none, by more than `STANDARD_ERRORS` over the groups; else none.
+def choose_by_area(classes: PseudoUnseenClasses, kernel_SS: Tensor, strengths: Sequence[float]) -> tuple[float, float]:
+    """The strength and norm correction that gain most AUSUC over the first strength without a correction.
 
-    A training and its folds then seldom choose differently, which matters: what is corrected needs another penalty.
+    What does not gain more than `STANDARD_ERRORS` over the groups counts as no gain. A training and its folds then
+    seldom choose differently, which matters: what is corrected needs another penalty.
 
     Args:
-        areas_GE: of :meth:`PseudoUnseenClasses.areas`, for the `NORM_CORRECTIONS`.
+        classes: that are hidden in turn.
+        kernel_SS: likeness of the seen classes' attributes to each other.
+        strengths: candidates, the one to keep without evidence first.
     """
-    return NORM_CORRECTIONS[largest_significant_gain(areas_GE, STANDARD_ERRORS)]
+    areas = [classes.areas(kernel_SS, strength, NORM_CORRECTIONS) for strength in strengths]
+    place = largest_significant_gain(np.concatenate(areas, axis=1), STANDARD_ERRORS)
+    return strengths[place // len(NORM_CORRECTIONS)], NORM_CORRECTIONS[place % len(NORM_CORRECTIONS)]
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:
@@ -365,17 +376,17 @@ HIDDEN_SHARE = 0.01
 
 
 @torch.no_grad()
-def initialise_from_prior(generator: Generator, task: Task, strengths: Sequence[float]) -> None:
+def initialise_from_prior(generator: Generator, task: Task, config: GeneratorConfig) -> None:
     """Fit a generator's paths to a task, where it has them, and let the rest of it start small.
 
     Args:
         generator: freshly initialised.
         task: real rows and attributes.
-        strengths: candidates for the ridge of the attribute path.
+        config: how the attribute path is chosen.
     """
     if generator.attribute_path is None or generator.noise_path is None:
         return
-    fit_path(generator.attribute_path, task, strengths)
+    fit_path(generator.attribute_path, task, config.path_ridge, config.path_choice)
     generator.noise_path.weight.copy_(within_class_directions(task, generator.noise_dim))
     generator.spread.copy_(generator.noise_path.weight.square().sum(dim=1).sqrt())
     generator.shrink(HIDDEN_SHARE)
