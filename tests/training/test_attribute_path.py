@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -15,18 +16,21 @@ from torch import nn
 from tests.training.tiny import config, task
 from training.config import PathChoice
 from training.datasets.dataset import Task
-from training.generators import ridge_prior
-from training.generators.ridge_prior import (
-    FLOOR,
-    HIDDEN_SHARE,
+from training.generators import ridge_choice, ridge_prior
+from training.generators.ridge_choice import (
     LINEAR,
     NORM_CORRECTIONS,
     WIDTHS,
     PseudoUnseenClasses,
+    Shape,
     choose_by_area,
+    kernel,
+)
+from training.generators.ridge_prior import (
+    FLOOR,
+    HIDDEN_SHARE,
     class_means,
     fit_path,
-    kernel,
     residuals,
     within_class_directions,
     within_class_factor,
@@ -160,7 +164,7 @@ def test_path_is_ridge_regression_with_the_norm_corrected(
     small: Task, anchors: int, strength: float, norm_correction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every class of the task, by one linear system with an intercept."""
-    monkeypatch.setattr(ridge_prior, "NORM_CORRECTIONS", (norm_correction,))
+    monkeypatch.setattr(ridge_choice, "NORM_CORRECTIONS", (norm_correction,))
     path, targets = fitted(small, anchors=anchors, strengths=(strength,)), means(small)
     described, every = small.attributes[small.seen_index].double().numpy(), small.attributes.double().numpy()
     g = float(path.sharpness) if anchors else None
@@ -190,7 +194,7 @@ def test_width_and_strength_are_the_simplest_unless_others_predict_a_class_left_
     small: Task, anchors: int, evidence: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By fitting the other classes, one class at a time, at the same penalty; without evidence asked for, the best."""
-    monkeypatch.setattr(ridge_prior, "STANDARD_ERRORS", evidence)
+    monkeypatch.setattr(ridge_choice, "STANDARD_ERRORS", evidence)
     strengths = (0.02, 0.1, 0.5, 2.0)
     targets, spread = means(small), within_class_std(small).double().numpy()
     described = small.attributes[small.seen_index].double().numpy()
@@ -303,10 +307,39 @@ def test_strength_and_norm_correction_are_chosen_together(
 
 
 def chosen_by(areas: dict[float, Float64], monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """Strength and norm correction by areas for each strength, the first one being that of the choice by error."""
+    first, *others = areas
+    shape = shape_by(lambda _, strength: areas[strength], monkeypatch, Shape(2.0, first, 0.0), (), others)
+    return shape.strength, shape.norm_correction
+
+
+def shape_by(
+    areas: Callable[[float, float], Float64],
+    monkeypatch: pytest.MonkeyPatch,
+    first: Shape,
+    widths: Sequence[float],
+    strengths: Sequence[float],
+) -> Shape:
+    """What is chosen by areas that are known for each width and strength."""
     classes = PseudoUnseenClasses(scores=torch.zeros(0), gram=torch.zeros(0), labels=torch.zeros(0))
     with monkeypatch.context() as patched:
-        patched.setattr(PseudoUnseenClasses, "areas", lambda _, kernel, strength, corrections: areas[strength])
-        return choose_by_area(classes, torch.zeros(0), list(areas))
+        patched.setattr(ridge_choice, "kernel", lambda _, width: width)
+        patched.setattr(PseudoUnseenClasses, "areas", lambda _, width, strength, corrections: areas(width, strength))
+        return choose_by_area(classes, torch.zeros(0), first, widths, strengths)
+
+
+def test_the_width_is_chosen_before_the_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of widths only at the first strength, of strengths only at the chosen width."""
+    met = []
+
+    def areas(width: float, strength: float) -> Float64:
+        met.append((width, strength))
+        gain = {(0.5, 0.3): 0.1, (0.5, 3.0): 0.2, (2.0, 3.0): 0.9}.get((width, strength), 0.0)
+        return np.full((4, 3), 0.5) + gain * np.array([1, 0, 0])
+
+    first = Shape(2.0, 0.3, 0.0)
+    assert shape_by(areas, monkeypatch, first, (0.5, 1.0, 2.0), (0.3, 1.0, 3.0)) == Shape(0.5, 3.0, 0.0)
+    assert met == [(2.0, 0.3), (0.5, 0.3), (1.0, 0.3), (0.5, 1.0), (0.5, 3.0)]
 
 
 @pytest.mark.parametrize("choice", ["error", "ausuc"])
@@ -314,8 +347,7 @@ def test_the_areas_decide_on_the_strength_only_where_that_is_asked_for(
     choice: PathChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, strengths = task(seen=9, unseen=2, rows=8, dim=D, attributes=A), (0.02, 0.1, 0.3, 2.0)
-    path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
-    by_error = fit_path(path, made, strengths).strength
+    by_error = fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=0), made, strengths).strength
     for best in strengths:
         for place, correction in enumerate(NORM_CORRECTIONS):
 
@@ -332,7 +364,7 @@ def test_the_areas_decide_on_the_strength_only_where_that_is_asked_for(
                 return found
 
             monkeypatch.setattr(PseudoUnseenClasses, "areas", areas)
-            path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
+            path = AttributePath(attribute_dim=A, feature_dim=D, anchors=0)
             shape = fit_path(path, made, strengths, choice)
             assert shape.norm_correction == float(path.norm_correction) == correction
             assert shape.strength == (best if choice == "ausuc" else by_error)
