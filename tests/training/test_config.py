@@ -53,6 +53,7 @@ def test_every_field_of_every_section_is_read() -> None:
             "normal": "head",
             "wgan": "cegzsl",
             "kernel": "linear",
+            "error": "ausuc",
             "constant": "cosine",
             "fp32": "bf16",
             "validation": "test-best",
