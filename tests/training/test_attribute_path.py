@@ -306,6 +306,19 @@ def test_strength_and_norm_correction_are_chosen_together(
     assert chosen_by({0.3: np.array([stronger] * 4), 0.1: np.array([weaker] * 4)}, monkeypatch) == expected
 
 
+@pytest.mark.parametrize(("last", "expected"), [(0.59, 0.3), (0.31, 0.1)])
+def test_another_strength_has_to_gain_more_than_three(
+    last: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two groups with gains of 0.2 and `last`."""
+    usual = np.full((2, 3), 0.5)
+    weaker = usual + np.array([[0.2], [last]])
+    gain, error = np.mean([0.2, last]), abs(last - 0.2) / 2
+    assert (gain > 3 * error) == (expected == 0.1)
+    assert gain > 2 * error
+    assert chosen_by({0.3: usual, 0.1: weaker}, monkeypatch) == (expected, 0.0)
+
+
 def chosen_by(areas: dict[float, Float64], monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
     """Strength and norm correction by areas for each strength, the first one being that of the choice by error."""
     first, *others = areas

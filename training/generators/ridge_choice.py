@@ -149,6 +149,8 @@ DEFAULT_STRENGTH = 0.3
 """The ridge's strength without evidence for another: with 13 to 120 classes it was hardly worse than the best."""
 STANDARD_ERRORS = 2.0
 """Standard errors by which others than the simplest must be better."""
+MANY_STANDARD_ERRORS = 3.0
+"""The same where some thirty candidates are tried: by chance one of them is often better by two."""
 NORM_CORRECTIONS = (0.0, 0.5, 1.0)
 """Candidates for e, none first."""
 
@@ -220,8 +222,9 @@ def choose_by_area(
 ) -> Shape:
     """What gains most AUSUC over the first shape: norm correction and width, then norm correction and strength.
 
-    What does not gain more than `STANDARD_ERRORS` over the groups counts as no gain. A training and its folds then
-    seldom choose differently, which matters: what is corrected needs another penalty.
+    Another width or strength has to gain more than `MANY_STANDARD_ERRORS` over the groups; where none does, a norm
+    correction alone more than `STANDARD_ERRORS`. A training and its folds then seldom choose differently, which
+    matters: what is corrected needs another penalty.
 
     Args:
         classes: that are hidden in turn.
@@ -232,17 +235,19 @@ def choose_by_area(
     """
     areas: dict[Shape, NDArray[np.float64]] = {}
 
-    def best(pairs: list[tuple[float, float]]) -> Shape:
+    def best(pairs: list[tuple[float, float]], errors: float) -> Shape:
         for width, strength in pairs:
             if Shape(width, strength, NORM_CORRECTIONS[0]) in areas:
                 continue
             found = classes.areas(kernel(attributes_SA, width), strength, NORM_CORRECTIONS)
             shapes = (Shape(width, strength, e) for e in NORM_CORRECTIONS)
             areas.update(zip(shapes, found.T, strict=True))
-        return list(areas)[largest_significant_gain(np.stack(list(areas.values()), axis=1), STANDARD_ERRORS)]
+        return list(areas)[largest_significant_gain(np.stack(list(areas.values()), axis=1), errors)]
 
-    width = best([(first.width, first.strength), *((width, first.strength) for width in widths)]).width
-    return best([(width, strength) for strength in strengths])
+    corrected = best([(first.width, first.strength)], STANDARD_ERRORS)
+    width = best([(width, first.strength) for width in widths], MANY_STANDARD_ERRORS).width
+    other = best([(width, strength) for strength in strengths], MANY_STANDARD_ERRORS)
+    return corrected if (other.width, other.strength) == (first.width, first.strength) else other
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:
