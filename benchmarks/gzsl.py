@@ -58,7 +58,8 @@ def plan(sets: list[str], *, ablations_on: str, recipes: str) -> Iterator[Cell]:
         for data in sets:
             yield Cell(data=data, generator="ridge + LDA", variant="no learning", seed=seed)
             yield Cell(data=data, generator="kernel ridge + LDA", variant="no learning", seed=seed)
-            yield Cell(data=data, generator=f"ridge + LDA{NORMAL}", variant="no learning", seed=seed)
+            for generator in ("ridge + LDA", "kernel ridge + LDA"):
+                yield Cell(data=data, generator=f"{generator}{NORMAL}", variant="no learning", seed=seed)
     for seed in (0, 1, 2):
         for data in sets:
             for generator in ("wgan", "cegzsl"):

@@ -28,6 +28,7 @@ Compile = Literal["auto", "on", "off"]
 EmbeddingInit = Literal["identity", "normal"]
 LossForm = Literal["corrected", "faithful"]
 OodTarget = Literal["domain", "class"]
+PathChoice = Literal["error", "ausuc"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["validation", "test-best"]
 
@@ -38,6 +39,7 @@ PositiveFloat = Annotated[float, Field(strict=True, gt=0)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0)]
 Decay = Annotated[float, Field(strict=True, ge=0, lt=1)]
 PositiveFloats = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+Shrinkages = Annotated[tuple[Annotated[float, Field(strict=True, gt=0, le=1)], ...], Field(min_length=1)]
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -119,7 +121,9 @@ class GeneratorConfig(CheckedConfig):
         attribute_path: a fixed ridge map from attributes to class means that the generator starts from and adds to, on
             the attributes themselves (`linear`) or on their likeness to those of seen classes (`kernel`); `none` as
             published (the paths are ours).
-        path_ridge: candidates for its relative strength; how well left-out seen classes are predicted decides.
+        path_ridge: candidates for its relative strength.
+        path_choice: what decides on the strength: `error` of left-out seen classes, or `ausuc` of hidden ones, which
+            decides on the strength and the norm correction together and starts from the choice by error.
         learning_rate_factor: learning rate of the generator relative to the others'.
         warm_up: outer steps of the training before the generator takes its first.
         critic_steps: steps of critic and student per step of the generator.
@@ -133,6 +137,7 @@ class GeneratorConfig(CheckedConfig):
     noise_dim: NonNegativeInt = 0
     attribute_path: Literal["kernel", "linear", "none"] = "kernel"
     path_ridge: PositiveFloats = (0.03, 0.1, 0.3, 1.0, 3.0)
+    path_choice: PathChoice = "error"
     learning_rate_factor: PositiveFloat = 0.1
     warm_up: NonNegativeInt = 20
     critic_steps: PositiveInt = 5
@@ -292,16 +297,7 @@ class SelectionConfig(CheckedConfig):
     seen_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.25
     evaluations: PositiveInt = 4
     patience: NonNegativeInt = 0
-    shrinkage: Annotated[tuple[Annotated[float, Field(strict=True, gt=0, le=1)], ...], Field(min_length=1)] = (
-        0.1,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
-        0.85,
-        0.95,
-    )
+    shrinkage: Shrinkages = (0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 0.95)
     samples: Annotated[int, Field(strict=True, ge=1, le=200)] = 200
     novelty_folds: Annotated[int, Field(strict=True, ge=2)] = 5
 
@@ -314,7 +310,11 @@ class SelectionConfig(CheckedConfig):
         return used
 
 
-ADDED = {("d3", "classifier_init"): "normal", ("d3", "classifier_lr_factor"): 1.0}
+ADDED = {
+    ("d3", "classifier_init"): "normal",
+    ("d3", "classifier_lr_factor"): 1.0,
+    ("generator", "path_choice"): "error",
+}
 """Fields that configurations with digests in results do not have, and the values with which nothing is changed."""
 
 

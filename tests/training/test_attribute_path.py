@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -13,19 +14,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.training.tiny import config, task
+from training.config import PathChoice
 from training.datasets.dataset import Task
-from training.generators import ridge_prior
-from training.generators.ridge_prior import (
-    FLOOR,
-    HIDDEN_SHARE,
+from training.generators import ridge_choice, ridge_prior
+from training.generators.ridge_choice import (
     LINEAR,
     NORM_CORRECTIONS,
     WIDTHS,
     PseudoUnseenClasses,
-    choose_norm_correction,
+    Shape,
+    choose_by_area,
+    kernel,
+)
+from training.generators.ridge_prior import (
+    FLOOR,
+    HIDDEN_SHARE,
     class_means,
     fit_path,
-    kernel,
     residuals,
     within_class_directions,
     within_class_factor,
@@ -159,7 +164,7 @@ def test_path_is_ridge_regression_with_the_norm_corrected(
     small: Task, anchors: int, strength: float, norm_correction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every class of the task, by one linear system with an intercept."""
-    monkeypatch.setattr(ridge_prior, "NORM_CORRECTIONS", (norm_correction,))
+    monkeypatch.setattr(ridge_choice, "NORM_CORRECTIONS", (norm_correction,))
     path, targets = fitted(small, anchors=anchors, strengths=(strength,)), means(small)
     described, every = small.attributes[small.seen_index].double().numpy(), small.attributes.double().numpy()
     g = float(path.sharpness) if anchors else None
@@ -189,7 +194,7 @@ def test_width_and_strength_are_the_simplest_unless_others_predict_a_class_left_
     small: Task, anchors: int, evidence: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By fitting the other classes, one class at a time, at the same penalty; without evidence asked for, the best."""
-    monkeypatch.setattr(ridge_prior, "STANDARD_ERRORS", evidence)
+    monkeypatch.setattr(ridge_choice, "STANDARD_ERRORS", evidence)
     strengths = (0.02, 0.1, 0.5, 2.0)
     targets, spread = means(small), within_class_std(small).double().numpy()
     described = small.attributes[small.seen_index].double().numpy()
@@ -278,21 +283,105 @@ def test_areas_are_those_of_heads_fitted_without_the_hidden_classes(linear: bool
         ([[0.1, 0.2]], 0.0),  # of one group nobody knows how much is chance
     ],
 )
-def test_a_norm_correction_has_to_gain_more_than_two_standard_errors(gains: list[list[float]], expected: float) -> None:
+def test_a_norm_correction_has_to_gain_more_than_two_standard_errors(
+    gains: list[list[float]], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     areas = np.array([[0.5, *(0.5 + gain for gain in row)] for row in gains])
-    assert choose_norm_correction(areas) == expected
-    assert choose_norm_correction(np.empty((0, 3))) == 0
+    assert chosen_by({0.3: areas}, monkeypatch) == (0.3, expected)
+    assert chosen_by({0.3: np.empty((0, 3))}, monkeypatch) == (0.3, 0)
 
 
-def test_the_norm_correction_is_chosen_by_the_areas(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
-    for best in range(3):
-        areas = np.full((4, 3), 0.5)
-        areas[:, best] = 0.6
-        monkeypatch.setattr(PseudoUnseenClasses, "areas", lambda *_, found=areas: found)
-        path = AttributePath(attribute_dim=A, feature_dim=D, anchors=9)
-        assert fit_path(path, made, (0.1, 0.7)).norm_correction == NORM_CORRECTIONS[best]
-        assert float(path.norm_correction) == NORM_CORRECTIONS[best]
+@pytest.mark.parametrize(
+    ("stronger", "weaker", "expected"),
+    [
+        ([0.5, 0.6, 0.7], [0.7, 0.5, 0.8], (0.1, 1.0)),
+        ([0.5, 0.6, 0.7], [0.7, 0.5, 0.5], (0.3, 1.0)),  # of equal gains the strength to keep without evidence
+        ([0.5, 0.5, 0.5], [0.6, 0.5, 0.5], (0.1, 0.0)),
+        ([0.5, 0.4, 0.3], [0.5, 0.4, 0.3], (0.3, 0.0)),
+    ],
+)
+def test_strength_and_norm_correction_are_chosen_together(
+    stronger: list[float], weaker: list[float], expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert chosen_by({0.3: np.array([stronger] * 4), 0.1: np.array([weaker] * 4)}, monkeypatch) == expected
+
+
+@pytest.mark.parametrize(("last", "expected"), [(0.59, 0.3), (0.31, 0.1)])
+def test_another_strength_has_to_gain_more_than_three(
+    last: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two groups with gains of 0.2 and `last`."""
+    usual = np.full((2, 3), 0.5)
+    weaker = usual + np.array([[0.2], [last]])
+    gain, error = np.mean([0.2, last]), abs(last - 0.2) / 2
+    assert (gain > 3 * error) == (expected == 0.1)
+    assert gain > 2 * error
+    assert chosen_by({0.3: usual, 0.1: weaker}, monkeypatch) == (expected, 0.0)
+
+
+def chosen_by(areas: dict[float, Float64], monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """Strength and norm correction by areas for each strength, the first one being that of the choice by error."""
+    first, *others = areas
+    shape = shape_by(lambda _, strength: areas[strength], monkeypatch, Shape(2.0, first, 0.0), (), others)
+    return shape.strength, shape.norm_correction
+
+
+def shape_by(
+    areas: Callable[[float, float], Float64],
+    monkeypatch: pytest.MonkeyPatch,
+    first: Shape,
+    widths: Sequence[float],
+    strengths: Sequence[float],
+) -> Shape:
+    """What is chosen by areas that are known for each width and strength."""
+    classes = PseudoUnseenClasses(scores=torch.zeros(0), gram=torch.zeros(0), labels=torch.zeros(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(ridge_choice, "kernel", lambda _, width: width)
+        patched.setattr(PseudoUnseenClasses, "areas", lambda _, width, strength, corrections: areas(width, strength))
+        return choose_by_area(classes, torch.zeros(0), first, widths, strengths)
+
+
+def test_the_width_is_chosen_before_the_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of widths only at the first strength, of strengths only at the chosen width."""
+    met = []
+
+    def areas(width: float, strength: float) -> Float64:
+        met.append((width, strength))
+        gain = {(0.5, 0.3): 0.1, (0.5, 3.0): 0.2, (2.0, 3.0): 0.9}.get((width, strength), 0.0)
+        return np.full((4, 3), 0.5) + gain * np.array([1, 0, 0])
+
+    first = Shape(2.0, 0.3, 0.0)
+    assert shape_by(areas, monkeypatch, first, (0.5, 1.0, 2.0), (0.3, 1.0, 3.0)) == Shape(0.5, 3.0, 0.0)
+    assert met == [(2.0, 0.3), (0.5, 0.3), (1.0, 0.3), (0.5, 1.0), (0.5, 3.0)]
+
+
+@pytest.mark.parametrize("choice", ["error", "ausuc"])
+def test_the_areas_decide_on_the_strength_only_where_that_is_asked_for(
+    choice: PathChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, strengths = task(seen=9, unseen=2, rows=8, dim=D, attributes=A), (0.02, 0.1, 0.3, 2.0)
+    by_error = fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=0), made, strengths).strength
+    for best in strengths:
+        for place, correction in enumerate(NORM_CORRECTIONS):
+
+            def areas(
+                _: PseudoUnseenClasses,
+                kernel: torch.Tensor,
+                strength: float,
+                __: object,
+                best: float = best,
+                place: int = place,
+            ) -> Float64:
+                found = np.full((4, 3), 0.5)
+                found[:, place] += 0.1 if strength == best else 0.05
+                return found
+
+            monkeypatch.setattr(PseudoUnseenClasses, "areas", areas)
+            path = AttributePath(attribute_dim=A, feature_dim=D, anchors=0)
+            shape = fit_path(path, made, strengths, choice)
+            assert shape.norm_correction == float(path.norm_correction) == correction
+            assert shape.strength == (best if choice == "ausuc" else by_error)
+            monkeypatch.undo()
 
 
 def test_too_few_classes_to_hide_any_are_not_corrected() -> None:

@@ -53,6 +53,7 @@ def test_every_field_of_every_section_is_read() -> None:
             "normal": "head",
             "wgan": "cegzsl",
             "kernel": "linear",
+            "error": "ausuc",
             "constant": "cosine",
             "fp32": "bf16",
             "validation": "test-best",
@@ -226,8 +227,9 @@ def test_settings_that_came_later_change_no_digest_of_older_configurations() -> 
         del fields[section][name]
     older = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
     assert TrainConfig().digest() == older
-    others = [configured([setting]).digest() for setting in ("d3.classifier_init=head", "d3.classifier_lr_factor=0.5")]
-    assert len({older, *others}) == 3
+    settings = ("d3.classifier_init=head", "d3.classifier_lr_factor=0.5", "generator.path_choice=ausuc")
+    others = [configured([setting]).digest() for setting in settings]
+    assert len({older, *others}) == 1 + len(settings)
 
 
 def test_a_number_too_large_for_a_float() -> None:

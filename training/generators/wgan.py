@@ -33,7 +33,7 @@ class Wgan(Method):
             feature_dim=feature_dim, attribute_dim=attribute_dim, seen_classes=len(task.seen_index)
         )
         self.critic = Critic(attribute_dim=attribute_dim, feature_dim=feature_dim, hidden=config.generator.hidden)
-        initialise_from_prior(self.sampler, task, config.generator.path_ridge)
+        initialise_from_prior(self.sampler, task, config.generator)
 
     def new_sampler(self, *, feature_dim: int, attribute_dim: int, seen_classes: int) -> Generator:
         """The generator that this method trains."""
