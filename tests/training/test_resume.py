@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from model.errors import DataError
-from tests.training.tiny import SETTINGS, config, dataset, same
+from tests.training.tiny import SETTINGS, as_options, config, dataset, same
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset
@@ -413,9 +413,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     made.close()
 
 
-LONG = [
-    word for setting in (*SETTINGS, "epochs=8", "selection.evaluations=2", "steps=12") for word in ("--set", setting)
-]
+LONG = as_options(*SETTINGS, "epochs=8", "selection.evaluations=2", "steps=12")
 
 
 def size(file: Path) -> int:

@@ -21,10 +21,9 @@ from optuna.trial import TrialState
 
 from model.calibration import Calibration
 from model.errors import DataError
-from model.outside import threads
 from tests.service.postgres import postgres_server
-from tests.training.tiny import SETTINGS, config, dataset
-from training import cli
+from tests.training.conftest import Command
+from tests.training.tiny import SETTINGS, as_options, config, dataset
 from training.config import TrainConfig
 from training.console import Step
 from training.datasets.dataset import Dataset
@@ -42,7 +41,7 @@ from training.selection.protocols import FoldEpoch, OnFoldEpoch, select
 
 SPACE = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), "generator.hidden": CategoricalDistribution((8, 16))}
 FAST = ("epochs=1", "selection.evaluations=1", "teacher.epochs=1", "generator.critic_steps=1")
-TINY = [word for setting in (*SETTINGS, *FAST) for word in ("--set", setting)]
+TINY = as_options(*SETTINGS, *FAST)
 CPU = torch.device("cpu")
 
 
@@ -334,23 +333,6 @@ def test_the_best_recipe_says_where_it_comes_from(storage: str, tmp_path: Path, 
 
 
 # --- the command --------------------------------------------------------------------------------------------------
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`run("tune", ...)`: exit status, standard output, standard error."""
-    monkeypatch.setattr(threads, "available_cpus", lambda: 1)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return command
 
 
 def test_from_a_search_to_a_run(run: Command, store_dir: Path, storage: str, tmp_path: Path) -> None:
