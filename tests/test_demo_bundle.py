@@ -10,7 +10,6 @@ import pytest
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.preprocess import preprocess
-from model.synthesis import class_embeddings
 from service.classes.class_table import KnownClass
 from service.classes.snapshot import Snapshot
 from service.inference.engine import OnnxEngine
@@ -57,18 +56,10 @@ def test_registered_classes_are_recognised(bundle: Bundle) -> None:
     """Classes that the bundle does not know, registered by their attributes, win most of their own fresh drawings."""
     engine = OnnxEngine(bundle, threads=2)
     snapshot = Snapshot.of_bundle(bundle)
-    manifest = bundle.manifest
     for version, kind in enumerate(EXTRA, 1):
         attributes = tuple(kind.attributes().tolist())
-        embeddings = class_embeddings(
-            engine.synthesize,
-            bundle_id=manifest.bundle_id,
-            class_id=kind.id,
-            attributes=attributes,
-            vocabulary=manifest.vocabulary,
-            head=manifest.head,
-        )
         entry = ClassEntry(id=kind.id, name=kind.name, kind="unseen", attributes=attributes)
+        embeddings = bundle.manifest.class_embeddings(engine.synthesize, entry)
         known = KnownClass(entry=entry, registry_version=version)
         snapshot = snapshot.with_changes(version, [(kind.id, (known, bundle.head.row(embeddings)))])
     accuracies = [fresh_accuracy(engine, bundle, snapshot, kind) for kind in EXTRA]
