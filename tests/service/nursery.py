@@ -89,16 +89,33 @@ def _serve(arguments: list[str], log: str) -> None:
     main()
 
 
+def _try_graphs(arguments: list[str]) -> None:
+    """Have a bundle's graphs tried, which takes a second, before the first service with it: it inherits what passed."""
+    from model.bundle import Bundle
+    from service.inference.graph import synthesizer_graph, trunk_graph
+    from service.inference.trial import try_graphs
+
+    bundle = Bundle.load(Path(arguments[arguments.index("--bundle") + 1]))
+    try_graphs(*(trunk_graph(bundle, precision) for precision in bundle.precisions), synthesizer_graph(bundle))
+
+
 def _program() -> None:
+    import anyio._backends._asyncio  # noqa: F401
     import onnxruntime  # noqa: F401
+    import sqlalchemy.dialects.postgresql
     import sqlalchemy.dialects.sqlite  # noqa: F401
     import uvicorn.protocols.http.h11_impl  # noqa: F401
+    from alembic import command  # noqa: F401
+
+    import service.commands.serve
+    import service.server.process  # noqa: F401  # the application, which `serve` imports late
 
     for line in sys.stdin:
         question = json.loads(line)
         if isinstance(question, int):
             answer = os.waitpid(question, 0)[1]
         else:
+            _try_graphs(question["arguments"])
             answer = os.fork()
             if answer == 0:
                 try:
