@@ -162,7 +162,13 @@ def test_stopped_while_features_are_computed(options: MakeOptions) -> None:
     with pytest.raises(Interrupted, match="32 photos are kept"):
         make(replace(options, fit=FitOptions(interruption=interruption)), Told(counted=stop))
     assert not options.out.exists()
-    _, said = made_again(options)
+    said, enough = list[str](), Interruption()
+
+    def begun(_step: Any) -> None:
+        enough.signal = signal.SIGINT
+
+    with pytest.raises(Interrupted, match="fold 1 of 2"):
+        make(replace(options, fit=FitOptions(interruption=enough)), Told(say=said.append, step=begun))
     assert "2 of 5, features: 64 photos, 32 computed now, 32 there already" in said
 
 
