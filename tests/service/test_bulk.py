@@ -248,7 +248,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
     (predictions,) = (result["predictions"] for result in answer["results"])
     ran(root, out, bundle_dir, "--overwrite")
     assert "violet" not in rows_of(out)[0]["class_id"]
-    found = d3gzsl(
+    found = command(
         "classify",
         root,
         "--out",
@@ -266,7 +266,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
     assert row["class_id"][0] == "violet"
     assert row["probability"] == pytest.approx([p["probability"] for p in predictions], rel=1e-4)
     assert row["registry_version"] == 1
-    alone = d3gzsl("classify", root / "violet.png", "--bundle", bundle_dir, "--data-dir", tmp_path / "data", "--json")
+    alone = command("classify", root / "violet.png", "--bundle", bundle_dir, "--data-dir", tmp_path / "data", "--json")
     (result,) = json.loads(alone.stdout)["results"]
     assert json.loads(alone.stdout)["registry_version"] == 1
     assert [p["class_id"] for p in result["predictions"]] == row["class_id"]

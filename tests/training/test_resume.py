@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from model.errors import DataError
-from tests.training.tiny import SETTINGS, as_options, config, dataset, same
+from tests.training.tiny import SETTINGS, TINY, as_options, config, dataset, same
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset
@@ -476,7 +476,7 @@ def test_killed_at_random_and_resumed_until_done(nursery: Nursery, store_dir: Pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(nursery: Nursery, store_dir: Path, tmp_path: Path, number: signal.Signals) -> None:
-    out, command = tmp_path / "run", ("fit", store_dir, *LONG, "--checkpoint-seconds", 1e9)
+    out, command = tmp_path / "run", ("fit", store_dir, *TINY, "--checkpoint-seconds", 1e9)
     nursery.gate.touch()
     process = nursery.start(*command, "--out", out)
     wait_for_line(out, before=0)
@@ -492,7 +492,7 @@ def test_a_signal_saves_and_stops(nursery: Nursery, store_dir: Path, tmp_path: P
 
     for words, answer in (
         ((*command, "--out", out), "has not finished; pass --resume to continue it or --overwrite to begin anew"),
-        ((*command, "--out", out, "--resume", "--set", "epochs=2"), "epochs: the run has 8, this command 2"),
+        ((*command, "--out", out, "--resume", "--set", "epochs=3"), "epochs: the run has 2, this command 3"),
         (("evaluate", out), "the run has not finished; continue it with"),
         (("export", out, "--out", tmp_path / "bundle"), "the run has not finished; continue it with"),
         (("report", out), "the run has not finished; continue it with"),
