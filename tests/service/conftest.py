@@ -19,7 +19,6 @@ from service.registry.database import Database
 from service.server.app import create_app
 from service.service import Service
 from service.settings import Settings
-from tests.service.nursery import Nursery
 from tests.service.photos import PRIOR
 from tests.service.processes import Server, serving
 from tests.service.tiny import HEAD, tiny_bundle
@@ -51,14 +50,6 @@ def with_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that takes example photos."""
     spec = replace(HEAD, photos=PRIOR, unseen_scale=1.25)
     return tiny_bundle(tmp_path_factory.mktemp("photos") / "tiny", spec=spec)
-
-
-@pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Starts services in a fraction of the time that their imports take."""
-    started = Nursery(tmp_path_factory.mktemp("nursery") / "log")
-    yield started
-    started.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

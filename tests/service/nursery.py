@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.service.processes import ROOT, environment
+from service.service import EMBEDDED_BUNDLE
+from tests.service.processes import ROOT, Address, environment
 
 HANG = 300.0
 
@@ -57,6 +58,13 @@ class Nursery:
         finally:
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so that the number is still its own
             self._ask(pid)
+
+    @contextmanager
+    def server(self, bundle: Path | None, data_dir: Path, *flags: str) -> Iterator[Address]:
+        """Like `tests.service.processes.serving`, for tests that only talk to it."""
+        where = ["--bundle", str(bundle or EMBEDDED_BUNDLE), "--data-dir", str(data_dir)]
+        with self.serving(*where, *flags) as (url, _):
+            yield Address(url=url)
 
     def _ask(self, question: object) -> int:
         program = self._program
