@@ -43,7 +43,7 @@ CHANNEL = "d3gzsl_registry"
 
 _WRITES = "d3gzsl_writes"
 _CACHE_KB = 256
-"""Pages of the file that each connection keeps. The system keeps them, too, and a full cache of SQLite never shrinks."""
+"""Pages of the file that each connection keeps. The system keeps them too, and a full cache of SQLite never shrinks."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6433677A736C  # any number that others are unlikely to use
 _POSTGRESQL = "postgresql+psycopg"
