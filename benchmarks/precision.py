@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from model.bundle import Bundle, Precision, sha256_of
 from model.head import Float32, logits
 from model.outside.threads import available_cpus
-from model.synthesis import class_embeddings
 from service.inference.class_rows import row_with_photos
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import SessionConfig, open_session
@@ -79,15 +78,7 @@ class Measured:
     def _mean(self, index: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Mean synthesised embedding of a described class, float64 [Z]."""
         manifest = self.bundle.manifest
-        entry = manifest.classes[index]
-        made = class_embeddings(
-            self._engine.synthesize,
-            bundle_id=manifest.bundle_id,
-            class_id=entry.id,
-            attributes=manifest.vocabulary.vectors([entry])[0],
-            vocabulary=manifest.vocabulary,
-            head=manifest.head,
-        )
+        made = manifest.class_embeddings(self._engine.synthesize, manifest.classes[index])
         mean: np.ndarray[Any, np.dtype[np.float64]] = made.mean(axis=0, dtype=np.float64)
         return mean
 

@@ -12,8 +12,9 @@ from typing import Any
 from model.calibration import Calibration
 from model.classes import ClassEntry
 from model.errors import BundleError, D3GZSLError, InvalidInputError
-from model.head import HeadSpec
+from model.head import Float32, HeadSpec
 from model.preprocess import PreprocessSpec
+from model.synthesis import Synthesizer, class_embeddings
 from model.text.encoder import EncoderSpec
 from model.vocabulary import Vocabulary
 
@@ -133,6 +134,28 @@ class Manifest:
                     f"{MANIFEST}: the text of class {entry.id!r} has {len(entry.text.vector) // 4} numbers, "
                     f"the vocabulary {dimension}"
                 )
+
+    def class_embeddings(self, synthesizer: Synthesizer, entry: ClassEntry) -> Float32:
+        """Synthesised embeddings of a class of this bundle; see :func:`model.synthesis.class_embeddings`.
+
+        Args:
+            synthesizer: runs `synthesizer.onnx`.
+            entry: the class, which is described by attributes, text or both.
+
+        Returns:
+            float32 [N, Z].
+
+        Raises:
+            AttributesError: the networks give no finite embedding for this description.
+        """
+        return class_embeddings(
+            synthesizer,
+            bundle_id=self.bundle_id,
+            class_id=entry.id,
+            attributes=self.vocabulary.vectors([entry])[0],
+            vocabulary=self.vocabulary,
+            head=self.head,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, schema version first."""

@@ -21,19 +21,22 @@ from service import client as client_package
 from service.client import AsyncClient, Client, ClientError
 from service.client.clients import Endpoint, StreamEndpoint
 from tests.pages import ROOT, rows, section
-from tests.service.processes import environment, serving
+from tests.service.nursery import Nursery
+from tests.service.processes import environment
 
 PAGE = ROOT / "docs" / "client.md"
 ADDRESS = "http://127.0.0.1:8000"
 _EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
-def test_the_examples_print_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_print_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: Nursery
+) -> None:
     monkeypatch.chdir(ROOT)
     examples = _EXAMPLE.findall(PAGE.read_text())
     assert len(examples) >= 9
     names: dict[str, Any] = {}
-    with serving(None, tmp_path / "registry") as server:
+    with nursery.server(None, tmp_path / "registry") as server:
         for code, printed in examples:
             out = io.StringIO()
             with contextlib.redirect_stdout(out):

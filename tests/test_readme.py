@@ -14,14 +14,15 @@ import pytest
 from model.manifest import Manifest
 from service.settings import EMBEDDED_BUNDLE
 from tests.pages import README, ROOT, blocks, inline, section
-from tests.service.processes import Server, serving
+from tests.service.nursery import Nursery
+from tests.service.processes import Address
 
 TRY_IT = section(README.read_text(), "Try it")
 ADDRESS = "http://127.0.0.1:8000"
 UNSEEN, NEW, PHOTOGRAPHED = "red-dotted-heart", "blue-dotted-circle", "green-dotted-cross"
 
 
-def shell(lines: str, server: Server) -> str:
+def shell(lines: str, server: Address) -> str:
     """What lines print; only the address is another, as the port of the page may be taken."""
     assert ADDRESS in lines
     done = subprocess.run(
@@ -50,10 +51,10 @@ def classify_photo(lines: str) -> str:
     return lines.replace(NEW, PHOTOGRAPHED)
 
 
-def test_what_the_readme_tries(tmp_path: Path) -> None:
+def test_what_the_readme_tries(tmp_path: Path, nursery: Nursery) -> None:
     classify_unseen, classify_before, register, classify_after, register_photo = curls(TRY_IT)
     (remove,) = [code for code in inline(TRY_IT) if code.startswith("curl ")]
-    with serving(None, tmp_path / "registry") as server:
+    with nursery.server(None, tmp_path / "registry") as server:
         unseen = json.loads(shell(classify_unseen, server))
         assert ids(unseen)[0] == UNSEEN
         assert len(ids(unseen)) == 3
@@ -70,7 +71,7 @@ def test_what_the_readme_tries(tmp_path: Path) -> None:
         assert (by_photo["id"], by_photo["examples"], by_photo["attributes"]) == (PHOTOGRAPHED, 1, None)
         assert ids(json.loads(shell(classify_photo(classify_after), server)))[0] == PHOTOGRAPHED
 
-    with serving(None, tmp_path / "registry") as server:
+    with nursery.server(None, tmp_path / "registry") as server:
         assert ids(json.loads(shell(classify_after, server)))[0] == NEW
         assert shell(remove, server) == ""
         assert NEW not in ids(json.loads(shell(classify_after, server)))
@@ -86,11 +87,11 @@ def test_the_readme_counts_the_classes_of_the_bundle() -> None:
 
 
 @pytest.mark.parametrize(("page", "least"), [("running.md", 1), ("http-api.md", 15)])
-def test_the_curl_lines_of_a_page(page: str, least: int, tmp_path: Path) -> None:
+def test_the_curl_lines_of_a_page(page: str, least: int, tmp_path: Path, nursery: Nursery) -> None:
     """In order, each answered without a problem."""
     examples = curls((ROOT / "docs" / page).read_text())
     assert len(examples) >= least
-    with serving(None, tmp_path / "registry") as server:
+    with nursery.server(None, tmp_path / "registry") as server:
         for lines in examples:
             printed = shell(lines, server)
             assert printed or "-X DELETE" in lines, lines

@@ -1,10 +1,15 @@
-"""The whole way with a full-size ResNet-101: weights, backbone, features, training, bundle, service, new class."""
+"""The whole way with a ResNet-101: weights, backbone, features, training, bundle, service, new class.
+
+All but one test are slow: the graph alone takes half a minute to make. By default a network is compared that has one
+block in each stage; images and features keep their sizes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.models import resnet101
+from torchvision import models
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from model.bundle import Bundle
 from model.outside.threads import available_cpus
@@ -21,6 +27,7 @@ from service.settings import Settings
 from tests.service.conftest import Client, running_app
 from tests.training.photos import save_random_resnet101, write_table
 from training import cli
+from training.features import backbone_export
 from training.features.backbone import load_backbone
 from training.features.store import FeatureStore
 
@@ -56,26 +63,32 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     assert stopped.value.code in (0, None)
 
 
+SHORT, FULL = (1, 1, 1, 1), (3, 4, 23, 3)
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A file of weights, and the backbone that `d3gzsl-train backbone` made of it."""
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """Weights of a network with so many blocks in its stages, and the backbone that the command made of them."""
     folder = tmp_path_factory.mktemp("resnet101")
     weights, backbone = folder / "weights.pth", folder / "resnet101.onnx"
-    save_random_resnet101(weights)
     with pytest.MonkeyPatch.context() as patched:
+        for module in (models, backbone_export):
+            patched.setattr(module, "resnet101", lambda weights: ResNet(Bottleneck, list(request.param)))
+        save_random_resnet101(weights)
         command(patched, "backbone", "--arch", "resnet101", "--weights", weights, "--out", backbone)
-    return weights, backbone
+        yield weights, backbone
 
 
 def torchvisions(weights: Path) -> torch.nn.Module:
     """torchvision's own network without its last layer."""
-    network = resnet101(weights=None)
+    network = models.resnet101(weights=None)
     network.load_state_dict(torch.load(weights, weights_only=True))
     network.fc = torch.nn.Identity()
     return network.eval()
 
 
-def test_full_resnet101_equals_torchvision(exported: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("exported", [SHORT, pytest.param(FULL, marks=pytest.mark.slow)], indirect=True)
+def test_backbone_equals_torchvision(exported: tuple[Path, Path]) -> None:
     weights, file = exported
     backbone = load_backbone(file)
     images = np.random.default_rng(3).standard_normal((2, 3, 224, 224), dtype=np.float32)
@@ -87,6 +100,8 @@ def test_full_resnet101_equals_torchvision(exported: tuple[Path, Path]) -> None:
     assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()  # they tell images apart
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", [FULL], indirect=True)
 def test_resnet101_from_weights_to_a_new_class(
     exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from model.bundle import Bundle
 from tests.pages import README, ROOT, blocks
-from tests.service.processes import Server, environment, serving
+from tests.service.nursery import Nursery
+from tests.service.processes import Address, environment, serving
 from tests.training import tiny
 from tests.training.file_server import FileServer
 from tests.training.file_server import serving as files_served
@@ -54,7 +55,7 @@ def _on_one_processor() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-def of_service(name: str, server: Server) -> list[str]:
+def of_service(name: str, server: Address) -> list[str]:
     """What every block of a page prints, asking a service that runs here."""
     text = page(name)
     assert [line for line in blocks(text, "sh") if ADDRESS not in line] == []
@@ -67,8 +68,8 @@ def first_class(printed: str) -> str:
     return re.split(r"\s{2,}", row.strip())[1]
 
 
-def test_your_first_class(tmp_path: Path) -> None:
-    with serving(None, tmp_path / "registry") as server:
+def test_your_first_class(tmp_path: Path, nursery: Nursery) -> None:
+    with nursery.server(None, tmp_path / "registry") as server:
         before, attributes, preview, added, after, photo, versions = of_service("your-first-class.md", server)
         assert first_class(before) == CHECKED
         assert f"`{CHECKED}`" in page("your-first-class.md")
@@ -88,8 +89,8 @@ def test_your_first_class(tmp_path: Path) -> None:
         assert server.request("GET", "/classes/green-dotted-cross").json()["examples"] == 1
 
 
-def test_why_is_my_class_confused(tmp_path: Path) -> None:
-    with serving(None, tmp_path / "registry") as server:
+def test_why_is_my_class_confused(tmp_path: Path, nursery: Nursery) -> None:
+    with nursery.server(None, tmp_path / "registry") as server:
         vague, preview, explained, mended, _photo, penalty = of_service("why-confused.md", server)
     rows = [line for line in vague.splitlines() if "unseen" in line or " seen " in line]
     assert [name in line for name, line in zip((DOTTED, CHECKED), rows, strict=False)] == [True, True]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.head import Float32, Row
-from model.synthesis import class_embeddings
 from service.classes.leave_one_out import LeftOutPhoto, PhotographedClass, leave_one_out
 from service.classes.neighbours import Neighbourhood, Neighbours
 from service.classes.ranking import RankedClass, RankOptions, best_others, rank
@@ -203,16 +202,8 @@ class Previewer:
         return self._bundle.manifest.calibration.scores(score_N[:, None], np.array([share]))[:, 0]
 
     def _embeddings(self, entry: ClassEntry) -> Float32:
-        manifest = self._bundle.manifest
         with np.errstate(all="ignore"):  # numbers beyond float32 are refused in words
-            return class_embeddings(
-                self._engine.synthesize,
-                bundle_id=manifest.bundle_id,
-                class_id=entry.id,
-                attributes=manifest.vocabulary.vectors([entry])[0],
-                vocabulary=manifest.vocabulary,
-                head=manifest.head,
-            )
+            return self._bundle.manifest.class_embeddings(self._engine.synthesize, entry)
 
 
 def _score(z_NZ: Float32, row: Row) -> Float32:

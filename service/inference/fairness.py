@@ -118,6 +118,16 @@ class FairBudget:
             self._waiting.popleft(client)
 
 
+class _Noted(OrderedDict[str, Item]):
+    """What is noted of clients; of more than 10,000 those of whom nothing was noted for longest are forgotten."""
+
+    def __setitem__(self, client: str, noted: Item) -> None:
+        super().__setitem__(client, noted)
+        self.move_to_end(client)
+        if len(self) > _MOST_CLIENTS:
+            self.popitem(last=False)
+
+
 class Rates:
     """A token bucket for each client: it holds `burst` tokens at most and gains `rate` a second; a request takes one.
 
@@ -132,7 +142,7 @@ class Rates:
 
     def __init__(self, *, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, float(burst), clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when there were so many
+        self._buckets = _Noted[tuple[float, float]]()  # tokens, and when there were so many
 
     def wait(self, client: str) -> float:
         """Take a token of a client.
@@ -141,12 +151,10 @@ class Rates:
             0 where it had one, else the seconds until it has one; then nothing is taken.
         """
         now = self._clock()
-        tokens, then = self._buckets.pop(client, (self._burst, now))
+        tokens, then = self._buckets.get(client, (self._burst, now))
         tokens = min(self._burst, tokens + (now - then) * self._rate)
         seconds = 0.0 if tokens >= 1 else (1 - tokens) / self._rate
         self._buckets[client] = (tokens if seconds else tokens - 1, now)
-        if len(self._buckets) > _MOST_CLIENTS:
-            self._buckets.popitem(last=False)
         return seconds
 
 
@@ -161,13 +169,11 @@ class Debts:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._until: OrderedDict[str, float] = OrderedDict()
+        self._until = _Noted[float]()
 
     def owe(self, client: str, seconds: float) -> None:
         """Add to what a client owes."""
-        self._until[client] = max(self._clock(), self._until.pop(client, 0.0)) + seconds
-        if len(self._until) > _MOST_CLIENTS:
-            self._until.popitem(last=False)
+        self._until[client] = max(self._clock(), self._until.get(client, 0.0)) + seconds
 
     def left(self, client: str) -> float:
         """Seconds that a client owes still, 0 or more."""

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.service.processes import ROOT, environment
+from service.service import EMBEDDED_BUNDLE
+from tests.service.processes import ROOT, Address, environment
 
 HANG = 300.0
 
@@ -58,6 +59,13 @@ class Nursery:
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so that the number is still its own
             self._ask(pid)
 
+    @contextmanager
+    def server(self, bundle: Path | None, data_dir: Path, *flags: str) -> Iterator[Address]:
+        """Like `tests.service.processes.serving`, for tests that only talk to it."""
+        where = ["--bundle", str(bundle or EMBEDDED_BUNDLE), "--data-dir", str(data_dir)]
+        with self.serving(*where, *flags) as (url, _):
+            yield Address(url=url)
+
     def _ask(self, question: object) -> int:
         program = self._program
         assert program.stdin is not None
@@ -89,16 +97,33 @@ def _serve(arguments: list[str], log: str) -> None:
     main()
 
 
+def _try_graphs(arguments: list[str]) -> None:
+    """Have a bundle's graphs tried, which takes a second, before the first service with it: it inherits what passed."""
+    from model.bundle import Bundle
+    from service.inference.graph import synthesizer_graph, trunk_graph
+    from service.inference.trial import try_graphs
+
+    bundle = Bundle.load(Path(arguments[arguments.index("--bundle") + 1]))
+    try_graphs(*(trunk_graph(bundle, precision) for precision in bundle.precisions), synthesizer_graph(bundle))
+
+
 def _program() -> None:
+    import anyio._backends._asyncio  # noqa: F401
     import onnxruntime  # noqa: F401
+    import sqlalchemy.dialects.postgresql
     import sqlalchemy.dialects.sqlite  # noqa: F401
     import uvicorn.protocols.http.h11_impl  # noqa: F401
+    from alembic import command  # noqa: F401
+
+    import service.commands.serve
+    import service.server.process  # noqa: F401  # the application, which `serve` imports late
 
     for line in sys.stdin:
         question = json.loads(line)
         if isinstance(question, int):
             answer = os.waitpid(question, 0)[1]
         else:
+            _try_graphs(question["arguments"])
             answer = os.fork()
             if answer == 0:
                 try:

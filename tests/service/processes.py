@@ -37,14 +37,20 @@ class Log(threading.Thread):
                 self.text += line
 
 
-@dataclass
-class Server:
+@dataclass(kw_only=True)
+class Address:
+    """Where a service answers."""
+
     url: str
-    process: subprocess.Popen[str]
-    log: Log
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         return httpx.request(method, self.url + path, timeout=60, **arguments)
+
+
+@dataclass(kw_only=True)
+class Server(Address):
+    process: subprocess.Popen[str]
+    log: Log
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -77,7 +83,7 @@ def serving(bundle: Path | None, data_dir: Path, *flags: str, **variables: str) 
     )
     with process:
         try:
-            started = Server(_url(process), process, Log(process))
+            started = Server(url=_url(process), process=process, log=Log(process))
             started.log.start()
             yield started
         finally:

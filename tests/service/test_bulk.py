@@ -68,6 +68,20 @@ def whole(many: Path, bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory
     return rows_of(out)
 
 
+def request_of(folder: Path, bundle: Bundle, *, top_k: int = 5) -> BulkRequest:
+    """What a command asks for that says nothing else."""
+    return BulkRequest(
+        root=str(folder),
+        bundle_id=bundle.manifest.bundle_id,
+        registry="bundle",
+        top_k=top_k,
+        scope="all",
+        precision="auto",
+        max_bytes=20_000_000,
+        max_pixels=50_000_000,
+    )
+
+
 def ran(folder: Path, out: Path, bundle: Path, *options: object) -> dict[str, Any]:
     done = command("classify", folder, "--out", out, "--bundle", bundle, "--json", *options)
     assert done.returncode == 0, done.stderr
@@ -234,7 +248,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
     (predictions,) = (result["predictions"] for result in answer["results"])
     ran(root, out, bundle_dir, "--overwrite")
     assert "violet" not in rows_of(out)[0]["class_id"]
-    found = d3gzsl(
+    found = command(
         "classify",
         root,
         "--out",
@@ -252,7 +266,7 @@ async def test_registered_classes_take_part_where_a_registry_is_named(
     assert row["class_id"][0] == "violet"
     assert row["probability"] == pytest.approx([p["probability"] for p in predictions], rel=1e-4)
     assert row["registry_version"] == 1
-    alone = d3gzsl("classify", root / "violet.png", "--bundle", bundle_dir, "--data-dir", tmp_path / "data", "--json")
+    alone = command("classify", root / "violet.png", "--bundle", bundle_dir, "--data-dir", tmp_path / "data", "--json")
     (result,) = json.loads(alone.stdout)["results"]
     assert json.loads(alone.stdout)["registry_version"] == 1
     assert [p["class_id"] for p in result["predictions"]] == row["class_id"]
@@ -346,19 +360,9 @@ def begun(bundle_dir: Path, tmp_path: Path) -> Path:
     for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))):
         (photos / f"{name}.png").write_bytes(png(colour))
     bundle = Bundle.load(bundle_dir)
-    asked = BulkRequest(
-        root=str(photos),
-        bundle_id=bundle.manifest.bundle_id,
-        registry="bundle",
-        top_k=5,
-        scope="all",
-        precision="auto",
-        max_bytes=20_000_000,
-        max_pixels=50_000_000,
-    )
     folder = run.partial_folder(out)
     folder.mkdir()
-    Job.begin(folder, asked, Snapshot.of_bundle(bundle), precision="fp32", out=out)
+    Job.begin(folder, request_of(photos, bundle), Snapshot.of_bundle(bundle), precision="fp32", out=out)
     return out
 
 
@@ -447,17 +451,8 @@ def test_an_image_on_which_the_model_fails_takes_no_other_along(bundle_dir: Path
     for name, colour in colours.items():
         (tmp_path / f"{name}.png").write_bytes(png(colour))
     bundle = Bundle.load(bundle_dir)
-    asked = BulkRequest(
-        root=str(tmp_path),
-        bundle_id="x",
-        registry="bundle",
-        top_k=1,
-        scope="all",
-        precision="auto",
-        max_bytes=9999,
-        max_pixels=9999,
-    )
     engine = Fussy(bundle)
+    asked = request_of(tmp_path, bundle, top_k=1)
     classifier = Classifier(bundle, engine, Snapshot.of_bundle(bundle), asked, batch=5, workers=2)
     (rows,) = classifier.rows([f"{name}.png" for name in colours])
     classifier.close()
@@ -471,16 +466,7 @@ def test_only_a_few_batches_are_in_memory(bundle_dir: Path, tmp_path: Path) -> N
     """Each image that is decoded has been asked for, and none is asked for long before the model needs it."""
     (tmp_path / "red.png").write_bytes(png((255, 0, 0)))
     bundle = Bundle.load(bundle_dir)
-    asked = BulkRequest(
-        root=str(tmp_path),
-        bundle_id="x",
-        registry="bundle",
-        top_k=1,
-        scope="all",
-        precision="auto",
-        max_bytes=9999,
-        max_pixels=9999,
-    )
+    asked = request_of(tmp_path, bundle)
     classifier = Classifier(
         bundle, OnnxEngine(bundle, threads=1), Snapshot.of_bundle(bundle), asked, batch=4, workers=2
     )

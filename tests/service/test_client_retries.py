@@ -24,7 +24,8 @@ from service.client import (
     clients,
 )
 from service.http.class_schemas import BatchAnswer, ChangedClass, ExampleList
-from service.http.schemas import RegistryAnswer
+from service.http.schemas import RegistryAnswer, VersionAnswer
+from service.http.v2.schemas import InferAnswer
 
 Scripted = httpx.Response | type[httpx.HTTPError]
 CLASS = {"id": "x", "name": "X", "attributes": [1.0]}
@@ -233,6 +234,20 @@ def test_a_precondition_that_fails_after_a_lost_answer_says_so(ask: Asking) -> N
         assert any("may have come through" in note for note in getattr(error, "__notes__", ())) is noted
     error, _ = ask(Service(NEVER_SENT, problem(409, "class-exists")), "add_class", CLASS)
     assert isinstance(error, ConflictError)
+
+
+# --- services of old ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [{}, {"precision": "int8"}])
+def test_services_of_old_do_not_say_their_precision(ask: Asking, said: dict[str, str]) -> None:
+    about, inferred = answer_of(VersionAnswer), answer_of(InferAnswer)
+    assert "precision" not in {*about, *inferred["parameters"]}
+    found, _ = ask(Service(httpx.Response(200, json={**about, **said})), "about")
+    assert found.precision == said.get("precision")
+    inferred["parameters"] |= said
+    found, _ = ask(Service(httpx.Response(200, json=inferred)), "infer", {"inputs": []})
+    assert found.parameters.precision == said.get("precision")
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 
 import service.settings
 from service.keys import digest
-from tests.service.processes import Server, command, serving
+from tests.service.nursery import Nursery
+from tests.service.processes import Server, command
 from tests.service.tiny import NAMES, VIOLET, png
 
 
@@ -267,14 +268,14 @@ def test_a_bundle_is_inspected_on_one_screen() -> None:
     assert "--full" not in full
 
 
-def test_what_attributes_mean_is_shown(bundle_dir: Path, tmp_path: Path) -> None:
+def test_what_attributes_mean_is_shown(bundle_dir: Path, tmp_path: Path, nursery: Nursery) -> None:
     told = Path(shutil.copytree(bundle_dir, tmp_path / "told"))
     manifest = json.loads((told / "manifest.json").read_text())
     manifest["vocabulary"]["attributes"][1] |= {"description": "How much of it is green", "unit": "share"}
     (told / "manifest.json").write_text(json.dumps(manifest))
     ran("bundle", "verify", told)  # it is the same bundle
     assert "How much of it is green" in ran("bundle", "inspect", told, "--full")
-    with serving(told, tmp_path / "data") as server:
+    with nursery.server(told, tmp_path / "data") as server:
         red, green, _blue = server.request("GET", "/attributes").json()["attributes"]
         shown = ran("classes", "show", "greenish", "--url", server.url)
     assert set(red) == {"name", "min", "max", "mean"}
@@ -289,7 +290,7 @@ def test_verify_finds_what_inspect_does_not_read(bundle_dir: Path, tmp_path: Pat
     assert "head.npz is damaged" in failed("bundle", "verify", broken)
 
 
-def test_keys_open_the_service(bundle_dir: Path, tmp_path: Path) -> None:
+def test_keys_open_the_service(bundle_dir: Path, tmp_path: Path, nursery: Nursery) -> None:
     keys_file = tmp_path / "keys"
     made = {
         role: json.loads(ran("keys", "new", "--role", role, "--keys-file", keys_file, "--json"))["key"]
@@ -298,7 +299,7 @@ def test_keys_open_the_service(bundle_dir: Path, tmp_path: Path) -> None:
     lines = [f"{role}:{digest(key)} id={digest(key)[:8]}\n" for role, key in made.items()]
     assert keys_file.read_text() == "".join(lines)
     assert keys_file.stat().st_mode & 0o077 == 0
-    with serving(bundle_dir, tmp_path / "data", "--keys-file", str(keys_file)) as server:
+    with nursery.server(bundle_dir, tmp_path / "data", "--keys-file", str(keys_file)) as server:
         add = ("classes", "add", "Violet", "--attributes", "red=1", "--url", server.url)
         assert "A valid key is needed" in failed(*add)
         assert "The key's role does not allow this" in failed(*add, D3GZSL_KEY=made["classify"])

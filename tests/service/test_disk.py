@@ -29,13 +29,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield made
 
 
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    started = Nursery(tmp_path / "log")
-    yield started
-    started.close()
-
-
 def until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + HANG
     while not condition():

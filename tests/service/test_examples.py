@@ -16,8 +16,9 @@ from service.errors import StorageError
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Client, Running, running_app
+from tests.service.nursery import Nursery
 from tests.service.photos import COLOURS, ORANGE, PHOTOS, add, in_json, probabilities, rows
-from tests.service.processes import command, serving
+from tests.service.processes import command
 from tests.service.tiny import png, synthesize
 
 pytestmark = pytest.mark.anyio
@@ -261,13 +262,13 @@ async def test_a_tag_that_is_old_stores_nothing(running: Running, with_photos: P
 # --- commands -----------------------------------------------------------------------------------------------------
 
 
-def test_commands_add_list_and_remove_photos(with_photos: Path, tmp_path: Path) -> None:
+def test_commands_add_list_and_remove_photos(with_photos: Path, tmp_path: Path, nursery: Nursery) -> None:
     folder = tmp_path / "oranges"
     folder.mkdir()
     for i, data in enumerate(PHOTOS[:3]):
         (folder / f"{i}.png").write_bytes(data)
     (folder / "Thumbs.db").write_bytes(b"no photo")
-    with serving(with_photos, tmp_path / "live") as server:
+    with nursery.server(with_photos, tmp_path / "live") as server:
 
         def ran(*arguments: object) -> dict[str, Any]:
             done = command("classes", *arguments, "--url", server.url, "--json")

@@ -110,3 +110,13 @@ def test_debts_add_up_and_pass() -> None:
     assert debts.left("a") == 0
     debts.owe("a", 1.0)
     assert debts.left("a") == 1.0
+
+
+def test_of_many_debtors_those_whose_last_debt_is_longest_ago_are_forgotten() -> None:
+    debts = Debts(lambda: 0.0)
+    for i in range(10_000):
+        debts.owe(str(i), 1.0)
+    debts.owe("0", 1.0)
+    debts.left("1")  # a question is no debt
+    debts.owe("10000", 1.0)
+    assert [debts.left(client) for client in ("0", "1", "2", "10000")] == [2.0, 0, 1.0, 1.0]

@@ -14,7 +14,8 @@ from service.errors import SettingsError
 from service.keys import ACTIONS, Keys, digest, key_of, moment
 from service.settings import Settings
 from tests.service.conftest import Client, Running
-from tests.service.processes import command, serving
+from tests.service.nursery import Nursery
+from tests.service.processes import command
 
 PUBLIC = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/version", "/docs", "/openapi.json", "/"}
 PUBLIC |= {"/page/{path:path}"}  # files of the page at /
@@ -161,7 +162,7 @@ async def test_a_key_may_do_less_than_its_role(running: Running) -> None:
         assert "with classify" in answer.json()["detail"]
 
 
-def test_keys_are_listed_and_revoked(bundle_dir: Path, tmp_path: Path) -> None:
+def test_keys_are_listed_and_revoked(bundle_dir: Path, tmp_path: Path, nursery: Nursery) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours")
     until = (datetime.now(UTC) + timedelta(days=30)).date().isoformat()
@@ -176,7 +177,7 @@ def test_keys_are_listed_and_revoked(bundle_dir: Path, tmp_path: Path) -> None:
         ("door", "", "classify", False),
     ]
     assert "all of the role" in ran("keys", "list", D3GZSL_KEYS_FILE=str(file))
-    with serving(bundle_dir, tmp_path / "data", "--keys-file", str(file)) as server:
+    with nursery.server(bundle_dir, tmp_path / "data", "--keys-file", str(file)) as server:
         assert "reddish" in ran("classes", "list", "--url", server.url, "--key", admin["key"])
         assert "has no key with the id gate" in failed("keys", "revoke", "gate", "--keys-file", file)
         ran("keys", "revoke", admin["id"], "--keys-file", file)

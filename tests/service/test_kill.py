@@ -24,13 +24,6 @@ MANY_ON_SERVER = 20 if os.environ.get("CI") else 100
 LONG = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    started = Nursery(tmp_path / "log")
-    yield started
-    started.close()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     with postgres_server() as started:

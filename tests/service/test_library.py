@@ -16,7 +16,8 @@ from service.client import Client, ConflictError, RefusedInputError
 from service.errors import RegistryError
 from service.library import Classifier
 from service.settings import EMBEDDED_BUNDLE
-from tests.service.processes import ROOT, serving
+from tests.service.nursery import Nursery
+from tests.service.processes import ROOT
 from tests.service.tiny import VIOLET, png, tiny_bundle, trunk
 
 EXAMPLES = sorted((EMBEDDED_BUNDLE / "examples").glob("*.jpg"))
@@ -48,9 +49,9 @@ def said(client: Client) -> dict[str, Any]:
     return answers
 
 
-def test_the_answers_are_those_of_a_service_to_the_last_bit(tmp_path: Path) -> None:
+def test_the_answers_are_those_of_a_service_to_the_last_bit(tmp_path: Path, nursery: Nursery) -> None:
     with (
-        serving(None, tmp_path / "registry", "--threads", "1") as server,
+        nursery.server(None, tmp_path / "registry", "--threads", "1") as server,
         Client(server.url) as client,
         Classifier.load(threads=1) as classifier,
     ):

@@ -276,7 +276,7 @@ def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         database_url(tmp_path / "file" / "data", None)
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+def test_the_migrations_make_the_tables_that_the_code_uses(migrated_anew: None, tmp_path: Path) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 

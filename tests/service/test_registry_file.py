@@ -194,7 +194,9 @@ def test_a_log_without_its_file_is_not_taken_for_another(tmp_path: Path) -> None
     assert not (tmp_path / NAME).exists()
 
 
-def test_a_new_file_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_file_appears_when_it_is_whole(
+    migrated_anew: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Database, "_migrate", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -247,13 +247,13 @@ async def test_a_server_that_goes_and_comes_back(running: Running, postgres: Pos
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
-def test_three_processes_on_one_postgresql(bundle_dir: Path, tmp_path: Path, postgres: Postgres, seconds: int) -> None:
+def test_three_processes_on_one_postgresql(
+    bundle_dir: Path, nursery: Nursery, postgres: Postgres, seconds: int
+) -> None:
     """Registrations at all three at once while all three classify; nothing fails, and all end up the same."""
     url = postgres.database()
     flags = ("--bundle", str(bundle_dir), "--database-url", url, "--threads", "1")
     with ExitStack() as stack:
-        nursery = Nursery(tmp_path / "log")
-        stack.callback(nursery.close)
         servers = [stack.enter_context(nursery.serving(*flags))[0] for _ in range(3)]
         end = time.monotonic() + seconds
         wrong: list[str] = []
@@ -282,13 +282,13 @@ def test_three_processes_on_one_postgresql(bundle_dir: Path, tmp_path: Path, pos
 
 
 @pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
-def test_three_processes_agree_about_photos(with_photos: Path, tmp_path: Path, postgres: Postgres, rounds: int) -> None:
+def test_three_processes_agree_about_photos(
+    with_photos: Path, tmp_path: Path, nursery: Nursery, postgres: Postgres, rounds: int
+) -> None:
     """Photos of the same classes come and go at all three at once; what is left is as a fresh registration."""
     flags = ("--bundle", str(with_photos), "--database-url", postgres.database(), "--threads", "1")
     documents = [{**document("described")}, {"id": "bare", "name": "bare"}]
     with ExitStack() as stack:
-        nursery = Nursery(tmp_path / "log")
-        stack.callback(nursery.close)
         servers = [stack.enter_context(nursery.serving(*flags))[0] for _ in range(3)]
         first = photo(1)
         for server, given in zip(servers, documents, strict=False):

@@ -19,7 +19,8 @@ from service.inference.text_encoder import open_text_encoder
 from service.service import Service
 from tests.service import tiny
 from tests.service.conftest import Client, Running
-from tests.service.processes import command, serving
+from tests.service.nursery import Nursery
+from tests.service.processes import command
 from tests.service.text_bundle import TEXTS, stored_row, text_bundle
 
 pytestmark = pytest.mark.anyio
@@ -279,10 +280,10 @@ def test_without_tokenizers_the_service_says_what_to_install(both: Path, monkeyp
         open_text_encoder(bundle, threads=1)
 
 
-def test_commands_know_texts(both: Path, tmp_path: Path) -> None:
+def test_commands_know_texts(both: Path, tmp_path: Path, nursery: Nursery) -> None:
     table = tmp_path / "classes.csv"
     table.write_text("class,split,description,red,green,blue\nOwl,unseen,a small grey animal | leaves,0.1,0.2,0.3\n")
-    with serving(both, tmp_path / "data") as server:
+    with nursery.server(both, tmp_path / "data") as server:
         to = ["--url", server.url]
         added = command("classes", "add", "Elephant", "--describe", ELEPHANT, "--describe", "grey", *to)
         assert added.returncode == 0, added.stderr

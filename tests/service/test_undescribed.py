@@ -14,8 +14,9 @@ from model.bundle import Bundle
 from service.service import Service
 from service.settings import Settings
 from tests.service.conftest import Client, Running, running_app
+from tests.service.nursery import Nursery
 from tests.service.photos import ORANGE, PHOTOS, PRIOR, UNDESCRIBED, add, in_json, probabilities, rows
-from tests.service.processes import command, serving
+from tests.service.processes import command
 from tests.service.tiny import HEAD, png, tiny_bundle, trunk
 
 pytestmark = pytest.mark.anyio
@@ -177,12 +178,12 @@ async def test_classes_outlive_the_process_rollback_backup_check_and_adoption(
 # --- commands -----------------------------------------------------------------------------------------------------
 
 
-def test_commands_register_and_show_a_class_of_photos_only(with_photos: Path, tmp_path: Path) -> None:
+def test_commands_register_and_show_a_class_of_photos_only(with_photos: Path, tmp_path: Path, nursery: Nursery) -> None:
     folder = tmp_path / "oranges"
     folder.mkdir()
     for i, data in enumerate(PHOTOS[:2]):
         (folder / f"{i}.png").write_bytes(data)
-    with serving(with_photos, tmp_path / "live") as server:
+    with nursery.server(with_photos, tmp_path / "live") as server:
         added = command("classes", "add", "Orange", "--photos", folder, "--url", server.url)
         assert added.returncode == 0, added.stderr
         assert added.stdout.startswith("orange is in version 1\n")

@@ -7,21 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import helper
 
-from model.bundle import TextEncoderFiles, sha256_bytes, write_bundle
-from model.calibration import Calibration
+from model.bundle import TextEncoderFiles
 from model.classes import ClassEntry
 from model.head import HeadSpec
-from model.lda import LdaHead
-from model.manifest import BackboneInfo, bundle_id
-from model.synthesis import class_embeddings
 from model.vocabulary import TextBlock, Vocabulary
 from service.service import Service
 from service.settings import Settings
 from tests.model import tiny_text
 from tests.service import tiny
-from tests.service.tiny import A, D, K, Z
+from tests.service.tiny import A, Z
 
 TEXTS = {
     "reddish": ("a red stone", "a photo of red"),
@@ -34,18 +29,6 @@ W_TZ = (0.3 * np.random.default_rng(11).standard_normal((tiny_text.T, Z))).astyp
 def weights(*, named: bool) -> np.ndarray[Any, Any]:
     """What the synthesizer multiplies a description by, float32 [A + T, Z]."""
     return np.concatenate([tiny.W_DZ[:A], W_TZ]) if named else W_TZ
-
-
-def synthesizer(*, named: bool) -> bytes:
-    """noise [N,K], attributes [N,A+T] -> embedding [N,Z]."""
-    nodes = [
-        helper.make_node("MatMul", ["noise", "W_KZ"], ["jitter"]),
-        helper.make_node("MatMul", ["attributes", "W_AZ"], ["centre"]),
-        helper.make_node("Add", ["centre", "jitter"], ["embedding"]),
-    ]
-    matrix = weights(named=named)
-    inputs = [("noise", ["N", K]), ("attributes", ["N", len(matrix)])]
-    return tiny._model(nodes, inputs, [("embedding", ["N", Z])], {"W_KZ": tiny.W_KZ, "W_AZ": matrix})
 
 
 def text_bundle(
@@ -89,46 +72,9 @@ def text_bundle(
         unit_length=False,
         text=TextBlock(offset=tuple(offset), scale=0.5),
     )
-    graph, trunk = synthesizer(named=named), trunk or tiny.trunk()
-    identity = bundle_id(sha256_bytes(trunk), sha256_bytes(graph), vocabulary, spec, encoder=encoder.identity)
-    head = LdaHead(0.2 * np.eye(Z)).scaled(spec.unseen_scale)
-    matrix = weights(named=named)
-
-    def synthesize(noise: Any, attributes: Any) -> Any:
-        return (noise @ tiny.W_KZ + attributes @ matrix).astype(np.float32)
-
-    rows = [
-        head.row(
-            class_embeddings(
-                synthesize,
-                bundle_id=identity,
-                class_id=entry.id,
-                attributes=vocabulary.vectors([entry])[0],
-                vocabulary=vocabulary,
-                head=spec,
-            )
-        )
-        for entry in entries
-    ]
-    write_bundle(
-        out,
-        trunk=trunk,
-        synthesizer=graph,
-        preprocess=tiny.SPEC,
-        backbone=BackboneInfo(name="tiny.onnx", fingerprint="0" * 64, feature_dim=D),
-        vocabulary=vocabulary,
-        classes=entries,
-        head_spec=spec,
-        head=head,
-        weight=np.stack([row.weight for row in rows]),
-        bias=np.array([row.bias for row in rows], dtype=np.float32),
-        novelty_reference=np.linspace(-1, 0, 11, dtype=np.float32),
-        calibration=Calibration(seen_penalty=0.1, temperature=1.0),
-        metrics={"test": {"H": 0.5}},
-        training={},
-        text_encoder=encoder,
+    return tiny.write(
+        out, entries, vocabulary, weight=weights(named=named), trunk_bytes=trunk, text_encoder=encoder, spec=spec
     )
-    return out
 
 
 def with_encoder(**changes: Any) -> TextEncoderFiles:

@@ -6,6 +6,7 @@ S=8, D=6, Z=4, A=3, K=2. The trunk takes the mean and the spread of each colour,
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from model.bundle import sha256_bytes, write_bundle
+from model.bundle import TextEncoderFiles, sha256_bytes, write_bundle
 from model.calibration import Calibration
 from model.classes import ClassEntry
 from model.head import HeadSpec
@@ -77,20 +78,20 @@ def trunk(
     )
 
 
-def synthesizer() -> bytes:
-    """noise [N,K], attributes [N,A] -> embedding [N,Z]: a class's attributes are its mean colour."""
+def synthesizer(weight: NDArray[np.float32] = W_DZ[:A]) -> bytes:
+    """noise [N,K], description [N,A] -> embedding [N,Z]: without other weights attributes are a class's mean colour."""
     nodes = [
         helper.make_node("MatMul", ["noise", "W_KZ"], ["jitter"]),
         helper.make_node("MatMul", ["attributes", "W_AZ"], ["centre"]),
         helper.make_node("Add", ["centre", "jitter"], ["embedding"]),
     ]
-    inputs = [("noise", ["N", K]), ("attributes", ["N", A])]
-    return _model(nodes, inputs, [("embedding", ["N", Z])], {"W_KZ": W_KZ, "W_AZ": W_DZ[:3]})
+    inputs = [("noise", ["N", K]), ("attributes", ["N", len(weight)])]
+    return _model(nodes, inputs, [("embedding", ["N", Z])], {"W_KZ": W_KZ, "W_AZ": weight})
 
 
-def synthesize(noise, attributes):
+def synthesize(noise, attributes, weight: NDArray[np.float32] = W_DZ[:A]):
     """The synthesizer in NumPy."""
-    return (noise @ W_KZ + attributes @ W_DZ[:3]).astype(np.float32)
+    return (noise @ W_KZ + attributes @ weight).astype(np.float32)
 
 
 def tiny_bundle(
@@ -107,35 +108,63 @@ def tiny_bundle(
         ClassEntry(id=name, name=name.capitalize(), kind="unseen" if name == "bluish" else "seen", attributes=colour)
         for name, colour in COLOURS.items()
     )
-    vocabulary = Vocabulary.from_classes(
-        NAMES, [entry.attributes for entry in entries], offset=0.0, scale=1.0, unit_length=False
+    return write(
+        out,
+        entries,
+        Vocabulary.from_classes(
+            NAMES, [entry.attributes for entry in entries], offset=0.0, scale=1.0, unit_length=False
+        ),
+        trunk_bytes=trunk_bytes,
+        spec=spec,
+        novelty=novelty,
+        examples={Example(file="examples/red.png", class_id="reddish", name="Reddish"): png((255, 0, 0))},
+        trunk_int8=trunk_int8,
+        overwrite=overwrite,
     )
-    trunk_bytes = trunk_bytes or trunk()
+
+
+def write(
+    out: Path,
+    entries: tuple[ClassEntry, ...],
+    vocabulary: Vocabulary,
+    *,
+    weight: NDArray[np.float32] = W_DZ[:A],
+    trunk_bytes: bytes | None = None,
+    trunk_int8: bytes | None = None,
+    text_encoder: TextEncoderFiles | None = None,
+    spec: HeadSpec = HEAD,
+    novelty: str | None = "teacher",
+    examples: Mapping[Example, bytes] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a bundle of such classes; `weight` is what the synthesizer multiplies a description by, [A, Z]."""
+    trunk_bytes, graph = trunk_bytes or trunk(), synthesizer(weight)
     identity = bundle_id(
         sha256_bytes(trunk_bytes),
-        sha256_bytes(synthesizer()),
+        sha256_bytes(graph),
         vocabulary,
         spec,
+        encoder=text_encoder.identity if text_encoder else None,
         trunk_int8_sha256=sha256_bytes(trunk_int8) if trunk_int8 else None,
     )
     head = LdaHead(0.2 * np.eye(Z)).scaled(spec.unseen_scale)
     rows = [
         head.row(
             class_embeddings(
-                synthesize,
+                lambda noise, described: synthesize(noise, described, weight),
                 bundle_id=identity,
                 class_id=entry.id,
-                attributes=entry.attributes,
+                attributes=vector,
                 vocabulary=vocabulary,
                 head=spec,
             )
         )
-        for entry in entries
+        for entry, vector in zip(entries, vocabulary.vectors(entries), strict=True)
     ]
     write_bundle(
         out,
         trunk=trunk_bytes,
-        synthesizer=synthesizer(),
+        synthesizer=graph,
         preprocess=SPEC,
         backbone=BackboneInfo(name="tiny.onnx", fingerprint="0" * 64, feature_dim=D),
         vocabulary=vocabulary,
@@ -149,8 +178,9 @@ def tiny_bundle(
         calibration=Calibration(seen_penalty=0.1, temperature=1.0),
         metrics={"test": {"H": 0.5}},
         training={},
-        examples={Example(file="examples/red.png", class_id="reddish", name="Reddish"): png((255, 0, 0))},
+        examples=examples,
         trunk_int8=trunk_int8,
+        text_encoder=text_encoder,
         overwrite=overwrite,
     )
     return out

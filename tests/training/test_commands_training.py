@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from model.bundle import Bundle
-from model.outside import threads
+from tests.training.conftest import Command
 from tests.training.photos import write_backbone
-from tests.training.tiny import SETTINGS, write_images
-from training import cli
+from tests.training.tiny import TINY, names, write_images
 from training.datasets.opening import reopen
 from training.evaluation import evaluate
 from training.features.backbone import load_backbone
 from training.features.extraction import extract
 from training.features.own_photos import read_own_photos
 from training.runs.contents import CHECKPOINT, CONFIG, METRICS, Trained, read_json
-
-TINY = [word for setting in SETTINGS for word in ("--set", setting)]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """`run("fit", ...)`: exit status, standard output, standard error."""
-    monkeypatch.setattr(threads, "available_cpus", lambda: 1)  # as in conftest.py
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return command
-
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
 
 # --- the path -------------------------------------------------------------------------------------
 

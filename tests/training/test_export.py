@@ -21,14 +21,13 @@ from model.classes import ClassEntry
 from model.errors import BundleError, DataError
 from model.head import logits
 from model.manifest import Example
-from model.synthesis import class_embeddings
 from service.classes.registrar import Registrar
 from service.classes.snapshot import Snapshot
 from service.inference import decoding
 from service.inference.engine import OnnxEngine
 from service.registry.database import Database, database_url
 from service.registry.log import ChangeLog
-from tests.training.tiny import COLOURS
+from tests.training.tiny import COLOURS, names
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_data, reopen
 from training.evaluation import fit_chosen_head, run_task
@@ -187,7 +186,7 @@ def test_seen_rows_are_those_of_the_run(bundle: Bundle, trained: Trained, data: 
 def test_unseen_rows_are_what_the_service_would_make(bundle: Bundle, engine: OnnxEngine) -> None:
     """Exactly: the same noise, graph and head."""
     for index in (6, 7):
-        z = synthesised(bundle, engine, bundle.manifest.classes[index])
+        z = bundle.manifest.class_embeddings(engine.synthesize, bundle.manifest.classes[index])
         row = bundle.head.row(z)
         np.testing.assert_array_equal(bundle.weight[index], row.weight)
         assert bundle.bias[index] == np.float32(row.bias)
@@ -207,22 +206,11 @@ def test_a_scale_of_described_classes_is_in_their_rows_and_in_those_to_come(
     np.testing.assert_array_equal(scaled.bias[:6], bundle.bias[:6])
     engine = OnnxEngine(scaled, threads=1)
     for index in (6, 7):
-        z = synthesised(scaled, engine, scaled.manifest.classes[index])
+        z = scaled.manifest.class_embeddings(engine.synthesize, scaled.manifest.classes[index])
         row = scaled.head.row(z)
         np.testing.assert_array_equal(scaled.weight[index], row.weight)
         np.testing.assert_allclose(row.weight, 1.25 * bundle.head.row(z).weight, rtol=1e-4, atol=1e-5)
         assert row.bias == pytest.approx(1.25 * bundle.head.row(z).bias, rel=1e-4)
-
-
-def synthesised(bundle: Bundle, engine: OnnxEngine, entry: ClassEntry) -> NDArray[np.float32]:
-    return class_embeddings(
-        engine.synthesize,
-        bundle_id=bundle.manifest.bundle_id,
-        class_id=entry.id,
-        attributes=entry.attributes,
-        vocabulary=bundle.manifest.vocabulary,
-        head=bundle.manifest.head,
-    )
 
 
 def test_metrics_are_those_of_the_bundles_own_rows(
@@ -315,10 +303,6 @@ def test_a_class_held_back_and_registered_later_has_the_same_row(
 
 
 # --- refused --------------------------------------------------------------------------------------
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("graph", ["trunk", "synthesizer"])

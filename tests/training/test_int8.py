@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from model.bundle import Bundle
 from model.calibration import Calibration
 from model.errors import DataError
 from model.head import logits
-from model.outside import threads
 from service.inference.engine import OnnxEngine
+from tests.training.conftest import Command
 from tests.training.tiny import write_run
-from training import cli
 from training.datasets.dataset import Dataset
 from training.datasets.opening import reopen
 from training.exporting.export import export
@@ -230,21 +228,7 @@ def test_a_run_without_images(trained: Trained, tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(threads, "available_cpus", lambda: 1)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return command
-
-
-def test_the_command(run, run_dir: Path, trained: Trained, tmp_path: Path) -> None:
+def test_the_command(run: Command, run_dir: Path, trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(RunImages.of(trained).root, tmp_path / "moved")
     options = ["--int8-limit", 100, "--calibration-images", 12, "--images", tmp_path / "moved"]
     status, printed, errors = run("export", run_dir, "--out", tmp_path / "bundle", *options)
@@ -263,7 +247,7 @@ def test_the_command(run, run_dir: Path, trained: Trained, tmp_path: Path) -> No
     assert json.loads(printed)["metrics"]["precision"] == noted
 
 
-def test_the_command_says_why_there_is_no_second_trunk(run, run_dir: Path, tmp_path: Path) -> None:
+def test_the_command_says_why_there_is_no_second_trunk(run: Command, run_dir: Path, tmp_path: Path) -> None:
     moved = ["--images", tmp_path / "nowhere"]
     status, printed, _ = run("export", run_dir, "--out", tmp_path / "bundle", *moved)
     assert status == 0

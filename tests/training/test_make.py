@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,10 @@ import torch
 
 from model.bundle import Bundle
 from model.errors import BundleError, DataError
-from model.outside import threads
 from tests.training import tiny
+from tests.training.conftest import Command
 from tests.training.photos import write_backbone, write_photo
-from tests.training.tiny import SETTINGS, write_images
-from training import cli
+from tests.training.tiny import TINY, names, write_images
 from training.features import backbone_export
 from training.features.backbone import load_backbone
 from training.features.own_photos import read_own_photos
@@ -33,8 +31,6 @@ from training.making.steps import Made, MakeOptions, Told, make
 from training.runs.checkpoints import Interrupted, Interruption
 from training.runs.contents import Trained
 from training.runs.fit import FitOptions
-
-TINY = [word for setting in SETTINGS for word in ("--set", setting)]
 
 
 def options_in(folder: Path) -> MakeOptions:
@@ -83,25 +79,6 @@ def backbone(options: MakeOptions) -> Path:
     return Path(options.backbone)
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """`run("make", ...)`: exit status, standard output, standard error."""
-    monkeypatch.setattr(threads, "available_cpus", lambda: 1)  # as in conftest.py
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return command
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def stamps(folder: Path) -> dict[str, int]:
     """When each file was written last."""
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -117,7 +94,7 @@ def made_again(options: MakeOptions) -> tuple[Made, list[str]]:
 
 
 def test_one_command_makes_a_bundle_and_the_next_one_does_nothing(
-    run: Callable[..., tuple[int, str, str]], photos: Path, backbone: Path, tmp_path: Path
+    run: Command, photos: Path, backbone: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "animals"
     line = ("make", photos, "--backbone", backbone, "--out", out, *TINY)
@@ -153,9 +130,7 @@ def bundle_epochs(out: Path) -> range:
     return range(Bundle.load(out).manifest.training["selected"]["epochs"])
 
 
-def test_the_recipe_suits_the_device(
-    run: Callable[..., tuple[int, str, str]], photos: Path, backbone: Path, tmp_path: Path
-) -> None:
+def test_the_recipe_suits_the_device(run: Command, photos: Path, backbone: Path, tmp_path: Path) -> None:
     small = ["--set", "epochs=1", "--set", "steps=1", "--set", "generator.hidden=8", "--set", "selection.folds=2"]
     line = ["make", photos, "--backbone", backbone, "--out", tmp_path / "b", "--device", "cpu", *small]
     status, _, errors = run(*line)
@@ -187,7 +162,13 @@ def test_stopped_while_features_are_computed(options: MakeOptions) -> None:
     with pytest.raises(Interrupted, match="32 photos are kept"):
         make(replace(options, fit=FitOptions(interruption=interruption)), Told(counted=stop))
     assert not options.out.exists()
-    _, said = made_again(options)
+    said, enough = list[str](), Interruption()
+
+    def begun(_step: Any) -> None:
+        enough.signal = signal.SIGINT
+
+    with pytest.raises(Interrupted, match="fold 1 of 2"):
+        make(replace(options, fit=FitOptions(interruption=enough)), Told(say=said.append, step=begun))
     assert "2 of 5, features: 64 photos, 32 computed now, 32 there already" in said
 
 
@@ -388,7 +369,8 @@ def test_the_weights_of_imagenet_are_fetched_once(tmp_path: Path, monkeypatch: p
 
 
 def test_a_bundle_that_sees_photos_otherwise(exported: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert verification.verify(exported, trained) == 16
+    bundle = Bundle.load(exported)
+    assert verification.verify(bundle, trained) == 16
     load = FeatureStore.load
 
     def moved(path: Path) -> FeatureStore:
@@ -399,7 +381,7 @@ def test_a_bundle_that_sees_photos_otherwise(exported: Path, trained: Trained, m
 
     monkeypatch.setattr(FeatureStore, "load", moved)
     with pytest.raises(BundleError, match=r"gives other features of images/.* than the training had: they differ by 1"):
-        verification.verify(exported, trained)
+        verification.verify(bundle, trained)
 
 
 # --- the time it will take --------------------------------------------------------------------------------------------
@@ -449,7 +431,7 @@ def test_what_is_said_of_the_time() -> None:
 # --- photos to try it on ----------------------------------------------------------------------------------------------
 
 
-def test_sample_photos(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_sample_photos(run: Command, tmp_path: Path) -> None:
     out = tmp_path / "photos"
     status, printed, errors = run("sample-photos", "--out", out, "--per-class", 2)
     assert status == 0, errors

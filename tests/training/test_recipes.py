@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.errors import DataError
-from model.outside import threads
 from tests.pages import ROOT, rows, section
+from tests.training.conftest import Command
 from tests.training.tiny import SETTINGS
-from training import cli
 from training.commands.options import settled
 from training.config import TrainConfig
 from training.recipes import configured, known_recipes, load_recipe, merged
@@ -41,22 +38,6 @@ PUBLISHED = {  # as the sources that the recipes name have them
     "faithful-cub-wgan": {"epochs": 2000, "seed": 2356, "batch_size": 256, "schedule": "published"},
     "faithful-cub-cegzsl": {"epochs": 2000, "seed": 3483, "batch_size": 2048, "d3.synthetic_per_class": 50},
 }
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`run("recipes", ...)`: exit status, standard output, standard error."""
-    monkeypatch.setattr(threads, "available_cpus", lambda: 1)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return command
 
 
 def value(config: TrainConfig, name: str) -> Any:

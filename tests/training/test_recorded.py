@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.bundle import Bundle
-from tests.training.tiny import COLOURS, METHODS, SETTINGS, config, state, task, write_store
+from tests.training.tiny import COLOURS, METHODS, SETTINGS, as_options, config, state, task, write_store
 from training.config import Compile
 from training.datasets.dataset import Task
 from training.device import records
@@ -148,7 +148,7 @@ def test_divergence_is_noticed_in_a_recorded_training() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_on_a_gpu_becomes_a_bundle(tmp_path: Path, method: str) -> None:
     store, run = write_store(tmp_path), tmp_path / "run"
-    overrides = [word for setting in (*SETTINGS, f"generator.method={method}") for word in ("--set", setting)]
+    overrides = as_options(*SETTINGS, f"generator.method={method}")
     for words in (
         ["fit", str(store), "--device", "cuda", "--test-fraction", "0.25", *overrides, "--out", str(run)],
         ["export", str(run), "--out", str(tmp_path / "bundle")],

@@ -362,8 +362,7 @@ def test_fit_and_evaluate_write_it(
     store_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    settings = [part for setting in tiny.SETTINGS for part in ("--set", setting)]
-    for arguments in (["fit", str(store_dir), "--out", str(out), *settings], ["evaluate", str(out)]):
+    for arguments in (["fit", str(store_dir), "--out", str(out), *tiny.TINY], ["evaluate", str(out)]):
         monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *arguments])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -568,7 +567,7 @@ def test_what_looks_like_mathematics_or_markup_stays_as_it_is() -> None:
     assert "$\\alpha$ &amp; co" in said
 
 
-def test_the_same_values_give_the_same_bytes_whatever_settings_a_user_has() -> None:
+def test_the_same_values_give_the_same_bytes_whatever_settings_a_user_has(drawn_anew: None) -> None:
     charts = []
     for size in (10, 20):
         with matplotlib.rc_context({"xtick.labelsize": size, "axes.facecolor": "red"}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from model.errors import DataError
-from tests.training.tiny import SETTINGS, config, dataset, same
+from tests.training.tiny import SETTINGS, TINY, as_options, config, dataset, same
 from training.config import TrainConfig
 from training.console import OnStep
 from training.datasets.dataset import Dataset
@@ -74,18 +75,32 @@ def assert_same_runs(one: Path, other: Path) -> None:
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the settings `SOME` that nothing stopped; not to be changed."""
+    out = tmp_path_factory.mktemp("undisturbed") / "whole"
+    train(data, out, config(*SOME))
+    return out
+
+
 # --- stopped after every epoch --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["wgan", "cegzsl", "tfvaegan", "diffusion"])
+@pytest.mark.parametrize(("method", "epochs"), [("wgan", 4), ("cegzsl", 2), ("tfvaegan", 2), ("diffusion", 2)])
 @pytest.mark.parametrize("protocol", ["validation", "test-best"])
 def test_a_run_stopped_after_every_epoch_is_the_run_that_never_stopped(
-    data: Dataset, tmp_path: Path, method: str, protocol: str
+    data: Dataset, tmp_path: Path, method: str, epochs: int, protocol: str
 ) -> None:
-    settings = config(*SOME, f"generator.method={method}", f"selection.protocol={protocol}", "contrastive.projection=4")
+    settings = config(
+        f"epochs={epochs}",
+        "selection.evaluations=2",
+        f"generator.method={method}",
+        f"selection.protocol={protocol}",
+        "contrastive.projection=4",
+    )
     whole = train(data, tmp_path / "whole", settings)
     parts, stops = train_in_parts(data, tmp_path / "parts", settings, fewer_than=50)
-    assert stops >= (4 if protocol == "test-best" else 8 + whole.selected.epochs)
+    assert stops >= (epochs if protocol == "test-best" else 2 * epochs + whole.selected.epochs)
     assert same(parts.networks, whole.networks)
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
 
@@ -123,9 +138,10 @@ def stop(asked: Interruption, done: int) -> None:
         asked.signal = signal.SIGINT
 
 
-def test_a_crash_in_the_second_fold(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_the_second_fold(
+    data: Dataset, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config(*SOME)
-    train(data, tmp_path / "whole", settings)
     made: list[Trainer] = []
 
     class Crashing(Trainer):
@@ -142,14 +158,13 @@ def test_a_crash_in_the_second_fold(data: Dataset, tmp_path: Path, monkeypatch: 
         written_after_the_checkpoint.write("more\n")
     train(data, tmp_path / "parts", settings)
     assert len(made) == 4  # the first fold is not trained again
-    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+    assert_same_runs(tmp_path / "parts", undisturbed)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Dataset, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, out = config(*SOME), tmp_path / "parts"
-    train(data, tmp_path / "whole", settings)
     write, calls = torch.save, []
 
     def full(content: Any, file: Path) -> None:
@@ -165,7 +180,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
             train(data, out, settings)
     assert torch.load(out / PROGRESS / STATE, weights_only=True)["trainer"]["epoch"] == 2
     train(data, out, settings)
-    assert_same_runs(out, tmp_path / "whole")
+    assert_same_runs(out, undisturbed)
 
 
 # --- divergence -----------------------------------------------------------------------------------
@@ -173,10 +188,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 
 @pytest.mark.parametrize("every", [0, 1e9])
 def test_divergence_names_the_last_good_checkpoint(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float
+    data: Dataset, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float
 ) -> None:
     settings, out = config(*SOME), tmp_path / "run"
-    train(data, tmp_path / "whole", settings)
     epochs: list[int] = []
     run_epoch = Trainer.run_epoch
 
@@ -196,7 +210,7 @@ def test_divergence_names_the_last_good_checkpoint(
         f"the last good checkpoint, {last}, is {out / PROGRESS / STATE}"
     )
     train(data, out, settings)
-    assert_same_runs(out, tmp_path / "whole")
+    assert_same_runs(out, undisturbed)
 
 
 def test_divergence_before_any_checkpoint(data: Dataset, tmp_path: Path) -> None:
@@ -207,15 +221,19 @@ def test_divergence_before_any_checkpoint(data: Dataset, tmp_path: Path) -> None
 # --- what does not fit is refused -----------------------------------------------------------------
 
 
-@pytest.fixture
-def begun(data: Dataset, tmp_path: Path) -> Path:
-    """A run that was stopped after three epochs."""
-    asked = Interruption()
+@pytest.fixture(scope="module")
+def stopped(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after three epochs; not to be changed."""
+    out, asked = tmp_path_factory.mktemp("stopped") / "run", Interruption()
     with pytest.raises(Interrupted):
-        train(
-            data, tmp_path / "run", config(*SOME), interruption=asked, progress=lambda step: stop(asked, step.done == 3)
-        )
-    return tmp_path / "run"
+        train(data, out, config(*SOME), interruption=asked, progress=lambda step: stop(asked, step.done == 3))
+    return out
+
+
+@pytest.fixture
+def begun(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(stopped, tmp_path / "run")
 
 
 def test_other_settings_are_named(data: Dataset, begun: Path) -> None:
@@ -413,9 +431,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     made.close()
 
 
-LONG = [
-    word for setting in (*SETTINGS, "epochs=8", "selection.evaluations=2", "steps=12") for word in ("--set", setting)
-]
+LONG = as_options(*SETTINGS, "epochs=8", "selection.evaluations=2", "steps=12")
 
 
 def size(file: Path) -> int:
@@ -460,7 +476,7 @@ def test_killed_at_random_and_resumed_until_done(nursery: Nursery, store_dir: Pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(nursery: Nursery, store_dir: Path, tmp_path: Path, number: signal.Signals) -> None:
-    out, command = tmp_path / "run", ("fit", store_dir, *LONG, "--checkpoint-seconds", 1e9)
+    out, command = tmp_path / "run", ("fit", store_dir, *TINY, "--checkpoint-seconds", 1e9)
     nursery.gate.touch()
     process = nursery.start(*command, "--out", out)
     wait_for_line(out, before=0)
@@ -476,7 +492,7 @@ def test_a_signal_saves_and_stops(nursery: Nursery, store_dir: Path, tmp_path: P
 
     for words, answer in (
         ((*command, "--out", out), "has not finished; pass --resume to continue it or --overwrite to begin anew"),
-        ((*command, "--out", out, "--resume", "--set", "epochs=2"), "epochs: the run has 8, this command 2"),
+        ((*command, "--out", out, "--resume", "--set", "epochs=3"), "epochs: the run has 2, this command 3"),
         (("evaluate", out), "the run has not finished; continue it with"),
         (("export", out, "--out", tmp_path / "bundle"), "the run has not finished; continue it with"),
         (("report", out), "the run has not finished; continue it with"),

@@ -183,7 +183,7 @@ def test_from_descriptions_to_a_bundle(
     commands = [
         ["extract", data, "--backbone", backbone, "--text-encoder", exported.path, "--out", tmp_path / "features"],
         ["fit", tmp_path / "features", "--out", tmp_path / "run", *[f"--set={setting}" for setting in SETTINGS]],
-        ["export", tmp_path / "run", "--out", tmp_path / "bundle"],
+        ["export", tmp_path / "run", "--out", tmp_path / "bundle", "--precision", "fp32"],
     ]
     for command in commands:
         done = runner.invoke(app, [*map(str, command), "--json"], catch_exceptions=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +22,9 @@ from optuna.trial import TrialState
 
 from model.calibration import Calibration
 from model.errors import DataError
-from model.outside import threads
 from tests.service.postgres import postgres_server
-from tests.training.tiny import SETTINGS, config, dataset
-from training import cli
+from tests.training.conftest import Command
+from tests.training.tiny import SETTINGS, as_options, config, dataset
 from training.config import TrainConfig
 from training.console import Step
 from training.datasets.dataset import Dataset
@@ -42,7 +42,7 @@ from training.selection.protocols import FoldEpoch, OnFoldEpoch, select
 
 SPACE = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), "generator.hidden": CategoricalDistribution((8, 16))}
 FAST = ("epochs=1", "selection.evaluations=1", "teacher.epochs=1", "generator.critic_steps=1")
-TINY = [word for setting in (*SETTINGS, *FAST) for word in ("--set", setting)]
+TINY = as_options(*SETTINGS, *FAST)
 CPU = torch.device("cpu")
 
 
@@ -51,8 +51,23 @@ def search(**fields: Any) -> Search:
     return Search(**{**known, **fields})
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage without a study, whose tables take Optuna a second to make."""
+    file = tmp_path_factory.mktemp("storage") / "studies.db"
+    optuna.storages.RDBStorage(f"sqlite:///{file}").engine.dispose()
+    return file
+
+
 @pytest.fixture
-def storage(tmp_path: Path) -> str:
+def storage(tables: Path, tmp_path: Path) -> str:
+    """A copy of it."""
+    return f"sqlite:///{shutil.copyfile(tables, tmp_path / 'studies.db')}"
+
+
+@pytest.fixture
+def new_storage(tmp_path: Path) -> str:
+    """Nothing is there yet."""
     return f"sqlite:///{tmp_path / 'studies.db'}"
 
 
@@ -335,28 +350,11 @@ def test_the_best_recipe_says_where_it_comes_from(storage: str, tmp_path: Path, 
 
 # --- the command --------------------------------------------------------------------------------------------------
 
-Command = Callable[..., tuple[int, str, str]]
 
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`run("tune", ...)`: exit status, standard output, standard error."""
-    monkeypatch.setattr(threads, "available_cpus", lambda: 1)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d3gzsl-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return command
-
-
-def test_from_a_search_to_a_run(run: Command, store_dir: Path, storage: str, tmp_path: Path) -> None:
+def test_from_a_search_to_a_run(run: Command, store_dir: Path, new_storage: str, tmp_path: Path) -> None:
     space, best = tmp_path / "space.toml", tmp_path / "best.toml"
     space.write_text("learning_rate = {low = 1e-4, high = 1e-2, log = true}\n")
-    arguments = ("tune", store_dir, "--study", "[s]", "--storage", storage, "--space", space, "--out", best, *TINY)
+    arguments = ("tune", store_dir, "--study", "[s]", "--storage", new_storage, "--space", space, "--out", best, *TINY)
     status, printed, errors = run(*arguments, "--trials", 1)
     assert status == 0, errors
     assert printed.startswith("study [s]: 1 trials finished, 0 stopped early, 0 failed\nbest: trial 0, validation H ")
@@ -379,9 +377,9 @@ def test_from_a_search_to_a_run(run: Command, store_dir: Path, storage: str, tmp
 
 
 def test_mistakes_are_named_before_anything_is_trained(
-    run: Command, store_dir: Path, storage: str, tmp_path: Path
+    run: Command, store_dir: Path, new_storage: str, tmp_path: Path
 ) -> None:
-    arguments = ("tune", store_dir, "--study", "s", "--storage", storage, "--trials", 1)
+    arguments = ("tune", store_dir, "--study", "s", "--storage", new_storage, "--trials", 1)
     status, _, errors = run(*arguments, "--recipe", "none")
     assert (status, errors.startswith("error: recipe 'none': there is none")) == (2, True)
     space = tmp_path / "space.toml"
@@ -408,32 +406,32 @@ def work(storage: str, trials: int, start: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_processes_begin_and_share_a_study_at_the_same_moment(storage: str, scripted: Callable[..., Any]) -> None:
+def test_processes_begin_and_share_a_study_at_the_same_moment(new_storage: str, scripted: Callable[..., Any]) -> None:
     workers, trials = 3, 5
     scripted(*trials * [[0.1, 0.1]])
     context = multiprocessing.get_context("fork")
     start = context.Barrier(workers)
-    processes = [context.Process(target=work, args=(storage, trials, start)) for _ in range(workers)]
+    processes = [context.Process(target=work, args=(new_storage, trials, start)) for _ in range(workers)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=100)
     assert [process.exitcode for process in processes] == workers * [0]
-    study = optuna.load_study(study_name="s", storage=storage)
+    study = optuna.load_study(study_name="s", storage=new_storage)
     assert trials <= len(study.trials) < trials + workers
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
 
 
 @pytest.mark.slow  # two whole programs start
-def test_two_processes_share_a_study_in_one_file(store_dir: Path, storage: str) -> None:
+def test_two_processes_share_a_study_in_one_file(store_dir: Path, new_storage: str) -> None:
     trials = 6
-    words = ("tune", store_dir, "--study", "s", "--storage", storage, "--trials", trials, "--no-prune", "--json", *TINY)
-    command = [sys.executable, "-W", "error", "-m", "training.cli", *map(str, words)]
+    words = ("tune", store_dir, "--study", "s", "--storage", new_storage, "--trials", trials, "--no-prune", "--json")
+    command = [sys.executable, "-W", "error", "-m", "training.cli", *map(str, words), *TINY]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     printed = finished(processes)
     assert [process.returncode for process in processes] == [0, 0], printed
-    study = optuna.load_study(study_name="s", storage=storage)
+    study = optuna.load_study(study_name="s", storage=new_storage)
     assert trials <= count_trials(study, *FINISHED) <= trials + 1
     assert len(study.trials) == count_trials(study, TrialState.COMPLETE)
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))

@@ -58,6 +58,14 @@ COLOURS = {  # split, and the attributes of a class: its colour in percent; ids 
 }
 
 
+def as_options(*settings: str) -> list[str]:
+    """Settings as words of a command."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+TINY = as_options(*SETTINGS)
+
+
 def config(*settings: str, **fields: Any) -> TrainConfig:
     """Settings for a training of well under a second, with some more `section.name=value` or top-level fields."""
     return configured([*SETTINGS, *settings, *(f"{name}={value}" for name, value in fields.items())])
@@ -158,6 +166,11 @@ def write_run(store: Path, out: Path, *settings: str, test_fraction: float = 0.2
     out.mkdir()
     fit(data, config(*settings), out, data=described, device=torch.device("cpu"))
     return out
+
+
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 class Noting(Measuring):

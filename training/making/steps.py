@@ -179,10 +179,11 @@ def make(options: MakeOptions, told: Told | None = None) -> Made:
     trained = Trained.load(run_dir)
     exported = _export(options, dataset, trained, told)
     told.say(f"4 of 5, bundle: {shown(options.out)} {'written' if exported else 'is of this training already'}")
-    verified = verify(options.out, trained)
+    bundle = Bundle.load(options.out)
+    verified = verify(bundle, trained)
     told.say(f"5 of 5, verification: every file is whole, and {plural(verified, 'photo')} look the same to the bundle")
     return Made(
-        bundle_id=Bundle.load(options.out).manifest.bundle_id,
+        bundle_id=bundle.manifest.bundle_id,
         trained=trained,
         metrics=finished.metrics,
         report=run_dir / REPORT,

@@ -1,4 +1,4 @@
-"""Proof that a bundle is whole and sees photos as the training did.
+"""Proof that a bundle sees photos as the training did.
 
 N: photos, D: features.
 """
@@ -21,21 +21,20 @@ MOST_PHOTOS = 16
 TOLERANCE = 1e-3  # of the largest feature; other sizes of batches round in another way
 
 
-def verify(out: Path, trained: Trained) -> int:
-    """Load a bundle, and run its trunk on some photos of the training, spread evenly over the classes.
+def verify(bundle: Bundle, trained: Trained) -> int:
+    """Run the trunk of a bundle on some photos of the training, spread evenly over the classes.
 
     Args:
-        out: the bundle: every hash and every shape is checked.
+        bundle: the bundle, whose loading has checked every hash and every shape.
         trained: the run it was exported from, whose photos are where they were.
 
     Returns:
         The number of photos.
 
     Raises:
-        BundleError: the bundle is damaged, or gives other features of a photo than the training had; names it.
+        BundleError: the bundle gives other features of a photo than the training had; names it.
         DataError: a photo is gone or has changed.
     """
-    bundle = Bundle.load(out)
     photos = RunImages.of(trained)
     store = FeatureStore.load(Path(trained.data["path"]))
     rows = evenly(len(photos.images), MOST_PHOTOS).tolist()
@@ -46,7 +45,7 @@ def verify(out: Path, trained: Trained) -> int:
     if not (differences_N <= TOLERANCE).all():
         worst = int(differences_N.argmax())
         raise BundleError(
-            f"{out}: gives other features of {photos.images[rows[worst]].path} than the training had: they differ by "
-            f"{differences_N[worst]:.1e} of the largest, at most {TOLERANCE:.0e} is allowed"
+            f"{bundle.path}: gives other features of {photos.images[rows[worst]].path} than the training had: "
+            f"they differ by {differences_N[worst]:.1e} of the largest, at most {TOLERANCE:.0e} is allowed"
         )
     return len(rows)

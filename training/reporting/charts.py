@@ -197,14 +197,18 @@ def in_style(draw: Callable[P, str]) -> Callable[P, str]:
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
-        import matplotlib as mpl
-
-        with mpl.rc_context():
-            mpl.rcdefaults()  # whatever a user's own settings are
-            mpl.rcParams.update(_SETTINGS)
-            return draw(*args, **kwargs)
+        return _styled(functools.partial(draw, *args, **kwargs))
 
     return drawn
+
+
+def _styled(draw: functools.partial[str]) -> str:
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever a user's own settings are
+        mpl.rcParams.update(_SETTINGS)
+        return draw()
 
 
 @in_style

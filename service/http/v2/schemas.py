@@ -83,7 +83,9 @@ class AnswerParameters(BaseModel):
     """What the answer depends on."""
 
     bundle: str
-    precision: Precision
+    precision: Precision | None = Field(
+        None, description="The arithmetic of the bundle's trunk that embedded the images; services of old do not say."
+    )
     registry_version: int
     head: HeadState
 
