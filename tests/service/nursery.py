@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.service import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE
 from tests.service.processes import ROOT, Address, environment
 
 HANG = 300.0
