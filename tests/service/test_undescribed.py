@@ -167,7 +167,8 @@ async def test_classes_outlive_the_process_rollback_backup_check_and_adoption(
         adopted = await rows(client)
         await client.delete("/classes/orange")
         await client.post("/classes", json={**UNDESCRIBED, "examples": in_json(PHOTOS[:3])})
-        assert await rows(client) == adopted
+        # The class is the last one now; the order in which probabilities are added moves their last bit.
+        assert await rows(client) == pytest.approx(adopted, rel=1e-14)
     lost = registry("adopt", "--bundle", other_trunk, "--data-dir", data)
     assert (lost["classes"], lost["without_photos"], lost["left_out"]) == (1, ["twin", "orange"], ["orange"])
     async with running_app(Settings(bundle=other_trunk, data_dir=data, threads=1)) as client:
