@@ -10,7 +10,8 @@ import collections
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -33,6 +34,8 @@ class Changing:
         self.url, self.wrong, self.confirmed = url, list[str](), 0
         self.refused: collections.Counter[str] = collections.Counter()
         self._over = threading.Event()
+        self._sending, self._may_send = threading.Semaphore(len(kinds)), threading.Event()
+        self._may_send.set()
         self._threads = [threading.Thread(target=self._until_the_end, args=(kind,)) for kind in kinds]
 
     def start(self) -> None:
@@ -47,6 +50,16 @@ class Changing:
         """Let each finish what it has begun."""
         self._over.set()
         self.join()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block no change is under way."""
+        with ExitStack() as stack:
+            stack.callback(self._may_send.set)
+            self._may_send.clear()
+            for _ in self._threads:
+                stack.enter_context(self._sending)
+            yield
 
     def _until_the_end(self, kind: str) -> None:
         with httpx.Client(base_url=self.url, timeout=HANG) as client:
@@ -113,7 +126,9 @@ class Registering(Changing):
 
     def _send(self, ids: set[str], send: Callable[[], httpx.Response], expected: int) -> bool | None:
         self.open.append(ids)
-        stored = self._is_stored(send(), expected)
+        self._may_send.wait()
+        with self._sending:
+            stored = self._is_stored(send(), expected)
         if stored is not None:
             self.open.remove(ids)
         return stored
