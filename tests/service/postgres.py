@@ -35,7 +35,11 @@ class Postgres:
     account: list[str]
 
     def run(self, *arguments: str, check: bool = True) -> None:
-        subprocess.run([*self.account, *arguments], check=check, capture_output=True, cwd="/")
+        done = subprocess.run([*self.account, *arguments], capture_output=True, cwd="/", text=True)
+        if check and done.returncode:
+            log = self.folder / "log"
+            written = log.read_text(errors="replace")[-4000:] if log.exists() else ""
+            raise RuntimeError(f"{' '.join(arguments)}\n{done.stdout}{done.stderr}\nlog of the server:\n{written}")
 
     def start(self) -> None:
         # Its own durability is not on trial here, and syncing every file after a crash takes seconds.

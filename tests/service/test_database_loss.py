@@ -180,7 +180,7 @@ def test_a_commit_that_was_made_and_not_acknowledged_says_so(server: Postgres, s
     try:
         answer = answer_of_a_change(running, lambda: kill_what_commits(server, url, "SyncRep"))
     finally:
-        server.stop("fast")
+        server.kill()  # an orderly end can wait for ever for what was just killed
         (server.folder / "data" / "postgresql.auto.conf").write_text("")
         server.start()
     assert unconfirmed(answer), answer.text
