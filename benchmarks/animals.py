@@ -42,7 +42,7 @@ from training.features.extraction import extract
 from training.features.own_photos import read_own_photos
 from training.features.store import FeatureStore
 from training.metrics import harmonic_mean, per_class_accuracy
-from training.recipes import configured
+from training.recipes import configured, load_recipe
 from training.runs.contents import Trained, code_commit
 from training.runs.fit import fit
 
@@ -57,7 +57,7 @@ def main() -> None:
         work = Path(name)
         stores = features(arguments.data, arguments.backbone, work, held_back)
         tasks = [
-            (stores, arguments.data, split, held_back, arguments.settings, arguments.threads)
+            (stores, arguments.data, split, held_back, (arguments.recipe, arguments.settings), arguments.threads)
             for split in range(arguments.splits)
         ]
         with ProcessPoolExecutor(arguments.jobs) as pool:
@@ -68,7 +68,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads visible to torch {torch.__version__}",
         "commit": code_commit(),
         "protocol": "validation (pseudo-unseen classes and held-out rows from trainval); test rows never select",
-        "config": configured(arguments.settings).to_json(),
+        "config": settings_of(arguments.recipe, arguments.settings).to_json(),
         "seconds": round(time.monotonic() - started),
         "summary": summary,
         "rows": rows,
@@ -86,9 +86,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--hold-back", default="horse,wolf")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--recipe", help="by default none: the default settings")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each job")
     return parser.parse_args()
+
+
+def settings_of(recipe: str | None, values: list[str]) -> TrainConfig:
+    """A recipe, or the default settings, with others in place of its own."""
+    return configured(values, base=load_recipe(recipe).settings if recipe else None)
 
 
 def features(data: Path, backbone: Path, work: Path, held_back: tuple[str, ...]) -> tuple[Path, Path]:
@@ -104,18 +110,28 @@ def features(data: Path, backbone: Path, work: Path, held_back: tuple[str, ...])
     return work / "all", work / "held-back"
 
 
+H_OF = ("baseline", "baseline, normal features", "trained", "registered")
+
+
 def one_split(
-    stores: tuple[Path, Path], data: Path, split: int, held_back: tuple[str, ...], settings: list[str], threads: int
+    stores: tuple[Path, Path],
+    data: Path,
+    split: int,
+    held_back: tuple[str, ...],
+    settings: tuple[str | None, list[str]],
+    threads: int,
 ) -> dict[str, Any]:
     """Baseline, full run and held-back run of one split; the split number is also the training seed."""
     torch.set_num_threads(threads)
-    config = configured([*settings, f"seed={split}"])
+    recipe, values = settings
+    config = settings_of(recipe, [*values, f"seed={split}"])
     full = from_store(FeatureStore.load(stores[0]), test_fraction=0.3, split_seed=split)
     less = from_store(FeatureStore.load(stores[1]), test_fraction=0.3, split_seed=split)
     photos = test_photos(FeatureStore.load(stores[0]), full, data)
     seen = {c.id for c in full.classes if c.kind == "seen"}
     new = [{"id": c.id, "name": c.name, "attributes": list(c.attributes)} for c in full.classes if c.id in held_back]
     row: dict[str, Any] = {"split": split, "baseline": ridge_lda(full, config.selection, seed=split)}
+    row["baseline, normal features"] = ridge_lda(full, config.selection, seed=split, scaling="normal")
     with tempfile.TemporaryDirectory() as name:
         for label, dataset, registered in (("trained", full, []), ("registered", less, new)):
             begun = time.monotonic()
@@ -191,7 +207,7 @@ def summarise(rows: list[dict[str, Any]], held_back: tuple[str, ...]) -> dict[st
         return float(np.mean([row[label]["per_class"][name] for name in held_back]))
 
     return {
-        "H": {label: spread([r[label]["H"] for r in rows]) for label in ("baseline", "trained", "registered")},
+        "H": {label: spread([r[label]["H"] for r in rows]) for label in H_OF},
         "student_H": spread([r["trained"]["student"]["H"] for r in rows]),
         "novelty_auroc": spread([r["trained"]["novelty_auroc"] for r in rows]),
         "trained_less_baseline_H": paired([r["trained"]["H"] - r["baseline"]["H"] for r in rows]),

@@ -6,7 +6,8 @@ SETS are benchmark folders (`res101.mat`, `att_splits.mat`). Every row is one `d
 the protocol `validation`; the baselines choose ridge, shrinkage and penalty on the same folds. Rows are written to
 OUT.json as they finish, and rows that are there are not repeated, so that the same command goes on where it was
 stopped; with --runs also within a row, whose seconds are then those of its epochs. OUT.md and OUT.svg are made from
-the rows. With --jobs, each of so many runs at once has its share of the cores to itself.
+the rows. With --resplits each set is measured on so many draws of other unseen classes instead of on its own split,
+under the names SET-resplit-1 and so on. With --jobs, each of so many runs at once has its share of the cores to itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
-from benchmarks.gzsl_table import draw, table  # noqa: E402
+from benchmarks.gzsl_table import RESPLIT, draw, table  # noqa: E402
+from benchmarks.resplit import write_resplit  # noqa: E402
 from benchmarks.rows import command, rows_of, save  # noqa: E402
 
 VARIANTS = {
@@ -83,6 +85,23 @@ def recipe_name(recipes: str, generator: str) -> str:
 def main() -> None:
     arguments = parse()
     folders = {folder.name: folder for folder in arguments.sets}
+    if not arguments.resplits:
+        run(arguments, folders)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        drawn = {
+            f"{data}{RESPLIT}{seed}": Path(name) / f"{data}{RESPLIT}{seed}"
+            for seed in range(1, arguments.resplits + 1)
+            for data in folders
+        }
+        for target in drawn.values():
+            data, _, seed = target.name.rpartition(RESPLIT)
+            write_resplit(folders[data], target, int(seed))
+        run(arguments, drawn)
+
+
+def run(arguments: argparse.Namespace, folders: dict[str, Path]) -> None:
+    """Measure what is missing of the plan."""
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.with_suffix(".json")
@@ -132,6 +151,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--generators", nargs="+", help="only these, `ridge + LDA` and `kernel ridge + LDA` included")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, "no learning"], help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these")
+    parser.add_argument("--resplits", type=int, default=0, help="draws of other unseen classes; else the own split")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every recipe; repeatable")
     parser.add_argument("--ablations-on", help="name of the set for the ablations; the first where not given")
     parser.add_argument("--device", default="cpu")

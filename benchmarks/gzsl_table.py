@@ -17,6 +17,8 @@ COLOURS = {
     "+D3 without ID2SD": "#cc79a7",
     "+D3 without O2DBD": "#009e73",
 }
+RESPLIT = "-resplit-"
+"""Between the name of a set and the number of a draw of other unseen classes."""
 WIDTH, LEFT, LINE, TOP = 860, 270, 22, 66
 
 
@@ -32,10 +34,11 @@ def table(rows: list[Row], command: str) -> str:
         "    " + command,
         "",
     ]
-    for data in dict.fromkeys(row["data"] for row in rows):
+    for data in dict.fromkeys(row["data"] for row in rows if RESPLIT not in row["data"]):
         lines += [f"## {data}", "", head(), "|" + "---|" * 11]
         lines += [line(group) for group in groups(rows, data)]
         lines += ["", *effects(rows, data), "", *against_baselines(rows, data), ""]
+    lines += over_resplits(rows)
     lines += [
         "## Every row",
         "",
@@ -127,6 +130,33 @@ def against_baselines(rows: list[Row], data: str) -> list[str]:
         if texts:
             found.append(f"- H of {generator}, {variant}: {', '.join(texts)}.")
     return found
+
+
+def over_resplits(rows: list[Row]) -> list[str]:
+    """H over draws of which classes are unseen, and its paired difference to each baseline."""
+    lines = []
+    rows = [row for row in rows if RESPLIT in row["data"]]
+    for data in dict.fromkeys(row["data"].partition(RESPLIT)[0] for row in rows):
+        by_split: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            if row["data"].partition(RESPLIT)[0] == data:
+                by_split.setdefault(f"{row['generator']}, {row['variant']}", {})[row["data"]] = row
+        baselines = {name: of for name, of in by_split.items() if "student" not in next(iter(of.values()))}
+        titles = [f"H less that of {name.rpartition(', ')[0]}" for name in baselines]
+        lines += [
+            f"## {data}, other classes unseen",
+            "",
+            f"| generator, variant | draws | U | S | H | {' | '.join(titles)} |",
+            "|" + "---|" * (5 + len(titles)),
+        ]
+        for name, of in by_split.items():
+            cells = [mean_and_error([row[score] for row in of.values()]).lstrip("+") for score in ("U", "S", "H")]
+            for other in baselines.values():
+                both = sorted(of.keys() & other.keys()) if other is not of else []
+                cells.append(mean_and_error([of[s]["H"] - other[s]["H"] for s in both]) if both else "-")
+            lines.append(f"| {name} | {len(of)} | {' | '.join(cells)} |")
+        lines.append("")
+    return lines
 
 
 def draw(rows: list[Row]) -> str:

@@ -29,9 +29,9 @@ import numpy as np
 
 sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose modules are named as packages are
 
+from benchmarks.resplit import draw  # noqa: E402
 from benchmarks.rows import command, save  # noqa: E402
 
-TEST_SHARE = 0.2
 Row = dict[str, Any]
 
 
@@ -52,12 +52,7 @@ def resplit(dataset: Any, seed: int, *, unseen: int | None = None, rows: int | N
     """Other classes unseen, as many as before or as given, and rows of every other class drawn for testing."""
     from model.vocabulary import Vocabulary
 
-    random = np.random.default_rng(seed)
-    hidden = random.permutation(len(dataset.classes))[: unseen or int((~dataset.seen).sum())]
-    test = np.isin(dataset.labels, hidden)
-    for index in np.setdiff1d(np.arange(len(dataset.classes)), hidden):
-        of_class = random.permutation(np.flatnonzero(dataset.labels == index))
-        test[of_class[: len(of_class) - rows if rows else round(TEST_SHARE * len(of_class))]] = True
+    hidden, test = draw(dataset.labels, len(dataset.classes), unseen or int((~dataset.seen).sum()), seed, rows=rows)
     classes = tuple(
         dataclasses.replace(entry, kind="unseen" if index in hidden else "seen")
         for index, entry in enumerate(dataset.classes)
