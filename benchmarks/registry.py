@@ -316,8 +316,14 @@ def memory_mb(client: httpx.Client) -> float:
     return int(found[1]) / 1000
 
 
-def make_bundle(backbone: Path, out: Path) -> None:
-    """A bundle with the full trunk and random other networks."""
+def make_bundle(backbone: Path, out: Path, *, int8: Path | None = None) -> None:
+    """A bundle with the full trunk and random other networks.
+
+    Args:
+        backbone: in float32.
+        out: where it is written.
+        int8: the same in int8, for a second trunk.
+    """
     import torch
 
     from model.bundle import write_bundle
@@ -364,6 +370,7 @@ def make_bundle(backbone: Path, out: Path) -> None:
     write_bundle(
         out,
         trunk=trunk_graph(backbone, tail, feature_dim=width, side=source.spec.size),
+        trunk_int8=trunk_graph(int8, tail, feature_dim=width, side=source.spec.size) if int8 else None,
         synthesizer=synthesizer_graph(synthesizer, noise_dim=ATTRIBUTES, attribute_dim=ATTRIBUTES),
         preprocess=source.spec,
         backbone=BackboneInfo(name=backbone.name, fingerprint=source.fingerprint, feature_dim=width),

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.serving_peers import ours
-from model.bundle import Bundle
+from model.bundle import Bundle, Precision, trunk_name
 from model.preprocess import preprocess
 from service.inference.sessions import SessionConfig, open_session
 
@@ -58,16 +58,17 @@ class Bench:
 class Bare:
     """Decoding, preprocessing and the session, without a service around them."""
 
-    def __init__(self, bench: Bench, *, spinning: bool = False) -> None:
+    def __init__(self, bench: Bench, *, spinning: bool = False, precision: Precision = "fp32") -> None:
         bundle = Bundle.load(bench.bundle)
+        trunk = bundle.path / trunk_name(bundle.manifest, precision)
         self._bench, self._spec = bench, bundle.manifest.preprocess
         row = (3, self._spec.size, self._spec.size)
         if spinning:
             options = ort.SessionOptions()
             options.intra_op_num_threads, options.inter_op_num_threads = bench.threads, 1
-            self._session = ort.InferenceSession(str(bundle.trunk), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(trunk), options, providers=["CPUExecutionProvider"])
         else:
-            self._session = open_session(bundle.trunk, SessionConfig(threads=bench.threads), row={"image": row})
+            self._session = open_session(trunk, SessionConfig(threads=bench.threads), row={"image": row})
         self.run(np.zeros((bench.batch, *row), dtype=np.float32))
 
     def run(self, inputs: np.ndarray) -> float:

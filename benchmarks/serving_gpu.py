@@ -58,6 +58,8 @@ class Bench:
         if not self.path.exists():
             make_bundle(resnet(work)[0], self.path)
         self.bundle = Bundle.load(self.path)
+        there = arguments.out.with_suffix(".json")
+        self.results: Results = json.loads(there.read_text()) if there.exists() else {}
         self.spec = self.bundle.manifest.preprocess
         self.images = photos(64)
         self.inputs = np.stack([preprocess(data, self.spec) for data in self.images])
@@ -75,6 +77,13 @@ class Bench:
 
     def on_cpu(self) -> OnnxEngine:
         return self._engine("cpu")
+
+    def keep(self, name: str, found: Results) -> None:
+        """Put what a part has found so far into the files, since the time on a GPU may end before the part does."""
+        self.results[name] = found
+        out: Path = self.arguments.out
+        out.with_suffix(".json").write_text(json.dumps(self.results, indent=2) + "\n")
+        out.with_suffix(".md").write_text(table(self.results))
 
     def serving(self, workers: int) -> Any:
         """Our service on the GPU; later flags win."""
@@ -191,6 +200,7 @@ def http(bench: Bench) -> Results:
                         "ready_s": target.ready_s,
                     }
                 )
+                bench.keep("http", found)
             if workers == bench.arguments.workers[-1]:
                 single = found["rounds"][-2]["images_per_s"]
                 found["half_load"] = half(bench, target, 0.5 * single)
@@ -303,9 +313,7 @@ def main() -> None:
     arguments = parse()
     began = time.perf_counter()
     bench = Bench(arguments)
-    file = arguments.out.with_suffix(".json")
-    results: Results = json.loads(file.read_text()) if file.exists() else {}
-    results |= {
+    bench.results |= {
         "command": command("serving_gpu.py"),
         "device": arguments.device_name,
         "machine": machine(arguments.threads),
@@ -313,10 +321,8 @@ def main() -> None:
     }
     for name in arguments.part or PARTS:
         with contextlib.suppress(KeyboardInterrupt):
-            results[name] = PARTS[name](bench)
-        file.write_text(json.dumps(results, indent=2) + "\n")
-        arguments.out.with_suffix(".md").write_text(table(results))
-        print(f"{time.perf_counter() - began:.0f} s {name}: {json.dumps(results[name])}", flush=True)
+            bench.keep(name, PARTS[name](bench))
+        print(f"{time.perf_counter() - began:.0f} s {name}: {json.dumps(bench.results.get(name))}", flush=True)
 
 
 def parse() -> argparse.Namespace:

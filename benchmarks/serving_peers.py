@@ -53,10 +53,10 @@ class Target:
 
 @contextmanager
 def ours(bundle: Path, work: Path, *, threads: int, batch: int, flags: tuple[str, ...] = ()) -> Iterator[Target]:
-    """`d3gzsl serve`."""
-    where = ["--bundle", str(bundle), "--data-dir", str(work / "registry"), "--port", "0"]
+    """`d3gzsl serve`; each bundle has a registry of its own."""
+    where = ["--bundle", str(bundle), "--data-dir", str(work / f"registry-{bundle.name}"), "--port", "0"]
     sizes = ["--threads", str(threads), "--batch-size", str(batch), "--workers", "1"]
-    log = work / "service.log"
+    log = work / f"service-{bundle.name}.log"
     log.write_text("")
     command = [sys.executable, "-m", "service.cli", "serve", *where, *sizes, *flags]
     with _process(command, log, {}) as (process, began):

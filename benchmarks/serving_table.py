@@ -10,6 +10,7 @@ Results = dict[str, Any]
 NAMES = {
     "bare": "bare loop",
     "ours": "d3gzsl",
+    "default": "d3gzsl, default export",
     "fastapi": "FastAPI + torch",
     "litserve": "LitServe",
     "bentoml": "BentoML",
@@ -44,11 +45,15 @@ def measured(name: str, part: Results, target: str) -> str:
         for peer, rate in part["images_per_s"].items():
             if target == f"faster than {peer}":
                 return f"{ours:.2f} against {rate:.2f} images/s, {ours / rate:.2f} times"
+        if target.startswith("a default export"):
+            return f"{part['images_per_s']['default']:.2f} images/s, {part['default_to_best_peer']:.2f} times"
         return f"{part['ratio_to_bare']:.3f}"
     if name == "single":
         return f"{part['over_ms']:+.1f} ms ({part['request_ms']:.1f} against {part['decode_and_session_ms']:.1f} ms)"
     if name == "poisson":
         return f"{part['ratio']:.2f} ({part['ratio_to_idle']:.2f} with the times of an idle machine)"
+    if name == "bulk":
+        return f"{part['ratio' if target.startswith('a folder') else 'workers_2_to_1']:.2f}"
     if name == "int8":
         return f"{part['ratio']:.2f}"
     if name == "overload":
@@ -100,7 +105,9 @@ def draw(results: Results) -> str:
         scale = (WIDTH - LEFT - 80) / max(rates.values())
         for place, (name, rate) in enumerate(sorted(rates.items(), key=lambda item: -item[1]), start=1):
             y = top + place * LINE
-            colour = {"ours": "#d55e00", "int8": "#d55e00", "bare": "#777777"}.get(name, "#0072b2")
+            colour = {"ours": "#d55e00", "default": "#d55e00", "int8": "#d55e00", "bare": "#777777"}.get(
+                name, "#0072b2"
+            )
             parts.append(f'<text x="{LEFT - 8}" y="{y}" text-anchor="end">{escape(NAMES.get(name, name))}</text>')
             parts.append(f'<rect x="{LEFT}" y="{y - 12}" width="{rate * scale:.1f}" height="16" fill="{colour}"/>')
             parts.append(f'<text x="{LEFT + rate * scale + 6:.1f}" y="{y}">{rate:.2f}</text>')
