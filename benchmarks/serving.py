@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +50,24 @@ Results = dict[str, Any]
 
 
 def throughput(bench: Bench) -> Results:
-    """The bare loop, ours with the same file, ours with a default export, and every peer, in turns."""
+    """The bare loop, ours with the same file, ours with a default export, and every peer, in turns.
+
+    Each is started for its turn alone, since some that wait for work use the CPU meanwhile.
+    """
     clients = 2 * bench.batch
-    with ExitStack() as running:
-        targets = {
-            "ours": running.enter_context(bench.serving()),
-            "default": running.enter_context(default_export(bench).serving()),
-            **{name: running.enter_context(_peer(bench, name)) for name in bench.peers},
-        }
-        bare, rates = Bare(bench), {name: list[float]() for name in ("bare", *targets)}
-        for target in targets.values():
-            closed(target, bench.images, clients=clients, seconds=min(bench.seconds, 5))  # warm
-        for _ in range(bench.rounds):
-            rates["bare"].append(bare.rate(bench.seconds))
-            for name, target in targets.items():
+    both = default_export(bench)
+    services: dict[str, Callable[[], Any]] = {
+        "ours": bench.serving,
+        "default": both.serving,
+        **{name: partial(_peer, bench, name) for name in bench.peers},
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ("bare", *services)}
+    for _ in range(bench.rounds):
+        bare = Bare(bench)
+        rates["bare"].append(bare.rate(bench.seconds))
+        del bare
+        for name, service in services.items():
+            with service() as target:
                 rates[name].append(closed(target, bench.images, clients=clients, seconds=bench.seconds))
     speeds = {name: statistics.median(values) for name, values in rates.items()}
     best = max(speeds[name] for name in bench.peers)

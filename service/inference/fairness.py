@@ -14,7 +14,7 @@ from service.errors import OverloadedError
 
 Item = TypeVar("Item")
 _MOST_CLIENTS = 10_000
-_SURE = 0.6
+_SURE = 0.5
 """Share of a request's time that the wait ahead of it may take: beyond that its deadline would be a matter of luck."""
 _GREED = 3
 """Times as many places as it leaves to others a client may hold, where it asks for more than it has."""

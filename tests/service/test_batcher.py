@@ -216,7 +216,7 @@ async def test_a_crowd_at_the_start_is_not_taken_for_a_slow_model() -> None:
 async def test_who_could_not_be_answered_in_time_is_refused_at_once() -> None:
     admission = measured((4.0, 4))
     with admission.admit(10):
-        admission.check(1, seconds=20)
+        admission.check(1, seconds=24)
         with pytest.raises(OverloadedError, match="too many for an answer within 12 seconds") as caught:
             admission.check(1, seconds=12)
         assert caught.value.retry_after == 10
