@@ -146,14 +146,16 @@ def over_resplits(rows: list[Row]) -> list[str]:
         lines += [
             f"## {data}, other classes unseen",
             "",
-            f"| generator, variant | draws | U | S | H | {' | '.join(titles)} |",
-            "|" + "---|" * (5 + len(titles)),
+            f"| generator, variant | draws | U | S | H | {' | '.join(titles)} | AUROC of novelty |",
+            "|" + "---|" * (6 + len(titles)),
         ]
         for name, of in by_split.items():
             cells = [mean_and_error([row[score] for row in of.values()]).lstrip("+") for score in ("U", "S", "H")]
             for other in baselines.values():
                 both = sorted(of.keys() & other.keys()) if other is not of else []
                 cells.append(mean_and_error([of[s]["H"] - other[s]["H"] for s in both]) if both else "-")
+            known = [row["novelty_auroc"] for row in of.values() if row.get("novelty_auroc") is not None]
+            cells.append(mean_and_error(known).lstrip("+") if known else "-")
             lines.append(f"| {name} | {len(of)} | {' | '.join(cells)} |")
         lines.append("")
     return lines

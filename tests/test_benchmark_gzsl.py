@@ -90,16 +90,17 @@ def test_draws_are_averaged_and_compared_in_pairs() -> None:
     rows = [
         of("A-resplit-1", "ridge + LDA", 0.5),
         of("A-resplit-2", "ridge + LDA", 0.7),
-        of("A-resplit-1", "cpu-wgan", 0.6, student={}),
-        of("A-resplit-2", "cpu-wgan", 0.9, student={}),
+        of("A-resplit-1", "cpu-wgan", 0.6, student={}, novelty_auroc=0.8),
+        of("A-resplit-2", "cpu-wgan", 0.9, student={}, novelty_auroc=0.6),
         of("A", "cpu-wgan", 0.1, student={}),  # the set's own split
     ]
     assert over_resplits(rows) == [
         "## A, other classes unseen",
         "",
-        "| generator, variant | draws | U | S | H | H less that of ridge + LDA |",
-        "|---|---|---|---|---|---|",
-        "| ridge + LDA, no learning | 2 | 0.500 (se 0.000) | 0.500 (se 0.000) | 0.600 (se 0.100) | - |",
-        "| cpu-wgan, +D3 | 2 | 0.500 (se 0.000) | 0.500 (se 0.000) | 0.750 (se 0.150) | +0.150 (se 0.050) |",
+        "| generator, variant | draws | U | S | H | H less that of ridge + LDA | AUROC of novelty |",
+        "|---|---|---|---|---|---|---|",
+        "| ridge + LDA, no learning | 2 | 0.500 (se 0.000) | 0.500 (se 0.000) | 0.600 (se 0.100) | - | - |",
+        "| cpu-wgan, +D3 | 2 | 0.500 (se 0.000) | 0.500 (se 0.000) | 0.750 (se 0.150) | +0.150 (se 0.050) | "
+        "0.700 (se 0.100) |",
         "",
     ]
