@@ -52,10 +52,8 @@ def measured(name: str, part: Results, target: str) -> str:
         return f"{part['over_ms']:+.1f} ms ({part['request_ms']:.1f} against {part['decode_and_session_ms']:.1f} ms)"
     if name == "poisson":
         return f"{part['ratio']:.2f} ({part['ratio_to_idle']:.2f} with the times of an idle machine)"
-    if name == "bulk":
-        return f"{part['ratio' if target.startswith('a folder') else 'workers_2_to_1']:.2f}"
-    if name == "int8":
-        return f"{part['ratio']:.2f}"
+    if name in ("bulk", "int8", "ray"):
+        return f"{part['workers_2_to_1' if name == 'ray' else 'ratio']:.2f}"
     if name == "overload":
         return {
             "what": f"slowest answer {part['slowest_answer_s']:.2f} s of {part['allowed_s']:.2f} s allowed, "

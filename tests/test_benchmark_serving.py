@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import serving_bulk
 from benchmarks.serving import PARTS, Bench, photos
 from benchmarks.serving_load import Done, arrivals, batch_times, closed, one_by_one, open_loop, percentile, simulated
 from benchmarks.serving_peers import Target, ours, raw
 from benchmarks.serving_table import draw, table
-from tests.service.tiny import tiny_bundle
+from tests.service.tiny import tiny_bundle, trunk
 
 
 def test_a_perfect_queue_alone_takes_what_decoding_and_model_take() -> None:
@@ -98,9 +99,14 @@ def test_the_table_names_every_target_and_the_drawing_everybody() -> None:
     results = {
         "throughput": {
             **at,
-            "images_per_s": {"bare": 10.0, "ours": 9.6, "litserve": 4.8},
+            "images_per_s": {"bare": 10.0, "ours": 9.6, "default": 19.2, "litserve": 4.8},
             "ratio_to_bare": 0.96,
-            "within": {"throughput >= 0.95 of the bare loop": True, "faster than litserve": True},
+            "default_to_best_peer": 4.0,
+            "within": {
+                "throughput >= 0.95 of the bare loop": True,
+                "faster than litserve": True,
+                "a default export >= 1.5 times the best peer": True,
+            },
         },
         "start": {
             **at,
@@ -110,12 +116,27 @@ def test_the_table_names_every_target_and_the_drawing_everybody() -> None:
             "within": {"ready <= 2 s over a bare process": False, "memory <= 150 MB over a bare process": True},
         },
         "int8": {**at, "images_per_s": {"fp32": 10.0, "int8": 20.0}, "ratio": 2.0, "within": {"int8 >= 1.5": True}},
+        "bulk": {
+            **at,
+            "images_per_s": {"bare fp32": 10.0, "local fp32": 9.7},
+            "ratio": 0.97,
+            "within": {"a folder >= 0.95 of the bare loop": True},
+        },
+        "ray": {
+            **at,
+            "images_per_s": {"1 of Ray": 5.0, "2 of Ray": 9.5},
+            "workers_2_to_1": 1.9,
+            "within": {"2 workers of Ray >= 1.8 times 1": True},
+        },
     }
     lines = table(results).splitlines()
     assert lines.count("    the command") == 1
     assert "a CPU, 2 cores." in lines
     assert "| throughput | throughput >= 0.95 of the bare loop | yes | 0.960 |" in lines
     assert "| throughput | faster than litserve | yes | 9.60 against 4.80 images/s, 2.00 times |" in lines
+    assert "| throughput | a default export >= 1.5 times the best peer | yes | 19.20 images/s, 4.00 times |" in lines
+    assert "| bulk | a folder >= 0.95 of the bare loop | yes | 0.97 |" in lines
+    assert "| ray | 2 workers of Ray >= 1.8 times 1 | yes | 1.90 |" in lines
     assert "| start | ready <= 2 s over a bare process | **no** | +2.25 s |" in lines
     assert "| start | memory <= 150 MB over a bare process | yes | +120.00 MB |" in lines
     assert "- ours 1: ready_s 2.5, mb 700" in lines
@@ -124,9 +145,12 @@ def test_the_table_names_every_target_and_the_drawing_everybody() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["throughput", "single", "overload", "start", "spinning"])
-def test_a_part_runs_on_its_own(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["throughput", "single", "overload", "start", "spinning", "bulk"])
+def test_a_part_runs_on_its_own(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_bulk, "PART", 20)
+    monkeypatch.setattr(serving_bulk, "MANY", 30)  # so that the larger folder takes longer by more than chance
     bundle = tiny_bundle(tmp_path / "bundle")
+    tiny_bundle(tmp_path / "bundle-default", trunk_int8=trunk())
     bench = Bench(
         bundle=bundle,
         backbone=Path(),
