@@ -89,14 +89,12 @@ def main() -> None:
         run(arguments, folders)
         return
     with tempfile.TemporaryDirectory() as name:
-        drawn = {
-            f"{data}{RESPLIT}{seed}": Path(name) / f"{data}{RESPLIT}{seed}"
-            for seed in range(1, arguments.resplits + 1)
-            for data in folders
-        }
-        for target in drawn.values():
-            data, _, seed = target.name.rpartition(RESPLIT)
-            write_resplit(folders[data], target, int(seed))
+        drawn = {}
+        for seed in range(1, arguments.resplits + 1):
+            for data, folder in folders.items():
+                target = Path(name) / f"{data}{RESPLIT}{seed}"
+                write_resplit(folder, target, seed)
+                drawn[target.name] = target
         run(arguments, drawn)
 
 
