@@ -27,6 +27,7 @@ from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
 from service.classes.registrar import Registrar
 from service.classes.replay import Replay
+from service.classes.shared_logits import SharedLogits
 from service.classes.snapshot import Snapshot
 from service.errors import NotReadyError, OverloadedError, RegistryError, SettingsError
 from service.inference.batcher import Batcher
@@ -147,6 +148,7 @@ class Service:
         analyses: the thread in which classes are tried out and scores explained.
         decoder: image files to inputs.
         batcher: inputs to embeddings.
+        logits: embeddings to scores of many classes.
         log: the registry on disk.
     """
 
@@ -167,6 +169,7 @@ class Service:
     analyses: SerialExecutor
     decoder: Decoder
     batcher: Batcher
+    logits: SharedLogits
     log: ChangeLog
 
     @classmethod
@@ -265,6 +268,7 @@ class Service:
                 capacity=settings.queue_size,
                 probe=partial(engine.embed, np.zeros((1, 3, size, size), dtype=np.float32)),
             ),
+            logits=SharedLogits(settings.batch_size),
             log=log,
         )
 

@@ -90,9 +90,16 @@ def rank(
         z_NZ: embeddings of the images.
         question: how many classes are wanted, and the penalty.
     """
+    return rank_logits(bundle, snapshot, rows, snapshot.logits(z_NZ, rows), question)
+
+
+def rank_logits(
+    bundle: Bundle, snapshot: Snapshot, rows: NDArray[np.intp], logits_NC: Float32, question: RankOptions
+) -> list[tuple[RankedClass, ...]]:
+    """As :func:`rank`, from what :meth:`Snapshot.logits` gave for these rows."""
     seen_share = snapshot.seen_share_at(rows)
     ranked = []
-    for logits_C in snapshot.logits(z_NZ, rows):
+    for logits_C in logits_NC:
         probabilities = bundle.manifest.calibration.probabilities(
             logits_C[None], seen_share, seen_penalty=question.seen_penalty
         )[0]

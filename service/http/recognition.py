@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from model.errors import D3GZSLError, ImageError, UnreadableImageError
 from model.head import Float32
-from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, no_scores, rank
+from service.classes.ranking import RankedClass, RankOptions, image_novelty, is_long, no_scores, rank, rank_logits
 from service.classes.snapshot import Snapshot
 from service.errors import DeadlineError, InferenceError, MalformedBodyError, NotFiniteOutputError, NotReadyError
 from service.http.images import SentImage
@@ -141,8 +141,11 @@ async def rank_all(
     if len(z_NZ) == 0:
         return [()] * len(outcomes)
     started = time.perf_counter()
-    arguments = (service.bundle, snapshot, rows, z_NZ, question)
-    ranked = await asyncio.to_thread(rank, *arguments) if is_long(rows, *z_NZ.shape) else rank(*arguments)
+    if is_long(rows, *z_NZ.shape):
+        logits_NC = await service.logits(snapshot, rows, z_NZ)
+        ranked = await asyncio.to_thread(rank_logits, service.bundle, snapshot, rows, logits_NC, question)
+    else:
+        ranked = rank(service.bundle, snapshot, rows, z_NZ, question)
     current_stats().ranked(1000 * (time.perf_counter() - started))
     if not any(ranked):
         raise no_scores()

@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model.bundle import Bundle, Precision
 from model.calibration import novelty
 from model.head import Float32, logits
 from model.preprocess import preprocess
+from service.classes import ranking
+from service.classes.snapshot import Snapshot
 from service.inference.engine import OnnxEngine, TrunkOutput
 from tests.service.conftest import Client, Running
 from tests.service.tiny import photo, png
@@ -95,6 +98,29 @@ async def test_an_image_gets_the_same_answer_alone_and_among_others(client: Clie
     together = (await client.post("/classify", files=[("images", (str(i), p)) for i, p in enumerate(photos)])).json()
     for data, result in zip(photos, together["results"], strict=True):
         assert probabilities(result) == pytest.approx(probabilities(await classify(client, data)), abs=1e-4)
+
+
+async def test_requests_whose_images_are_scored_together_get_their_own_answers(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = [photo(i) for i in range(6)]
+    alone = [await classify(client, data) for data in sent]
+    monkeypatch.setattr(ranking, "_MUCH", 0)  # as if there were a thousand classes
+    together: list[int] = []
+    scored = Snapshot.logits
+
+    def logits(snapshot: Snapshot, z_NZ: Float32, rows: NDArray[np.intp]) -> Float32:
+        together.append(len(z_NZ))
+        return scored(snapshot, z_NZ, rows)
+
+    monkeypatch.setattr(Snapshot, "logits", logits)
+    *at_once, seen = await asyncio.gather(
+        *(classify(client, data) for data in sent), classify(client, sent[0], scope="seen")
+    )
+    assert sum(together) == len(sent) + 1
+    for got, own in zip(at_once, alone, strict=True):
+        assert probabilities(got) == pytest.approx(probabilities(own), abs=1e-4)
+    assert probabilities(seen) == pytest.approx(probabilities(await classify(client, sent[0], scope="seen")), abs=1e-4)
 
 
 async def test_scope_and_classes_renormalise(client: Client) -> None:
