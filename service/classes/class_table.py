@@ -34,6 +34,8 @@ _SEEN, _PHOTOS = '"kind": "seen"', '"examples": ['
 Read = TypeVar("Read")
 
 _NEVER = np.iinfo(np.int64).max
+_PAGE = 1024
+"""Numbers of a page of memory, which the system gives as a whole when one of them is written."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,7 +199,7 @@ class RowBlock:
     def cleared(cls, dimension: int) -> RowBlock:
         """One whose memory the system has given already."""
         block = cls(dimension)
-        block.weight.fill(0)
+        block.weight.reshape(-1)[::_PAGE] = 0
         return block
 
 

@@ -6,7 +6,7 @@ n: changes read together, Z: embedding dimension.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -56,6 +56,9 @@ class StoredChanges(NamedTuple):
     weights: Float32
     biases: NDArray[np.float64]
 
+
+Span = tuple[int, int] | list[int]
+"""The first and the last of numbers that adjoin, or some numbers."""
 
 _version = attrgetter("version")
 _RECORDS = sa.select(
@@ -107,17 +110,8 @@ class RecordReader:
         for span in spans(wanted):
             found = connection.execute(_WRITTEN.where(_within(versions.c.version, span)))
             written = {row.version: row for row in found}
-            if isinstance(span, list):
-                query = _RECORDS.where(changes.c.version.in_(span)).order_by(changes.c.version, changes.c.position)
-            else:  # by their positions, which are gapless too: rows are read in the order in which they lie
-                before = sa.select(sa.func.sum(versions.c.changes)).where(versions.c.version < span[0])
-                first = int(connection.scalar(before) or 0) + 1
-                end = first + sum(row.changes for row in written.values())
-                query = _RECORDS.where(changes.c.position.between(first, end - 1)).order_by(changes.c.position)
-            records = connection.execute(query, execution_options={"yield_per": self._together})
             version = _VersionInReading(self._damaged)
-            for part in records.partitions():
-                together = [*map(Record._make, part)]
+            for together in self._records(connection, span, changes_of=written):
                 yield together
                 for number, of_version in groupby(together, _version):
                     if number != version.number:
@@ -127,6 +121,28 @@ class RecordReader:
             version.check()
             for number, empty in written.items():  # versions without changes, or that lost them
                 _VersionInReading(self._damaged, number, empty).check()
+
+    def _records(
+        self, connection: sa.Connection, span: Span, *, changes_of: Mapping[int, Any]
+    ) -> Iterator[list[Record]]:
+        """The changes of a span of versions in order.
+
+        They are asked for by their positions, which are gapless as versions are: rows are read in the order in which
+        they lie. To sort them by their versions, SQLite would write all of them to a file first.
+        """
+        if isinstance(span, list):
+            of_them = sa.select(changes.c.position).where(changes.c.version.in_(span))
+            found = connection.scalars(of_them.order_by(changes.c.version, changes.c.position)).all()
+            positions = list(spans(found))
+        else:
+            before = sa.select(sa.func.sum(versions.c.changes)).where(versions.c.version < span[0])
+            first = int(connection.scalar(before) or 0) + 1
+            positions = [(first, first + sum(row.changes for row in changes_of.values()) - 1)]
+        for adjoining in positions:
+            query = _RECORDS.where(_within(changes.c.position, adjoining)).order_by(changes.c.position)
+            records = connection.execute(query, execution_options={"yield_per": self._together})
+            for part in records.partitions():
+                yield [*map(Record._make, part)]
 
     def changes(self, records: Sequence[Record]) -> list[Change]:
         """What records say.
@@ -198,7 +214,7 @@ class RecordReader:
         return self._damaged(f" at version {record.version}: {' '.join(what.split())}")
 
 
-def spans(wanted: Sequence[int]) -> Iterator[tuple[int, int] | list[int]]:
+def spans(wanted: Sequence[int]) -> Iterator[Span]:
     """Ascending numbers in few questions: the first and the last of many that adjoin, or at most `AT_ONCE` others."""
     others: list[int] = []
     start = 0
@@ -222,7 +238,7 @@ def spans(wanted: Sequence[int]) -> Iterator[tuple[int, int] | list[int]]:
         yield others
 
 
-def _within(column: sa.Column[int], span: tuple[int, int] | list[int]) -> sa.ColumnElement[bool]:
+def _within(column: sa.Column[int], span: Span) -> sa.ColumnElement[bool]:
     return column.in_(span) if isinstance(span, list) else column.between(*span)
 
 
