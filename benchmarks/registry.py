@@ -62,6 +62,7 @@ def main() -> None:
             results |= few(bundle, work / "few", arguments)
             results |= many(bundle, filled, arguments)
             results["classify_ratio"] = results["classify_many_ms"]["p50"] / results["classify_few_ms"]["p50"]
+            results["rate_ratio"] = results["rate_few"] / results["rate_many"]
         if "batch" in arguments.parts:
             results |= batch(bundle, work / "batch", arguments)
     text = json.dumps(results, indent=2)
@@ -78,9 +79,11 @@ def few(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, An
         rest(client)
         classified = classify_times(client, arguments.images)
         memory = memory_mb(client)
+        speed = rate(client, arguments.seconds)
         posts = post_times(client, arguments.posts, "p")
     return {
         "classify_few_ms": classified,
+        "rate_few": speed,
         "ready_few_s": ready_s,
         "ready_few_cpu_s": ready_cpu_s,
         "memory_few_mb": memory,
@@ -156,7 +159,7 @@ def bare_loop(bundle_dir: Path, count: int, threads: int, at_once: int) -> tuple
 def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """With many more, most of them written straight to the log."""
     size = sum(file.stat().st_size for file in data.glob("*.sqlite3*"))
-    readies, cpus, rests = [], [], []
+    readies, cpus, rests, rates = [], [], [], []
     for _ in range(arguments.starts):
         with serving(bundle, data, arguments.threads) as (client, ready_s):
             readies.append(ready_s)
@@ -167,6 +170,7 @@ def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, A
             assert seen["unseen"] == arguments.many - SEEN, seen
             answer = classify_times(client, arguments.images)
             memory = memory_mb(client)
+            rates.append(rate(client, arguments.seconds))
             posts = post_times(client, 20, "m")
             client.post("/registry:rollback", json={"version": version}).raise_for_status()
     return {
@@ -176,6 +180,8 @@ def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, A
         "ready_many_all_cpu_s": cpus,
         "rest_many_all_s": rests,
         "classify_many_ms": answer,
+        "rate_many": statistics.median(rates),
+        "rate_many_all": rates,
         "memory_many_mb": memory,
         "post_many_ms": posts,
     }
@@ -232,17 +238,31 @@ def document(class_id: str) -> dict[str, Any]:
 
 def classify_times(client: httpx.Client, count: int) -> dict[str, float]:
     """Milliseconds of one image at a time."""
+    image, times = photo(), []
+    for _ in range(count + 3):
+        begun = time.perf_counter()
+        client.post("/classify", content=image, headers={"content-type": "image/jpeg"}).raise_for_status()
+        times.append(1000 * (time.perf_counter() - begun))
+    return summary(times[3:])
+
+
+def rate(client: httpx.Client, seconds: float) -> float:
+    """Images a second where 32 clients send one at a time, which the service gathers into its largest batches."""
+    from benchmarks.serving_load import closed
+    from benchmarks.serving_peers import Target, raw
+
+    target = Target(url=f"{client.base_url}/classify", ask=raw, ready_s=0.0, pid=int(client.headers["x-process"]))
+    return closed(target, [photo()], clients=32, seconds=seconds)
+
+
+def photo() -> bytes:
+    """A JPEG of 500 x 375."""
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).resize((500, 375)).save(stream, "JPEG")
-    times = []
-    for _ in range(count + 3):
-        begun = time.perf_counter()
-        client.post("/classify", content=stream.getvalue(), headers={"content-type": "image/jpeg"}).raise_for_status()
-        times.append(1000 * (time.perf_counter() - begun))
-    return summary(times[3:])
+    return stream.getvalue()
 
 
 def post_times(client: httpx.Client, count: int, prefix: str) -> dict[str, float]:
@@ -414,6 +434,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--many", type=int, default=100_000)
     parser.add_argument("--posts", type=int, default=200)
     parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=10.0, help="Of a measurement of images a second.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1000, help="Classes in a batch.")
     parser.add_argument("--rounds", type=int, default=10, help="Batches, each after a bare loop over as many classes.")

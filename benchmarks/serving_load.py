@@ -43,30 +43,33 @@ def closed(target: Target, images: Sequence[bytes], *, clients: int, seconds: fl
 async def _closed(target: Target, images: Sequence[bytes], clients: int, seconds: float) -> float:
     done: list[float] = []
     lost, over = 0, False
-    following = itertools.cycle(images)
-    async with _client(clients) as client:
+    following = itertools.cycle([request_bytes(target, data) for data in images])
 
-        async def ask() -> None:
-            nonlocal lost
-            while not over:
-                try:
-                    answer = await client.post(target.url, **target.ask(next(following)))
-                except httpx.TransportError:  # some peers close connections that are in use
-                    lost += 1
-                    if lost > 3 + _LOST * len(done):
-                        raise
-                    continue
-                answer.raise_for_status()
-                done.append(time.perf_counter())
+    async def ask() -> None:
+        nonlocal lost
+        stream = await _connect(target)
+        while not over:
+            try:
+                status, body = await exchange(stream, next(following))
+            except (ConnectionError, asyncio.IncompleteReadError):  # some peers close connections that are in use
+                lost += 1
+                if lost > 3 + _LOST * len(done):
+                    raise
+                stream = await _connect(target)
+                continue
+            if status != HTTPStatus.OK:
+                raise RuntimeError(f"{target.url} answered {status}: {body[:500]!r}")
+            done.append(time.perf_counter())
+        stream[1].close()
 
-        asking = [asyncio.create_task(ask()) for _ in range(clients)]
-        while len(done) < clients:
-            await _unless_failed(asking, 0.01)
-        first, before = done[-1], len(done)
-        await _unless_failed(asking, seconds)
-        last, after = done[-1], len(done)
-        over = True  # what is under way is waited for: it would run into the next measurement
-        await asyncio.gather(*asking)
+    asking = [asyncio.create_task(ask()) for _ in range(clients)]
+    while len(done) < clients:
+        await _unless_failed(asking, 0.01)
+    first, before = done[-1], len(done)
+    await _unless_failed(asking, seconds)
+    last, after = done[-1], len(done)
+    over = True  # what is under way is waited for: it would run into the next measurement
+    await asyncio.gather(*asking)
     return (after - before) / (last - first)
 
 
@@ -160,12 +163,6 @@ async def exchange(stream: Stream, request: bytes) -> tuple[int, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     body = await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
     return int(head.split()[1]), body
-
-
-def _client(connections: int) -> httpx.AsyncClient:
-    # Idle connections are given up long before the peers do: a request on one that is just being closed is lost.
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=2)
-    return httpx.AsyncClient(timeout=600, limits=limits)
 
 
 def batch_times(done: Sequence[Done], batch_size: int) -> list[float]:

@@ -24,6 +24,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 SHARED = ("numpy>=2,<3", "pillow", "simplejpeg", "onnxruntime")
 NEEDS = {
     "fastapi": None,  # runs in the project's own environment, which has torch
+    "fastapi-onnx": ("fastapi", "uvicorn", *SHARED),
     "litserve": ("litserve", *SHARED),
     "bentoml": ("bentoml", *SHARED),
     "mlserver": ("mlserver", *SHARED),
@@ -111,10 +112,11 @@ def versions(name: str, work: Path, uv: str) -> str:
     """What of a peer is installed."""
     if NEEDS[name] is None:
         return ""
+    package = name.removesuffix("-onnx")
     listed = subprocess.run(
         [uv, "pip", "freeze", "--python", str(work / f"env-{name}")], check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    return next((line for line in listed if line.startswith(f"{name}==")), "")
+    return next((line for line in listed if line.startswith(f"{package}==")), "")
 
 
 def raw(data: bytes) -> dict[str, Any]:
@@ -126,6 +128,8 @@ def _how(name: str, python: Path, port: int, work: Path, batch: int) -> tuple[li
     """Command, path of readiness, path of inference, form of the body."""
     if name == "fastapi":
         return [str(python), str(PEERS / "fastapi_torch.py")], "/ready", "/classify", raw
+    if name == "fastapi-onnx":
+        return [str(python), str(PEERS / "fastapi_onnx.py")], "/ready", "/classify", raw
     if name == "litserve":
 
         def ask(data: bytes) -> dict[str, Any]:

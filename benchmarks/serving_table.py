@@ -12,6 +12,7 @@ NAMES = {
     "ours": "d3gzsl",
     "default": "d3gzsl, default export",
     "fastapi": "FastAPI + torch",
+    "fastapi-onnx": "FastAPI + ONNX Runtime",
     "litserve": "LitServe",
     "bentoml": "BentoML",
     "mlserver": "MLServer",
