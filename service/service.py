@@ -25,9 +25,9 @@ from service.classes.follower import Follower
 from service.classes.leave_one_out import NO_SQUARES, LeftOutPhoto, PhotographedClass, Squares, leave_one_out
 from service.classes.neighbours import Neighbour, Neighbours
 from service.classes.preview import Previewer
+from service.classes.ranking import SharedLogits
 from service.classes.registrar import Registrar
 from service.classes.replay import Replay
-from service.classes.shared_logits import SharedLogits
 from service.classes.snapshot import Snapshot
 from service.errors import NotReadyError, OverloadedError, RegistryError, SettingsError
 from service.inference.batcher import Batcher

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.classes import ClassEntry
 from model.head import Float32, Row
 from service.classes.class_table import KnownClass
-from service.classes.shared_logits import SharedLogits
+from service.classes.ranking import SharedLogits
 from service.classes.snapshot import Snapshot
 
 pytestmark = pytest.mark.anyio
