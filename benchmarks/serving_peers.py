@@ -110,13 +110,13 @@ def environment(name: str, work: Path, uv: str) -> Path:
 
 def versions(name: str, work: Path, uv: str) -> str:
     """What of a peer is installed."""
-    if NEEDS[name] is None:
+    needs = NEEDS[name]
+    if needs is None:
         return ""
-    package = name.removesuffix("-onnx")
     listed = subprocess.run(
         [uv, "pip", "freeze", "--python", str(work / f"env-{name}")], check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    return next((line for line in listed if line.startswith(f"{package}==")), "")
+    return next((line for line in listed if line.startswith(f"{needs[0]}==")), "")
 
 
 def raw(data: bytes) -> dict[str, Any]:
@@ -126,10 +126,9 @@ def raw(data: bytes) -> dict[str, Any]:
 
 def _how(name: str, python: Path, port: int, work: Path, batch: int) -> tuple[list[str], str, str, Ask]:
     """Command, path of readiness, path of inference, form of the body."""
-    if name == "fastapi":
-        return [str(python), str(PEERS / "fastapi_torch.py")], "/ready", "/classify", raw
-    if name == "fastapi-onnx":
-        return [str(python), str(PEERS / "fastapi_onnx.py")], "/ready", "/classify", raw
+    plain = {"fastapi": "fastapi_torch.py", "fastapi-onnx": "fastapi_onnx.py"}
+    if name in plain:
+        return [str(python), str(PEERS / plain[name])], "/ready", "/classify", raw
     if name == "litserve":
 
         def ask(data: bytes) -> dict[str, Any]:
