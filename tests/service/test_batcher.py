@@ -15,6 +15,7 @@ from service.errors import InferenceError, NotReadyError, OverloadedError
 from service.inference.batcher import Batcher, InferenceResult
 from service.inference.engine import TrunkOutput
 from service.inference.fairness import Admission
+from tests.service.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -50,12 +51,6 @@ async def batching(
         yield batcher
     finally:
         await batcher.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_each_image_gets_its_own_answer() -> None:

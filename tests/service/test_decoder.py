@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from service.inference.decoder import Decoder
 from service.inference.decoding import PixelBudget
 from tests.model.photos import encode, exif, picture
 from tests.model.test_image_cost import scans
+from tests.service import waiting
 from tests.service.tiny import SPEC
 
 pytestmark = pytest.mark.anyio
@@ -48,10 +50,7 @@ def children() -> list[int]:
     return [pid for pid in pids if b"decode_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
+until = partial(waiting.until, seconds=30, step=0.01)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import base64
 import json
 import threading
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import numpy as np
@@ -19,6 +18,7 @@ from service.inference.engine import TrunkOutput
 from service.service import Service
 from tests.service.conftest import Client, Running
 from tests.service.tiny import png
+from tests.service.waiting import until
 
 pytestmark = pytest.mark.anyio
 BLUE = {"content": png((0, 0, 255)), "headers": {"content-type": "image/png"}}
@@ -50,12 +50,6 @@ def service_of(client: Client) -> Service:
 
 def outcome(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["type"]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_the_client_says_how_long_it_waits_and_the_model_never_sees_what_is_too_late(running: Running) -> None:

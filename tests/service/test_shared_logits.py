@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from model.head import Float32, Row
 from service.classes.class_table import KnownClass
 from service.classes.ranking import SharedLogits
 from service.classes.snapshot import Snapshot
+from tests.service.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -56,12 +56,6 @@ class Scoring:
 
 def images(count: int, seed: int) -> Float32:
     return np.random.default_rng(100 + seed).standard_normal((count, Z)).astype(np.float32)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def ask(shared: SharedLogits, snapshot: Any, z_NZ: Float32, rows: NDArray[np.intp] | None = None) -> Float32:
