@@ -196,7 +196,7 @@ class RowBlock:
         self.gone = np.full(BLOCK, _NEVER, dtype=np.int64)
 
     @classmethod
-    def cleared(cls, dimension: int) -> RowBlock:
+    def touched(cls, dimension: int) -> RowBlock:
         """One whose memory the system has given already."""
         block = cls(dimension)
         block.weight.reshape(-1)[::_PAGE] = 0
@@ -341,7 +341,7 @@ class ClassTable:
         if slot == BLOCK * len(self.blocks):
             self.blocks.append(RowBlock(self.dimension) if self._next is None else self._next.result())
             if self._beside is not None and len(self.blocks) > 1:
-                self._next = self._beside.submit(RowBlock.cleared, self.dimension)
+                self._next = self._beside.submit(RowBlock.touched, self.dimension)
         return self.blocks[slot // BLOCK], slot % BLOCK
 
     def _write(self, known: KnownClass, row: Row) -> None:

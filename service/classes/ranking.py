@@ -160,8 +160,8 @@ class SharedLogits:
         left: list[_Asked] = []
         images = 0
         for asked in waiting:
-            fits = images + len(asked.embeddings) <= self._most and asked.rows is taken[0].rows if taken else True
-            if fits:
+            same = not taken or asked.rows is taken[0].rows
+            if same and (not taken or images + len(asked.embeddings) <= self._most):
                 taken.append(asked)
                 images += len(asked.embeddings)
             else:

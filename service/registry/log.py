@@ -256,7 +256,7 @@ class ChangeLog:
             .where(changes.c.version > base)
             .group_by(changes.c.class_id)
         )
-        chosen = {position: version for position, version in connection.execute(last).all()}  # noqa: C416
+        chosen = {row[0]: row[1] for row in connection.execute(last).all()}
         try:
             yield from self._changes_at(connection, chosen, self._reader.stored)
         except RegistryDamagedError:
