@@ -21,6 +21,7 @@ from service.classes.snapshot import Snapshot
 from service.errors import InferenceError, InvalidRequestError
 
 _MUCH = 2_000_000  # multiplications; about a millisecond
+_PART = 256  # probabilities of which only the largest is looked at first
 
 Scope = Literal["all", "seen", "unseen"]
 
@@ -226,10 +227,14 @@ def is_long(rows: NDArray[np.intp], images: int, dimension: int) -> bool:
 
 
 def _best(probabilities_C: NDArray[np.float64], count: int) -> list[int]:
-    """Places of the largest, in falling order, the first of equal ones first; without sorting all the others."""
-    if count < len(probabilities_C):
-        least = np.partition(probabilities_C, -count)[-count]
-        candidates = np.flatnonzero(probabilities_C >= least)
+    """Places of the largest, in falling order, the first of equal ones first; without sorting all the others.
+
+    The parts of the array whose largest values are the `count` largest have that many values to offer. Selection over
+    the whole array costs sixteen times as much, and again as much where most probabilities are 0.
+    """
+    if count * _PART < len(probabilities_C):
+        largest = np.maximum.reduceat(probabilities_C, np.arange(0, len(probabilities_C), _PART))
+        candidates = np.flatnonzero(probabilities_C >= np.partition(largest, -count)[-count])
     else:
         candidates = np.arange(len(probabilities_C))
     best: list[int] = candidates[np.argsort(-probabilities_C[candidates], kind="stable")][:count].tolist()
