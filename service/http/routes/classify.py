@@ -63,7 +63,9 @@ async def classify(
         if len(outcomes) == 1 and isinstance(outcomes[0], D3GZSLError):
             raise outcomes[0]
         ranked = await rank_all(service, snapshot, rows, outcomes, question)
-        explanations = await while_connected(request, _explanations(service, query, outcomes, ranked))
+        explanations: list[list[Explanation]] = [[] for _ in outcomes]
+        if query.explain is not None:
+            explanations = await while_connected(request, _explanations(service, query, outcomes, ranked))
     done = [outcome for outcome in outcomes if isinstance(outcome, EmbeddedImage)]
 
     def make() -> ClassifyAnswer:
@@ -92,9 +94,7 @@ async def _explanations(
     outcomes: Sequence[EmbeddedImage | D3GZSLError],
     ranked: Sequence[Sequence[RankedClass]],
 ) -> list[list[Explanation]]:
-    """Explanations of the first classes of each image, where they are asked for."""
-    if query.explain is None:
-        return [[] for _ in outcomes]
+    """Explanations of the first classes of each image."""
 
     def explain() -> list[list[Explanation]]:
         return [
