@@ -88,6 +88,10 @@ class Snapshot:
     def _seen(self) -> NDArray[np.bool_]:
         return self.table.seen(self.length)
 
+    @cached_property
+    def _blocks(self) -> list[tuple[int, slice | NDArray[np.intp], slice]]:
+        return list(_by_block(self.rows))
+
     @property
     def classes(self) -> tuple[KnownClass, ...]:
         """The classes in the order of `rows`."""
@@ -178,7 +182,7 @@ class Snapshot:
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is answered in words
                 scores[:, part] = (np.vecdot(block.weight[places][:, None], z_NZ) + block.bias[places][:, None]).T
 
-        blocks = list(_by_block(rows))
+        blocks = self._blocks if rows is self.rows else list(_by_block(rows))
         deque(_readers().map(score, blocks) if len(blocks) > _FEW else map(score, blocks), maxlen=0)
         return scores
 

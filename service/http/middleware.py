@@ -8,7 +8,7 @@ import time
 import uuid
 from contextlib import nullcontext
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +18,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.request_stats import CURRENT, RequestStats
 from service.telemetry.tracing import Tracing
 
+_REQUEST_ID = REQUEST_ID.encode()
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _SAFETY = {
     "x-content-type-options": "nosniff",
@@ -44,7 +45,8 @@ class RequestId:
 
     def __init__(self, app: ASGIApp, *, shared: bool = False) -> None:
         self._app = app
-        self._safety = {**_SAFETY, "cross-origin-resource-policy": "cross-origin" if shared else "same-origin"}
+        safety = {**_SAFETY, "cross-origin-resource-policy": "cross-origin" if shared else "same-origin"}
+        self._safety = [(name.encode(), value.encode()) for name, value in safety.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -56,10 +58,11 @@ class RequestId:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID] = scope[REQUEST_ID]
-                for name, value in self._safety.items():
-                    headers.setdefault(name, value)
+                headers = [pair for pair in message.get("headers", ()) if pair[0] != _REQUEST_ID]
+                there = {name for name, _ in headers}
+                headers.append((_REQUEST_ID, scope[REQUEST_ID].encode()))
+                headers += [pair for pair in self._safety if pair[0] not in there]
+                message = {**message, "headers": headers}
             await send(message)
 
         token = logs.REQUEST.set(scope[REQUEST_ID])
