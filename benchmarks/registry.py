@@ -61,8 +61,7 @@ def main() -> None:
         if "classify" in arguments.parts:
             results |= few(bundle, work / "few", arguments)
             results |= many(bundle, filled, arguments)
-            results["classify_ratio"] = results["classify_many_ms"]["p50"] / results["classify_few_ms"]["p50"]
-            results["rate_ratio"] = results["rate_few"] / results["rate_many"]
+            results |= in_turns(bundle, work / "few", filled, arguments)
         if "batch" in arguments.parts:
             results |= batch(bundle, work / "batch", arguments)
     text = json.dumps(results, indent=2)
@@ -77,13 +76,11 @@ def few(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, An
     with serving(bundle, data, arguments.threads) as (client, ready_s):
         ready_cpu_s = cpu_s(client)
         rest(client)
-        classified = classify_times(client, arguments.images)
+        classify_times(client, 1)
         memory = memory_mb(client)
-        speed = rate(client, arguments.seconds)
         posts = post_times(client, arguments.posts, "p")
+        client.post("/registry:rollback", json={"version": 0}).raise_for_status()
     return {
-        "classify_few_ms": classified,
-        "rate_few": speed,
         "ready_few_s": ready_s,
         "ready_few_cpu_s": ready_cpu_s,
         "memory_few_mb": memory,
@@ -159,7 +156,7 @@ def bare_loop(bundle_dir: Path, count: int, threads: int, at_once: int) -> tuple
 def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """With many more, most of them written straight to the log."""
     size = sum(file.stat().st_size for file in data.glob("*.sqlite3*"))
-    readies, cpus, rests, rates = [], [], [], []
+    readies, cpus, rests = [], [], []
     for _ in range(arguments.starts):
         with serving(bundle, data, arguments.threads) as (client, ready_s):
             readies.append(ready_s)
@@ -168,9 +165,8 @@ def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, A
             known = client.get("/registry").json()
             version, seen = known["registry_version"], known["classes"]
             assert seen["unseen"] == arguments.many - SEEN, seen
-            answer = classify_times(client, arguments.images)
+            classify_times(client, 1)
             memory = memory_mb(client)
-            rates.append(rate(client, arguments.seconds))
             posts = post_times(client, 20, "m")
             client.post("/registry:rollback", json={"version": version}).raise_for_status()
     return {
@@ -179,11 +175,38 @@ def many(bundle: Path, data: Path, arguments: argparse.Namespace) -> dict[str, A
         "ready_many_all_s": readies,
         "ready_many_all_cpu_s": cpus,
         "rest_many_all_s": rests,
-        "classify_many_ms": answer,
-        "rate_many": statistics.median(rates),
-        "rate_many_all": rates,
         "memory_many_mb": memory,
         "post_many_ms": posts,
+    }
+
+
+def in_turns(bundle: Path, few_data: Path, many_data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One image at a time, and images a second, at two services in turns, of which one has few classes and one many."""
+    with (
+        serving(bundle, few_data, arguments.threads) as (few, _),
+        serving(bundle, many_data, arguments.threads) as (
+            many,
+            _,
+        ),
+    ):
+        services = {"few": few, "many": many}
+        for client in services.values():
+            rest(client)
+            classify_times(client, 3)
+        times: dict[str, list[float]] = {name: [] for name in services}
+        rates: dict[str, list[float]] = {name: [] for name in services}
+        for _ in range(arguments.images):
+            for name, client in services.items():
+                times[name] += classify_times(client, 1)
+        for _ in range(arguments.rounds):
+            for name, client in services.items():
+                rates[name].append(rate(client, arguments.seconds))
+    ratios = [many_ms / few_ms for few_ms, many_ms in zip(times["few"], times["many"], strict=True)]
+    return {
+        **{f"classify_{name}_ms": summary(found) for name, found in times.items()},
+        "classify_ratio": statistics.median(ratios),
+        **{f"rate_{name}_all": found for name, found in rates.items()},
+        "rate_ratio": statistics.median(rates["few"]) / statistics.median(rates["many"]),
     }
 
 
@@ -236,14 +259,14 @@ def document(class_id: str) -> dict[str, Any]:
     return {"id": class_id, "name": f"class {class_id}", "attributes": np.round(100 * values, 2).tolist()}
 
 
-def classify_times(client: httpx.Client, count: int) -> dict[str, float]:
+def classify_times(client: httpx.Client, count: int) -> list[float]:
     """Milliseconds of one image at a time."""
     image, times = photo(), []
-    for _ in range(count + 3):
+    for _ in range(count):
         begun = time.perf_counter()
         client.post("/classify", content=image, headers={"content-type": "image/jpeg"}).raise_for_status()
         times.append(1000 * (time.perf_counter() - begun))
-    return summary(times[3:])
+    return times
 
 
 def rate(client: httpx.Client, seconds: float) -> float:

@@ -95,24 +95,29 @@ def has_vnni() -> bool:
 
 
 def single(bench: Bench) -> Results:
-    """One image at a time: ours less decoding and session, in turns.
+    """One image at a time: what a request takes beyond its own decoding and session, which its answer names.
 
-    The client sends the bytes of a request that was made ready before, so that its own time does not count.
+    So both are of the same moment: the machine's speed changes by more than is looked for. The same work without a
+    service is measured in turns with it, for the reader to compare. The client sends bytes that were made ready before,
+    so that its own time does not count.
     """
-    bare, alone, served = Bare(bench), [], []
+    bare, alone, served, over = Bare(bench), [], [], []
     count = max(5, min(50, round(bench.seconds * 2)))
     with bench.serving() as target:
         one_by_one(target, bench.images, 3)
         for _ in range(bench.rounds):
-            alone += [bare.one(bench.images[i % len(bench.images)]) for i in range(count)]
-            served += one_by_one(target, bench.images, count)
-    over = 1000 * (statistics.median(served) - statistics.median(alone))
+            alone += [1000 * bare.one(bench.images[i % len(bench.images)]) for i in range(count)]
+            for seconds, answer in one_by_one(target, bench.images, count):
+                own = json.loads(answer)["timing_ms"]
+                served.append(1000 * seconds)
+                over.append(served[-1] - own["decode"] - own["inference"])
     return {
-        "decode_and_session_ms": 1000 * statistics.median(alone),
-        "request_ms": 1000 * statistics.median(served),
-        "over_ms": over,
+        "decode_and_session_alone_ms": statistics.median(alone),
+        "request_ms": statistics.median(served),
+        "over_ms": statistics.median(over),
+        "over_ms_quartiles": np.quantile(over, [0.25, 0.75]).tolist(),
         "count": len(served),
-        "within": {"one image <= 3 ms over decode and session": over <= 3},
+        "within": {"one image <= 3 ms over decode and session": statistics.median(over) <= 3},
     }
 
 

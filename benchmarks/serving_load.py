@@ -79,9 +79,9 @@ async def _unless_failed(tasks: Sequence[asyncio.Task[None]], seconds: float) ->
         task.result()
 
 
-def one_by_one(target: Target, images: Sequence[bytes], count: int) -> list[float]:
-    """Seconds of each of some requests, one after the other on one connection; their bytes are made ready before."""
-    times = []
+def one_by_one(target: Target, images: Sequence[bytes], count: int) -> list[tuple[float, bytes]]:
+    """Seconds and answers of requests, one after the other on one connection; their bytes are made ready before."""
+    answers = []
     with httpx.Client() as client:
         made = [client.build_request("POST", target.url, **target.ask(data)) for data in images]
     ready = [(request.read(), dict(request.headers)) for request in made]
@@ -92,11 +92,11 @@ def one_by_one(target: Target, images: Sequence[bytes], count: int) -> list[floa
         connection.request("POST", url.path, content, headers)
         with connection.getresponse() as answer:
             body = answer.read()
-        times.append(time.perf_counter() - began)
+        answers.append((time.perf_counter() - began, body))
         if answer.status != HTTPStatus.OK:
             raise RuntimeError(f"{target.url} answered {answer.status}: {body[:500]!r}")
     connection.close()
-    return times
+    return answers
 
 
 def arrivals(rate: float, seconds: float, *, seed: int) -> list[float]:
