@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -76,8 +77,7 @@ def peer(
 ) -> Iterator[Target]:
     """A peer, in an environment that is made for it the first time."""
     python = environment(name, work, uv)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     variables = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{PEERS}",
         "PEER_BUNDLE": str(bundle),
@@ -122,6 +122,18 @@ def versions(name: str, work: Path, uv: str) -> str:
 def raw(data: bytes) -> dict[str, Any]:
     """The file as the body."""
     return {"content": data, "headers": {"content-type": "image/jpeg"}}
+
+
+def _free_port() -> int:
+    """The first of three free ports in a row, which no system gives to clients."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        try:
+            for each in range(port, port + 3):
+                socket.create_server(("127.0.0.1", each)).close()
+        except OSError:
+            continue
+        return port
+    raise RuntimeError("no ports are free")
 
 
 def _how(name: str, python: Path, port: int, work: Path, batch: int) -> tuple[list[str], str, str, Ask]:
