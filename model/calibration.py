@@ -40,7 +40,10 @@ class Calibration:
     ) -> NDArray[np.float64]:
         """Calibrated log-probabilities up to a constant per row, float64 [N, C]."""
         penalty = self.seen_penalty if seen_penalty is None else seen_penalty
-        return logits_NC.astype(np.float64) / self.temperature - penalty * seen_share_C.astype(np.float64)
+        scores = logits_NC.astype(np.float64)
+        scores /= self.temperature
+        scores -= penalty * seen_share_C.astype(np.float64)
+        return scores
 
     def probabilities(
         self, logits_NC: NDArray[np.float32], seen_share_C: SeenShare, *, seen_penalty: float | None = None
@@ -67,9 +70,10 @@ class Calibration:
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Softmax over the last axis, safe for large scores; NaN where one is not finite."""
     with np.errstate(invalid="ignore"):
-        shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    normalised: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return normalised
+        probabilities: NDArray[np.float64] = scores - scores.max(axis=-1, keepdims=True)
+    np.exp(probabilities, out=probabilities)
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def novelty(scores_N: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:

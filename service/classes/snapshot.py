@@ -5,11 +5,11 @@ N: images, C: classes, R: rows that take part, Z: embedding dimension.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ from model.outside.threads import available_cpus
 from service.classes.class_table import BLOCK, ClassTable, KnownClass
 from service.errors import UnknownClassError
 
+Part = TypeVar("Part")
+
 _AT_ONCE = 256
 _FEW = 4  # blocks that are scored sooner than other threads have been told of them
-_MOST_READERS = 4
+_READERS = min(available_cpus(), 4)
 _WASTE = 256  # rows that may be gone before the others move together
 
 
@@ -183,7 +185,7 @@ class Snapshot:
                 scores[:, part] = (np.vecdot(block.weight[places][:, None], z_NZ) + block.bias[places][:, None]).T
 
         blocks = self._blocks if rows is self.rows else list(_by_block(rows))
-        deque(_readers().map(score, blocks) if len(blocks) > _FEW else map(score, blocks), maxlen=0)
+        _do_all(score, blocks, together=len(blocks) > _FEW)
         return scores
 
     def with_changes(self, version: int, edits: Sequence[tuple[str, tuple[KnownClass, Row] | None]]) -> Snapshot:
@@ -225,10 +227,26 @@ class Snapshot:
         return Row(block.weight[place], float(block.bias[place]))
 
 
+def _do_all(work: Callable[[Part], object], parts: Sequence[Part], *, together: bool) -> None:
+    """Do something with every part, in this thread, and in others too where they are to help.
+
+    One core alone does not read as fast as the memory gives. Each thread takes the next part until none is left.
+    """
+    left = iter(parts)
+
+    def take() -> None:
+        for part in left:
+            work(part)
+
+    others = [_readers().submit(take) for _ in range(_READERS - 1)] if together else []
+    take()
+    for other in others:
+        other.result()
+
+
 @cache
 def _readers() -> ThreadPoolExecutor:
-    """Threads that read blocks together: one core alone does not read as fast as the memory gives."""
-    return ThreadPoolExecutor(min(available_cpus(), _MOST_READERS), thread_name_prefix="rows")
+    return ThreadPoolExecutor(max(1, _READERS - 1), thread_name_prefix="rows")
 
 
 def _by_block(rows: NDArray[np.intp]) -> Iterator[tuple[int, slice | NDArray[np.intp], slice]]:
