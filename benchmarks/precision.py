@@ -118,7 +118,7 @@ def accuracy(run: Path, path: Path, *, most: int) -> Results:
         "test_photos": len(measured.labels),
         "draws": DRAWS,
         "error_of_embeddings": error,
-        "export": {name: noted[name] for name in ("ranges", "sensitive_layers", "lost_points_of_H", "images")},
+        "export": {name: noted[name] for name in ("ranges", "convolutions_in_float32", "lost_points_of_H", "images")},
         "rows": rows,
     }
 
@@ -183,7 +183,8 @@ def table(results: Results) -> str:
             "",
             f"{one['classes']['seen']} seen and {one['classes']['unseen']} unseen classes, {one['test_photos']} test "
             f"photos. {one['export']['lost_points_of_H']:.2f} points of H lost on {one['export']['images']} photos of "
-            f"validation; ranges {one['export']['ranges']}, sensitive layers in {one['export']['sensitive_layers']}. "
+            f"validation; ranges {one['export']['ranges']}, the first {one['export']['convolutions_in_float32']} "
+            "convolutions in float32. "
             f"Squared error of embeddings {100 * one['error_of_embeddings']:.1f} % of their variance. With photos the "
             f"means over {one['draws']} draws.",
             "",

@@ -20,7 +20,7 @@ from model.errors import DataError
 from model.head import Float32
 from training.datasets.dataset import BackboneSource, Dataset, make_task
 from training.exporting.graphs import TrunkTail, trunk_graph
-from training.exporting.int8 import Extremes, Quantiser, save_corrected
+from training.exporting.int8 import FIRST, Correction, Extremes, Quantiser, save_corrected
 from training.exporting.run_images import RunImages, even_rows
 from training.features.backbone import load_backbone
 from training.method.heads import LDA, HeadFit, embed, fit_heads
@@ -46,21 +46,21 @@ class Candidate:
 
     Attributes:
         ranges: from which values activations are rounded, see :class:`training.exporting.int8.Extremes`.
-        keeps: whether the layers stay in float32 that lose much and compute little.
+        first: how many convolutions at the beginning stay in float32.
     """
 
     ranges: Literal["widest", "mean"]
-    keeps: bool = False
+    first: int = FIRST
 
     def model(self, quantiser: Quantiser, extremes: Extremes) -> ModelProto:
         """The backbone quantised so."""
         ranges = extremes.widest if self.ranges == "widest" else extremes.mean
-        return quantiser.quantised(ranges, kept=quantiser.sensitive if self.keeps else ())
+        return quantiser.quantised(ranges, kept=quantiser.first(self.first))
 
 
 _GOOD_ENOUGH = 1 / 3
 """Share of the limit; where no more is lost, no other way to quantise is tried."""
-CANDIDATES = (Candidate(ranges="widest"), Candidate(ranges="mean"), Candidate(ranges="widest", keeps=True))
+CANDIDATES = (Candidate(ranges="widest"), Candidate(ranges="mean"), Candidate(ranges="widest", first=8))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,27 +212,28 @@ class Int8Export:
         rows = np.unique(np.concatenate([calibration, *(judge.index for judge in judges)]))
         exact = {row: dataset.features[row] for row in rows.tolist()}
         fp32 = _on_folds(judges, trained, exact, exact)
-        best: tuple[dict[str, float], Candidate, ModelProto, Float32] | None = None
+        best: tuple[dict[str, float], Candidate, ModelProto, Correction] | None = None
         for candidate in CANDIDATES:
             model = candidate.model(quantiser, extremes)
             found = self._features(images, quantiser, model, rows)
-            moved = np.stack([found[row] - exact[row] for row in calibration.tolist()])
-            shift: Float32 = moved.mean(axis=0, dtype=np.float64).astype(np.float32)
-            corrected = {row: features - shift for row, features in found.items()}
+            correction = Correction.of(
+                *(np.stack([known[row] for row in calibration.tolist()]) for known in (found, exact))
+            )
+            corrected = {row: correction.apply(features) for row, features in found.items()}
             scores = _on_folds(judges, trained, corrected, exact)
             if best is None or _lost(fp32, scores) < _lost(fp32, best[0]):
-                best = (scores, candidate, model, shift)
+                best = (scores, candidate, model, correction)
             if _lost(fp32, best[0]) <= _GOOD_ENOUGH * self.limit:
                 break
         assert best is not None, "there are candidates"
-        int8, chosen, model, shift = best
+        int8, chosen, model, correction = best
         lost = _lost(fp32, int8)
         metrics = {
             "measured_on": "folds of validation",
             "images": len({row for judge in judges for row in judge.index.tolist()}),
             "calibration_images": len(calibration),
             "ranges": chosen.ranges,
-            "sensitive_layers": "fp32" if chosen.keeps else "int8",
+            "convolutions_in_float32": chosen.first,
             "fp32": fp32,
             "int8": int8,
             "lost_points_of_H": 100 * (fp32["H"] - int8["H"]),
@@ -252,7 +253,7 @@ class Int8Export:
                 raise DataError(f"{reason}; more --calibration-images may help, --int8-limit allows more")
             return Measured(trunk=None, metrics={**metrics, "shipped": ["fp32"], "reason": reason}, reason=reason)
         with tempfile.TemporaryDirectory() as folder:
-            rounded = save_corrected(model, backbone, shift, Path(folder) / "backbone.onnx")
+            rounded = save_corrected(model, backbone, correction, Path(folder) / "backbone.onnx")
             trunk = trunk_graph(rounded, tail, feature_dim=backbone.feature_dim, side=backbone.spec.size)
         return Measured(trunk=trunk, metrics={**metrics, "shipped": ["fp32", "int8"]})
 
