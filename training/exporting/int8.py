@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +142,7 @@ class Quantiser:
                 graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [None]))
         return model, names
 
-    def quantised(self, ranges: Ranges, *, kept: Iterable[str] = ()) -> ModelProto:
+    def quantised(self, ranges: Ranges, *, kept: Collection[str] = ()) -> ModelProto:
         """The graph in int8.
 
         Args:
@@ -175,11 +175,11 @@ class Quantiser:
                 raise DataError(f"{self.backbone.path}: ONNX Runtime cannot quantise it: {error}") from error
             model = onnx.load(out)
         bound(model)
-        _keep_weights(model, frozenset(kept))
+        _keep_weights(model, kept)
         return model
 
 
-def _keep_weights(model: ModelProto, kept: frozenset[str]) -> None:
+def _keep_weights(model: ModelProto, kept: Collection[str]) -> None:
     """Have the weights of convolutions that stay in float32 stay so when ONNX Runtime loads the graph.
 
     Its transformer WeightBiasQuantization rounds the weights of every convolution behind one that was rounded, with one
@@ -187,7 +187,6 @@ def _keep_weights(model: ModelProto, kept: frozenset[str]) -> None:
     DequantizeLinear with a scale for each channel, so they get one in which all scales are the same.
     """
     graph = model.graph
-    sizes = {tensor.name: tensor.dims for tensor in graph.initializer}
     values = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     nodes = []
@@ -195,7 +194,7 @@ def _keep_weights(model: ModelProto, kept: frozenset[str]) -> None:
         maker = makers.get(node.input[0]) if node.op_type == "Conv" and node.name in kept else None
         if maker is not None and maker.op_type == "DequantizeLinear":
             groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-            channels = groups * sizes[node.input[1]][1]
+            channels = groups * values[node.input[1]].dims[1]
             result = f"{node.name}_input"
             ends = []
             for name in maker.input[1:]:
