@@ -19,7 +19,7 @@ COLOURS = {
 }
 RESPLIT = "-resplit-"
 """Between the name of a set and the number of a draw of other unseen classes."""
-WIDTH, LEFT, LINE, TOP = 860, 270, 22, 66
+WIDTH, LEFT, LINE, TOP = 930, 340, 22, 66
 
 
 def table(rows: list[Row], command: str) -> str:
