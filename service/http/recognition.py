@@ -264,14 +264,15 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     Raises:
         DeadlineError: the client has gone.
     """
-    task, gone = asyncio.current_task(), False
+    task, gone, done = asyncio.current_task(), False, False
     assert task is not None  # as every coroutine has one
     watch = asyncio.ensure_future(_disconnected(request))
 
     def drop(_: object) -> None:
         nonlocal gone
-        gone = True
-        task.cancel()
+        if not done:
+            gone = True
+            task.cancel()
 
     watch.add_done_callback(drop)
     try:
@@ -281,7 +282,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
             raise DeadlineError("the client has gone") from None
         raise
     finally:
-        watch.remove_done_callback(drop)
+        done = True  # `drop` may have been called for already, which nothing takes back
         watch.cancel()
         await asyncio.wait({watch})
 

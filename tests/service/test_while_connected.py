@@ -106,3 +106,28 @@ async def test_the_deadline_is_kept_within() -> None:
     with pytest.raises(TimeoutError):
         await within()
     assert work.dropped
+
+
+async def test_a_client_that_goes_as_the_work_ends_changes_nothing_any_more() -> None:
+    """At every distance of rounds of the event loop between the two, the answer is there or the client has gone."""
+    outcomes: set[int | str] = set()
+    for rounds in range(8):
+        sender, finish = Sender(), asyncio.Event()
+
+        async def work(finish: asyncio.Event = finish) -> int:
+            await finish.wait()
+            return 3
+
+        task = asyncio.create_task(while_connected(sender, work()))  # type: ignore[arg-type]
+        for _ in range(4):
+            await asyncio.sleep(0)
+        sender.go()
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        finish.set()
+        try:
+            outcomes.add(await task)
+        except DeadlineError:
+            outcomes.add("gone")
+        assert task.cancelling() == 0
+    assert outcomes == {3, "gone"}
