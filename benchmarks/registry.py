@@ -184,10 +184,7 @@ def in_turns(bundle: Path, few_data: Path, many_data: Path, arguments: argparse.
     """One image at a time, and images a second, at two services in turns, of which one has few classes and one many."""
     with (
         serving(bundle, few_data, arguments.threads) as (few, _),
-        serving(bundle, many_data, arguments.threads) as (
-            many,
-            _,
-        ),
+        serving(bundle, many_data, arguments.threads) as (many, _),
     ):
         services = {"few": few, "many": many}
         for client in services.values():

@@ -107,6 +107,7 @@ def test_first_layers_stay_in_float32_with_what_bounds_them(tmp_path: Path) -> N
     model.graph.node[10].input[0] = "e5"
     onnx.save_model(model, path)
     quantiser = Quantiser(load_backbone(path))
+    assert [quantiser.at_most(count) for count in (0, 1, 2, 9)] == [0, 1, 2, 2]
     kinds = [[name.split("_")[0] for name in quantiser.first(count)] for count in (0, 1, 2, 9)]
     assert kinds == [[], ["Conv", "Relu"], ["Conv", "Conv", "Relu"], ["Conv", "Conv", "Relu"]]
     ranges = quantiser.watch(batches(4, 3, 12, 12)).widest

@@ -85,6 +85,11 @@ class Quantiser:
                 f"{self.backbone.path}: expected {', '.join(WEIGHTED)} to quantise, found {', '.join(sorted(kinds))}"
             )
 
+    def at_most(self, count: int) -> int:
+        """How many of `count` convolutions may stay in float32: no more than a third of all."""
+        convolutions = [node for node in self._prepared.graph.node if node.op_type == "Conv"]
+        return min(count, len(convolutions) // 3)
+
     def first(self, count: int) -> tuple[str, ...]:
         """The first convolutions of the graph, and what behind them only bounds what they give.
 
@@ -92,11 +97,10 @@ class Quantiser:
         of the features' squared error and take a twentieth of the time.
 
         Args:
-            count: how many convolutions; no more than a third of all.
+            count: how many convolutions, of which :meth:`at_most` says how many are taken.
         """
         nodes = self._prepared.graph.node
-        convolutions = [node for node in nodes if node.op_type == "Conv"]
-        chosen = convolutions[: min(count, len(convolutions) // 3)]
+        chosen = [node for node in nodes if node.op_type == "Conv"][: self.at_most(count)]
         made = {name for node in chosen for name in node.output}
         bounds = [node for node in nodes if node.op_type in ("Clip", "Relu") and node.input[0] in made]
         return tuple(node.name for node in (*chosen, *bounds))

@@ -233,7 +233,7 @@ class Int8Export:
             "images": len({row for judge in judges for row in judge.index.tolist()}),
             "calibration_images": len(calibration),
             "ranges": chosen.ranges,
-            "convolutions_in_float32": chosen.first,
+            "convolutions_in_float32": quantiser.at_most(chosen.first),
             "fp32": fp32,
             "int8": int8,
             "lost_points_of_H": 100 * (fp32["H"] - int8["H"]),
