@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy.engine import URL
@@ -29,7 +27,7 @@ from service.classes.ranking import SharedLogits
 from service.classes.registrar import Registrar
 from service.classes.replay import Replay
 from service.classes.snapshot import Snapshot
-from service.errors import NotReadyError, OverloadedError, RegistryError, SettingsError
+from service.errors import NotReadyError, RegistryError, SettingsError
 from service.inference.batcher import Batcher
 from service.inference.decode_process import DecodeLimits
 from service.inference.decoder import Decoder
@@ -41,51 +39,11 @@ from service.registry.backup import Backups
 from service.registry.database import Database, database_url, registry_dir
 from service.registry.log import ChangeLog, existing_database
 from service.registry.watch import watch
+from service.serial import SerialExecutor
 from service.settings import Settings, bundle_path
 from service.signatures import check as check_signature
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-
-
-class SerialExecutor:
-    """Runs work one piece at a time in a thread of its own: pieces never meet, and none is abandoned halfway.
-
-    Args:
-        capacity: most pieces waiting or at work.
-        name: of the thread.
-    """
-
-    def __init__(self, *, capacity: int = 64, name: str = "changes") -> None:
-        self._capacity, self._admitted, self._name = capacity, 0, name
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-
-    def check(self) -> None:
-        """Raise OverloadedError where too many pieces are waiting for one more to be taken."""
-        if self._admitted >= self._capacity:
-            raise OverloadedError(f"{self._admitted} {self._name} are waiting already")
-
-    async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Run `work`; once begun it ends, whether or not anyone still waits for it.
-
-        Raises:
-            OverloadedError: too many changes are waiting.
-        """
-        self.check()
-        self._admitted += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, work, *arguments)
-        finally:
-            self._admitted -= 1
-
-    def prepare(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Run ahead of the first change what would make it slow; nobody waits for it."""
-        self._thread.submit(work, *arguments)
-
-    def close(self) -> None:
-        """Finish what has begun and end the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 def load_bundle(path: Path | None) -> Bundle:
