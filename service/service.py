@@ -31,7 +31,13 @@ from service.errors import NotReadyError, RegistryError, SettingsError
 from service.inference.batcher import Batcher
 from service.inference.decode_process import DecodeLimits
 from service.inference.decoder import Decoder
-from service.inference.engine import Engine, ExactTrunk, OnnxEngine, release_freed_memory
+from service.inference.engine import (
+    Engine,
+    ExactTrunk,
+    OnnxEngine,
+    number_of_parts,
+    release_freed_memory,
+)
 from service.inference.explanation import Explainer
 from service.inference.text_encoder import open_text_encoder
 from service.keys import Keys
@@ -165,6 +171,12 @@ class Service:
                         batch_size=settings.batch_size,
                         cache_dir=data_dir / "tensorrt",
                         precision=settings.precision,
+                        parts=number_of_parts(
+                            settings.parallel_batches,
+                            threads=threads,
+                            batch_size=settings.batch_size,
+                            provider=settings.provider,
+                        ),
                     )
                     engine.warm_up()
                 text_encoder = open_text_encoder(bundle, threads=threads)
@@ -225,6 +237,7 @@ class Service:
                 batch_size=settings.batch_size,
                 capacity=settings.queue_size,
                 probe=partial(engine.embed, np.zeros((1, 3, size, size), dtype=np.float32)),
+                parts=engine.parts if isinstance(engine, OnnxEngine) else None,
             ),
             logits=SharedLogits(settings.batch_size),
             log=log,

@@ -1,8 +1,11 @@
-"""Gathers images of all requests into batches for the one thread that runs the model.
+"""Gathers images of all requests into batches for the threads that run the model.
 
 It is work-conserving: the moment the model is free it takes what waits, up to the batch size, and never waits for more.
-The thread takes the next batch itself, so that the model does not idle until the event loop comes round. Clients take
-turns, for places and for the model.
+The threads take the next batch themselves, so that the model does not idle until the event loop comes round. Clients
+take turns, for places and for the model.
+
+Few images go through the model together, with all its CPUs. Where many wait, it runs on several smaller batches at
+once, each on CPUs of its own: none of them then waits for another's after each layer.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 
 from model.head import Float32
 from service.errors import InferenceError, NotFiniteOutputError, NotReadyError
-from service.inference.engine import TrunkOutput
+from service.inference.engine import Parts, TrunkOutput
 from service.inference.fairness import Admission, FairQueue
 from service.inference.sessions import is_out_of_memory
 
@@ -64,18 +67,34 @@ class _BrokenModelError(RuntimeError):
     """The model fails on everything."""
 
 
-class Batcher:
-    """A bounded queue of images in front of the model, and the thread that empties it.
+@dataclass(eq=False)
+class _Turn:
+    """What one of the model's threads is at.
 
-    Where that thread's work fails in a way that no image explains, what waits is answered with NotReadyError, `alive`
-    falls, and the work begins again after a pause, each time a longer one, once `probe` has run.
+    Attributes:
+        batch: its images; empty while it waits.
+        whole: whether it has the model for itself, with all CPUs.
+        began: when the model began on them.
+    """
+
+    batch: list[_QueuedImage] = field(default_factory=list)
+    whole: bool = False
+    began: float | None = None
+
+
+class Batcher:
+    """A bounded queue of images in front of the model, and the threads that empty it.
+
+    Where their work fails in a way that no image explains, what waits is answered with NotReadyError, `alive` falls,
+    and the work begins again after a pause, each time a longer one, once `probe` has run.
 
     Args:
         run: from float32 [N, 3, S, S] to embeddings; called in one thread of its own.
-        batch_size: most images per call.
+        batch_size: most images per call; parts have a share of it each.
         capacity: most images admitted and not yet answered.
         probe: raises while the model is broken.
         pause: seconds before the first new beginning.
+        parts: what runs several batches at once, where at least a part's share of images wait.
     """
 
     def __init__(
@@ -86,8 +105,11 @@ class Batcher:
         capacity: int,
         probe: Callable[[], object] = lambda: None,
         pause: float = 0.5,
+        parts: Parts | None = None,
     ) -> None:
         self._run, self._batch_size, self._probe, self._pause = run, batch_size, probe, pause
+        self._parts = parts
+        self._share = batch_size if parts is None else math.ceil(batch_size / parts.count)
         self.admission = Admission(capacity, batch_size=batch_size)
         self.dropped = 0
         """Images given up by their requests before the model saw them."""
@@ -96,14 +118,20 @@ class Batcher:
         self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
         """Told the size and the seconds of each batch, in the model's thread."""
         self._queue: FairQueue[_QueuedImage] = FairQueue()
-        self._at_work: list[_QueuedImage] = []
-        self._began: float | None = None
+        self._turns = [_Turn() for _ in range(1 if parts is None else parts.count)]
+        self._death: BaseException | None = None
         self._failures = 0
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed, self._parts_begun = threading.Condition(lock), threading.Condition(lock)
         self._stopping = threading.Event()
         self._working = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
+        first, *others = self._turns
+        self._threads = [threading.Thread(target=self._live, args=(first,), name="inference", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._help, args=(turn,), name=f"inference-{i}", daemon=True)
+            for i, turn in enumerate(others, 2)
+        ]
 
     @property
     def alive(self) -> bool:
@@ -117,24 +145,27 @@ class Batcher:
 
     @property
     def at_work_for(self) -> float:
-        """Seconds that the model has been busy with its present batch; 0 while it has none."""
-        began = self._began
-        return 0.0 if began is None else time.perf_counter() - began
+        """Seconds that the model has been busy with its present batch, the oldest of several; 0 while it has none."""
+        began = [began for turn in self._turns if (began := turn.began) is not None]
+        return time.perf_counter() - min(began) if began else 0.0
 
     async def start(self) -> None:
-        """Start the worker; answers are given in the running event loop."""
+        """Start the workers; answers are given in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._working = True
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self) -> None:
-        """Stop the worker once its batch is done; what still waits is answered with NotReadyError."""
+        """Stop the workers once their batches are done; what still waits is answered with NotReadyError."""
         self._stopping.set()
         self._fail_waiting()
         with self._changed:
             self._changed.notify()
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
+            self._parts_begun.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                await asyncio.to_thread(thread.join)
 
     def check(self, *, seconds: float | None = None, client: str = "") -> None:
         """Refuse at once what would be refused later, before anything of it is read; raises what `admit` raises."""
@@ -181,48 +212,68 @@ class Batcher:
             for item in items:
                 self._queue.append(item, client=client)
             self._changed.notify()
+            if self._parted:
+                self._parts_begun.notify_all()
         return [item.answer for item in items]
 
     def _check_alive(self) -> None:
         if not self.alive:
             raise NotReadyError("the model's worker is not running")
 
-    # --- in the thread ------------------------------------------------------------------------------------------------
+    # --- in the threads -----------------------------------------------------------------------------------------------
 
-    def _live(self) -> None:
+    def _live(self, turn: _Turn) -> None:
+        """The first thread: it gives the model the batch or a part of it, and begins again where a thread has died."""
         pause = self._pause
         while not self._stopping.is_set():
             try:
                 if not self._working:
                     self._probe()
-                    self._failures, self._working, pause = 0, True, self._pause
+                    self._failures, self._death, self._working, pause = 0, None, True, self._pause
                     self.restarts += 1
                     log.warning("the model's worker runs again")
-                self._work()
+                while self._take(turn, self._changed, lambda: bool(self._queue or self._death)):
+                    if self._death is not None:
+                        raise self._death
+                    self._answer(turn, turn.batch)
             except BaseException:  # nothing above would take it, and the model must not stay without its thread
                 log.critical("the model's worker died; it begins again in %g seconds", pause, exc_info=True)
-                self._working = False
-                self._fail(self._at_work)
-                self._fail_waiting()
-                self._at_work, self._began = [], None
+                self._die(turn)
                 self._stopping.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping.is_set())
-                if self._stopping.is_set():
-                    return
-                self._at_work = self._take()
-            if self._at_work:
-                self._answer(self._at_work)
-            self._at_work = []
+    def _help(self, turn: _Turn) -> None:
+        """Another thread: it takes parts only, while one is at work."""
+        while not self._stopping.is_set():
+            try:
+                while self._take(turn, self._parts_begun, lambda: bool(self._working and self._queue and self._parted)):
+                    self._answer(turn, turn.batch)
+            except BaseException as error:  # the first thread says so, and begins again
+                self._die(turn, error)
 
-    def _take(self) -> list[_QueuedImage]:
+    @property
+    def _parted(self) -> bool:
+        """Whether parts are at work, to which others may be added."""
+        return any(turn.batch and not turn.whole for turn in self._turns)
+
+    def _take(self, turn: _Turn, news: threading.Condition, ready: Callable[[], bool]) -> bool:
+        """Wait until there is something to do, and take the images; false at the end."""
+        with self._changed:
+            turn.batch = []
+            news.wait_for(lambda: self._stopping.is_set() or ready())
+            if self._stopping.is_set():
+                return False
+            waiting, idle = len(self._queue), sum(not turn.batch for turn in self._turns)
+            turn.whole = not self._parted and not (self._parts is not None and waiting >= self._share)
+            turn.batch = self._pop(self._batch_size if turn.whole else min(self._share, math.ceil(waiting / idle)))
+            if not turn.whole:
+                self._parts_begun.notify_all()
+        return True
+
+    def _pop(self, most: int) -> list[_QueuedImage]:
         """The next images that somebody still waits for."""
         batch: list[_QueuedImage] = []
-        while self._queue and len(batch) < self._batch_size:
+        while self._queue and len(batch) < most:
             item = self._queue.popleft()
             if item.answer.done():
                 self.dropped += 1
@@ -230,10 +281,13 @@ class Batcher:
                 batch.append(item)
         return batch
 
-    def _answer(self, batch: list[_QueuedImage]) -> None:
-        self._began = began = time.perf_counter()
+    def _answer(self, turn: _Turn, batch: list[_QueuedImage]) -> None:
+        if not batch:
+            return
+        turn.began = began = time.perf_counter()
+        run = self._run if turn.whole or self._parts is None else self._parts.embed
         try:
-            embedded = self._run(np.stack([item.image for item in batch]))
+            embedded = run(np.stack([item.image for item in batch]))
             if len(embedded.embedding) != len(batch) or len(embedded.teacher_score) != len(batch):
                 raise ValueError(f"{len(batch)} images gave {len(embedded.embedding)} embeddings")
         except Exception as error:
@@ -246,12 +300,12 @@ class Batcher:
         else:
             size = 0
         finally:
-            self._began = None
+            turn.began = None
         if size:  # the failed run, whose error held its memory, is over
             if memory:
                 log.warning("memory ran out on a batch of %d images, which is split", len(batch))
             for start in range(0, len(batch), size):
-                self._answer(batch[start : start + size])
+                self._answer(turn, batch[start : start + size])
             return
         self._failures = 0
         seconds = time.perf_counter() - began
@@ -284,6 +338,15 @@ class Batcher:
         if answered := sum(not isinstance(outcome, NotReadyError) for outcome in outcomes):
             seconds = [o.inference_ms / 1000 / o.batch_size for o in outcomes if isinstance(o, InferenceResult)]
             self.admission.answered(answered, model_seconds=min(seconds, default=math.inf))
+
+    def _die(self, turn: _Turn, error: BaseException | None = None) -> None:
+        """Answer what can have no answer now; with an error of a thread that helps, let the first one begin again."""
+        with self._changed:
+            self._working, self._death = False, error
+            self._changed.notify()
+        self._fail(turn.batch)
+        self._fail_waiting()
+        turn.batch, turn.began = [], None
 
     def _fail_waiting(self) -> None:
         with self._changed:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from tempfile import TemporaryDirectory
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -22,7 +26,13 @@ from service.inference.graph import Graph, GraphFile, encoder_graph, synthesizer
 from service.inference.sessions import PrecisionChoice, Provider, SessionConfig
 from service.inference.trial import try_graphs
 
+log = logging.getLogger(__name__)
+
 _TRIAL_SECONDS, _TRIAL_ROUNDS = 1.0, 5
+_ROOM = 2
+"""Times the size of a graph's file for what ONNX Runtime makes of it."""
+_LEAST_SHARE = 4
+"""Images in a part of the largest batch: convolutions over fewer take longer for each."""
 _WORTH = 1.1
 """How many times as fast int8 must be to be chosen: less is not worth answers that are less exact."""
 
@@ -52,6 +62,31 @@ class Engine(Protocol):
         ...
 
 
+class Parts(Protocol):
+    """The trunk once more, for several batches at once, each on CPUs of its own."""
+
+    @property
+    def count(self) -> int:
+        """How many at once."""
+        ...
+
+    def embed(self, images: Float32) -> TrunkOutput:
+        """Embed network inputs, float32 [N, 3, S, S]; safe to call from as many threads at once as there are parts."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrunkParts:
+    """See :class:`Parts`; for CPUs."""
+
+    count: int
+    _trunk: Graph
+
+    def embed(self, images: Float32) -> TrunkOutput:
+        """See :class:`Parts`."""
+        return TrunkOutput(*self._trunk.run({"image": images}, ("embedding", "teacher_score")))
+
+
 class OnnxEngine:
     """The bundle's graphs on ONNX Runtime, tried in a process of their own before they are loaded in this one.
 
@@ -65,6 +100,11 @@ class OnnxEngine:
         cache_dir: where TensorRT keeps what it builds.
         precision: which trunk runs; where it is `auto` and the bundle has two, both are loaded, the faster one is found
             within about a second, and the other one is let go. A GPU takes the one in float32.
+        parts: batches at once; see :func:`number_of_parts`.
+
+    Attributes:
+        parts: what runs several batches at once; None where that is one, or where the temporary directory has no room
+            for the weights, which the log says.
 
     Raises:
         BundleError: a graph is not allowed, does not load, takes too much memory or time, or its inputs and outputs are
@@ -82,14 +122,22 @@ class OnnxEngine:
         batch_size: int = 16,
         cache_dir: Path | None = None,
         precision: PrecisionChoice = "auto",
+        parts: int = 1,
     ) -> None:
+        self.parts: TrunkParts | None = None
         self._runtime = SessionConfig(threads=threads, provider=provider, batch_size=batch_size, cache_dir=cache_dir)
         files = {which: trunk_graph(bundle, which) for which in eligible_trunks(bundle, precision, provider)}
         try_graphs(*served_graphs(bundle, precision, provider))
-        trunks = {which: Graph(file, self._runtime) for which, file in files.items()}
         self._row = next(iter(files.values())).inputs["image"]
-        self._precision: Precision = _faster(trunks, self._row) if len(trunks) > 1 else next(iter(trunks))
-        self._trunk = trunks[self._precision]
+        with _folder(files.values()) if parts > 1 else nullcontext() as folder:
+            optimised = {which: None if folder is None else folder / f"{which}.onnx" for which in files}
+            trunks = {which: Graph(file, self._runtime, optimised=optimised[which]) for which, file in files.items()}
+            self._precision: Precision = _faster(trunks, self._row) if len(trunks) > 1 else next(iter(trunks))
+            self._trunk = trunks.pop(self._precision)
+            if (there := optimised[self._precision]) is not None:
+                self._trunk = self._trunk.again(there, self._runtime)
+                share = SessionConfig(threads=threads // parts)
+                self.parts = TrunkParts(parts, self._trunk.again(there, share))
         self._synthesizer = Graph(synthesizer_graph(bundle), SessionConfig(threads=threads))
 
     @property
@@ -160,6 +208,17 @@ class ExactTrunk:
         return np.concatenate([self._trunk.run({"image": part}, ("embedding",))[0] for part in parts])
 
 
+def number_of_parts(asked: int | Literal["auto"], *, threads: int, batch_size: int, provider: Provider) -> int:
+    """How many batches at once: what is asked for, or parts of four images, or less to divide the threads.
+
+    A GPU has one.
+    """
+    if provider != "cpu":
+        return 1
+    most = batch_size // _LEAST_SHARE if asked == "auto" else min(asked, batch_size)
+    return next((count for count in range(min(most, threads), 0, -1) if threads % count == 0), 1)
+
+
 def served_graphs(
     bundle: BundleFiles, precision: PrecisionChoice = "auto", provider: Provider = "cpu"
 ) -> tuple[GraphFile, ...]:
@@ -179,6 +238,28 @@ def eligible_trunks(bundle: BundleFiles, asked: PrecisionChoice, provider: Provi
     if asked != there[0] and provider != "cpu":
         raise SettingsError(f"precision {asked}: the trunk in int8 is made for CPUs; provider {provider} takes fp32")
     return (asked,)
+
+
+@contextmanager
+def _folder(files: Iterable[GraphFile]) -> Iterator[Path | None]:
+    """A directory for optimised graphs, which may go once sessions have them; None where there is no room for them.
+
+    A file that could not be written in full would end the process when its missing pages are read.
+    """
+    needed = _ROOM * sum(file.file.stat().st_size for file in files)
+    with ExitStack() as stack:
+        folder: Path | None = None
+        try:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="d3gzsl-", ignore_cleanup_errors=True)))
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            why, folder = f"no temporary directory can be used ({error})", None
+        else:
+            why = f"{folder.parent} has {free // 10**6} MB free, and the weights need {needed // 10**6} for a moment"
+        if folder is None or free < needed:
+            log.warning("the model runs on one batch at a time: %s; TMPDIR may name another place", why)
+            folder = None
+        yield folder
 
 
 def _faster(

@@ -7,6 +7,7 @@ T: text vector.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class Graph:
     Args:
         promised: the file and its shapes.
         runtime: where it runs.
+        optimised: where to leave what :meth:`again` reads, which needs about as much room as the file.
 
     Raises:
         BundleError: names the file, what was expected and what is there.
@@ -92,11 +94,11 @@ class Graph:
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, promised: GraphFile, runtime: SessionConfig) -> None:
+    def __init__(self, promised: GraphFile, runtime: SessionConfig, *, optimised: Path | None = None) -> None:
         file, inputs, outputs = promised.file, promised.inputs, promised.outputs
-        self._file = file
+        self._file, self._row = file, inputs
         self._kind = "float" if promised.tokenizer is None else "int64"
-        self._session = open_session(file, runtime, row=inputs)
+        self._session = open_session(file, runtime, row=inputs, optimised=optimised)
         for what, nodes, expected in (
             ("inputs", self._session.get_inputs(), inputs),
             ("outputs", self._session.get_outputs(), outputs),
@@ -109,6 +111,12 @@ class Graph:
                 raise BundleError(f"{file}: output {name!r} gave {result.shape} for two rows, expected {(2, *shape)}")
             if not np.isfinite(result).all():
                 raise BundleError(f"{file}: output {name!r} of zeros holds numbers that are not finite")
+
+    def again(self, optimised: Path, runtime: SessionConfig) -> Graph:
+        """The same graph in another session, from what the first one wrote to `optimised`; it needs no proof."""
+        other = copy(self)
+        other._session = open_session(optimised, runtime, row=self._row, as_it_is=True)
+        return other
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[Float32]:
         """Run the graph; BundleError where ONNX Runtime refuses."""

@@ -53,13 +53,23 @@ class SessionConfig:
         return (*(2**i for i in range(math.ceil(math.log2(self.batch_size)))), self.batch_size)
 
 
-def open_session(file: Path, runtime: SessionConfig, *, row: dict[str, tuple[int, ...]]) -> Any:
+def open_session(
+    file: Path,
+    runtime: SessionConfig,
+    *,
+    row: dict[str, tuple[int, ...]],
+    optimised: Path | None = None,
+    as_it_is: bool = False,
+) -> Any:
     """An inference session.
 
     Args:
         file: the ONNX file.
         runtime: where it runs.
         row: names of the inputs with their shapes behind the batch axis.
+        optimised: where to write the graph as ONNX Runtime has arranged it for this CPU, its weights in a file beside
+            it. Sessions map that file, so all of them together have the weights in memory once.
+        as_it_is: whether the file is such a one.
 
     Raises:
         BundleError: the file cannot be loaded.
@@ -88,6 +98,12 @@ def open_session(file: Path, runtime: SessionConfig, *, row: dict[str, tuple[int
     options.log_severity_level = _QUIET if runtime.provider == "cpu" else _ERRORS
     # Idle threads must not spin: they would take the CPUs from decoding the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+        weights = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(weights, optimised.with_suffix(".weights").name)
+    if as_it_is:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(str(file), sess_options=options, providers=_providers(runtime, row))
     except Exception as error:

@@ -64,7 +64,7 @@ async def test_what_waits_when_the_model_is_free_goes_together_up_to_the_batch_s
     async with batching(model) as batcher:
         model.free.clear()
         first = asyncio.create_task(batcher.submit(image(1)))
-        await until(lambda: not batcher._queue and bool(batcher._at_work))
+        await until(lambda: not batcher._queue and bool(batcher._turns[0].batch))
         others = [asyncio.create_task(batcher.submit(image(v))) for v in range(2, 8) if v != 7]
         await until(lambda: len(batcher._queue) == 5)
         model.free.set()
@@ -77,7 +77,7 @@ async def test_abandoned_images_never_reach_the_model() -> None:
     async with batching(model) as batcher:
         model.free.clear()
         first = asyncio.create_task(batcher.submit(image(1)))
-        await until(lambda: bool(batcher._at_work))
+        await until(lambda: bool(batcher._turns[0].batch))
         abandoned = asyncio.create_task(batcher.submit(image(2)))
         kept = asyncio.create_task(batcher.submit(image(3)))
         await until(lambda: len(batcher._queue) == 2)
@@ -128,7 +128,7 @@ async def test_a_batch_for_which_memory_runs_out_is_split(error: Exception) -> N
     async with batching(model, batch_size=8) as batcher:
         model.free.clear()
         first = asyncio.create_task(batcher.submit(image(50)))
-        await until(lambda: not batcher._queue and bool(batcher._at_work))
+        await until(lambda: not batcher._queue and bool(batcher._turns[0].batch))
         rest = [asyncio.create_task(batcher.submit(image(v))) for v in (1, 2, 3, 4, 99, 6, 7.5, 8)]
         await until(lambda: len(batcher._queue) == 8)
         model.free.set()
@@ -232,7 +232,7 @@ async def test_a_worker_that_dies_fails_what_waits_and_begins_again(
         broken.set()
         answer = batcher._answer
 
-        def die(batch: list[Any]) -> None:
+        def die(*_: object) -> None:
             raise KeyError("a bug")
 
         monkeypatch.setattr(batcher, "_answer", die)
@@ -276,7 +276,7 @@ async def test_stopping_answers_what_waits() -> None:
     async with batching(model) as batcher:
         model.free.clear()
         waiting = [asyncio.create_task(batcher.submit(image(1)))]
-        await until(lambda: bool(batcher._at_work))
+        await until(lambda: bool(batcher._turns[0].batch))
         waiting += [asyncio.create_task(batcher.submit(image(v))) for v in range(2, 7)]
         await until(lambda: batcher.waiting == 5)
         assert batcher.at_work_for > 0
