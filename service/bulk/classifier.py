@@ -1,10 +1,13 @@
 """Files to rows of results: decoded in threads a little ahead of the model, with the service's decoding and engine.
 
+Each of the model's batches has a thread, which also ranks what the model made of it; the next one begins meanwhile.
+
 N: images of a batch, S: input side.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +23,7 @@ from service.bulk.job import BulkRequest
 from service.classes.ranking import RankedClass, RankOptions, chosen_rows, image_novelty, rank
 from service.classes.snapshot import Snapshot
 from service.inference.decoding import Decoded, decode
-from service.inference.engine import Engine, TrunkOutput
+from service.inference.engine import Engine, Parts, TrunkOutput
 
 _AHEAD = 3  # batches that are decoded or wait for it while the model works on one
 _FAILED = "the model failed on this image"
@@ -36,34 +39,52 @@ class Classifier:
         asked: what is asked.
         batch: most images the model sees at once.
         workers: threads that decode.
+        parts: the engine's, for several batches at once.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, snapshot: Snapshot, asked: BulkRequest, *, batch: int, workers: int
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        snapshot: Snapshot,
+        asked: BulkRequest,
+        *,
+        batch: int,
+        workers: int,
+        parts: Parts | None = None,
     ) -> None:
         self._bundle, self._engine, self._snapshot, self._asked = bundle, engine, snapshot, asked
-        self._batch = batch
+        self._run = engine.embed if parts is None else parts.embed
+        self._at_once = 1 if parts is None else parts.count
+        self._ahead, self._batch = _AHEAD * batch, math.ceil(batch / self._at_once)
         self._question = RankOptions(top_k=asked.top_k, scope=asked.scope)
         self._rows = chosen_rows(snapshot, self._question)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._models = ThreadPoolExecutor(self._at_once, thread_name_prefix="model")
 
     def close(self) -> None:
         """Let the threads end."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._models, self._pool):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def rows(self, paths: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """A row for each file in order, a batch at a time; files that cannot be read have status `error`."""
         waiting: deque[tuple[str, Future[Decoded | str]]] = deque()
+        at_work: deque[Future[list[dict[str, Any]]]] = deque()
         remaining = iter(paths)
         while True:
             for path in remaining:
                 waiting.append((path, self._pool.submit(self._decode, path)))
-                if len(waiting) >= _AHEAD * self._batch:
+                if len(waiting) >= self._ahead:
                     break
-            if not waiting:
+            while (
+                waiting and len(at_work) <= self._at_once
+            ):  # one more, which begins while the rows of another are taken
+                batch = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
+                at_work.append(self._models.submit(self._answer, batch))
+            if not at_work:
                 return
-            batch = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
-            yield self._answer([path for path, _ in batch], [future.result() for _, future in batch])
+            yield at_work.popleft().result()
 
     def _decode(self, path: str) -> Decoded | str:
         """The image of a file, or what is wrong with it."""
@@ -79,7 +100,8 @@ class Classifier:
         except ImageError as error:
             return str(error)
 
-    def _answer(self, paths: Sequence[str], outcomes: Sequence[Decoded | str]) -> list[dict[str, Any]]:
+    def _answer(self, batch: Sequence[tuple[str, Future[Decoded | str]]]) -> list[dict[str, Any]]:
+        paths, outcomes = [path for path, _ in batch], [future.result() for _, future in batch]
         decoded = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
         embedded = self._embed([one.image for one in decoded])
         finite = [one for one in embedded if one is not None]
@@ -121,7 +143,7 @@ class Classifier:
         if not images:
             return []
         try:
-            found = self._engine.embed(np.stack(images))
+            found = self._run(np.stack(images))
         except BundleError:
             if len(images) == 1:
                 return [None]

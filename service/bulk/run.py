@@ -16,7 +16,7 @@ from service.bulk.cluster import run_parts_on_cluster
 from service.bulk.job import PLAN, BulkRequest, Job, clear, locked, read_class_table
 from service.bulk.results import count_statuses, join, summary_of, write_part
 from service.classes.snapshot import Snapshot
-from service.inference.engine import OnnxEngine, eligible_trunks
+from service.inference.engine import OnnxEngine, eligible_trunks, number_of_parts
 
 OnProgress = Callable[[int, int], None]
 
@@ -42,8 +42,10 @@ def run_parts_here(
         batch: most images the model sees at once.
         on_files: called with a number of files when these have been classified.
     """
-    engine = OnnxEngine(bundle, threads=threads, batch_size=batch, precision=job.precision)
-    classifier = Classifier(bundle, engine, read_class_table(job.folder), job.asked, batch=batch, workers=workers)
+    count = number_of_parts("auto", threads=threads, batch_size=batch, provider="cpu")
+    engine = OnnxEngine(bundle, threads=threads, batch_size=batch, precision=job.precision, parts=count)
+    classes = read_class_table(job.folder)
+    classifier = Classifier(bundle, engine, classes, job.asked, batch=batch, workers=workers, parts=engine.parts)
     try:
         for number in parts:
             rows = []

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -460,6 +461,35 @@ def test_an_image_on_which_the_model_fails_takes_no_other_along(bundle_dir: Path
     assert [row.get("class_id") for row in rows] == [["reddish"], None, ["bluish"], None, ["greenish"]]
     assert {row["error"] for row in rows if row["status"] == "error"} == {"the model failed on this image"}
     assert engine.batches == [5, 1, 1, 1, 1, 1]
+
+
+class Twofold:
+    """Parts of an engine, each of which waits until both are at work."""
+
+    count = 2
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._real, self._both = OnnxEngine(bundle, threads=1), threading.Barrier(2, timeout=10)
+
+    def embed(self, images: Any) -> TrunkOutput:
+        assert len(images) <= 2
+        self._both.wait()
+        return self._real.embed(images)
+
+
+def test_several_batches_at_once_keep_the_order(bundle_dir: Path, tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(8)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(png((30 * number, 0, 255 - 30 * number)))
+    bundle = Bundle.load(bundle_dir)
+    engine, asked, classes = OnnxEngine(bundle, threads=1), request_of(tmp_path, bundle), Snapshot.of_bundle(bundle)
+    found = []
+    for parts in (None, Twofold(bundle)):
+        classifier = Classifier(bundle, engine, classes, asked, batch=4, workers=2, parts=parts)
+        found.append([row for rows in classifier.rows(names) for row in rows])
+        classifier.close()
+    assert [row["path"] for row in found[1]] == names
+    assert found[0] == found[1]
 
 
 def test_only_a_few_batches_are_in_memory(bundle_dir: Path, tmp_path: Path) -> None:

@@ -90,18 +90,21 @@ async def test_few_images_have_the_whole_model() -> None:
     assert trunk.runs == [("whole", 3)]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-async def test_many_images_are_divided(count: int) -> None:
+@pytest.mark.parametrize(("count", "first"), [(2, [8, 6]), (4, [4, 4, 3, 3])])
+async def test_many_images_are_divided(count: int, first: list[int]) -> None:
+    """Each part takes its share of what waits then, at most its share of the largest batch."""
     trunk = Trunk(count)
-    async with batching(trunk) as batcher:
+    async with batching(trunk, batch_size=16) as batcher:
         trunk.free.clear()
-        waiting = submit(batcher, list(range(8)))
+        waiting = submit(batcher, list(range(20, 40)))
         await until(lambda: len(trunk.runs) == count)
         assert batcher.at_work_for > 0
         trunk.free.set()
         answers = await asyncio.gather(*waiting)
-    assert [answer.teacher_score for answer in answers] == list(range(8))
-    assert trunk.runs == [("part", 8 // count)] * count
+    assert [answer.teacher_score for answer in answers] == list(range(20, 40))
+    assert {kind for kind, _ in trunk.runs} == {"part"}
+    assert sorted((images for _, images in trunk.runs[:count]), reverse=True) == first
+    assert sum(images for _, images in trunk.runs) == 20
 
 
 async def test_the_whole_model_never_runs_beside_parts() -> None:
@@ -131,7 +134,7 @@ async def test_a_part_takes_what_comes_while_another_is_at_work() -> None:
         await until(lambda: len(trunk.runs) == 2)
         batcher._turns[0].batch[0].answer.cancel()  # whoever asked has gone
         later = submit(batcher, [20, 21])
-        assert batcher.waiting == 2
+        assert batcher.waiting == 4  # two of the first and these
         trunk.free.set()
         answers = await asyncio.gather(*first, *later, return_exceptions=True)
     assert sum(isinstance(answer, asyncio.CancelledError) for answer in answers) == 1
