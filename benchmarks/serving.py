@@ -17,7 +17,6 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,16 +32,9 @@ from benchmarks.rows import command  # noqa: E402
 from benchmarks.serving_bench import Bare, Bench  # noqa: E402
 from benchmarks.serving_bulk import bulk, ray  # noqa: E402
 from benchmarks.serving_int8 import default_export  # noqa: E402
-from benchmarks.serving_load import (  # noqa: E402
-    arrivals,
-    batch_times,
-    closed,
-    one_by_one,
-    open_loop,
-    percentile,
-    simulated,
-)
+from benchmarks.serving_load import closed, one_by_one  # noqa: E402
 from benchmarks.serving_peers import NEEDS, peer, versions  # noqa: E402
+from benchmarks.serving_queue import memory_mb, overload, poisson  # noqa: E402
 from benchmarks.serving_table import draw, table  # noqa: E402
 from model.bundle import Bundle  # noqa: E402
 
@@ -121,81 +113,6 @@ def single(bench: Bench) -> Results:
     }
 
 
-def poisson(bench: Bench) -> Results:
-    """Arrivals by chance at 80 % of what the bare loop does, against the perfect queue.
-
-    The perfect queue has the times of decoding and batches that the service measured in the same round; beside it the
-    one with times of an idle machine, on which nobody reads requests or plays the clients.
-    """
-    bare = Bare(bench)
-    decode_s, batch_s, capacity = bare.decode_s(), bare.batch_s(3), bare.rate(bench.seconds)
-    del bare
-    found: Results = {"images_per_s": 0.8 * capacity, "idle_decode_s": decode_s, "idle_batch_s": batch_s, "rounds": []}
-    with bench.serving() as target:
-        one_by_one(target, bench.images, 3)
-        for seed in range(bench.rounds):
-            times = arrivals(0.8 * capacity, 3 * bench.seconds, seed=seed)
-            done = open_loop(target, bench.images, times)
-            measured = batch_times(done, bench.batch)
-            took = [one.seconds for one in done]
-            perfect = simulated(times, decode_s=decode_s, batch_s=measured)
-            idle = simulated(times, decode_s=decode_s, batch_s=batch_s)
-            found["rounds"].append(
-                {
-                    "requests": len(times),
-                    "failed": sum(one.status != 200 for one in done),
-                    "batch_1_s": measured[0],
-                    "batch_4_s": measured[3],
-                    **{f"p{p}_s": percentile(took, p / 100) for p in (50, 99)},
-                    **{f"perfect_p{p}_s": percentile(perfect, p / 100) for p in (50, 99)},
-                    **{f"idle_p{p}_s": percentile(idle, p / 100) for p in (50, 99)},
-                }
-            )
-    found["ratio"] = statistics.median(one["p99_s"] / one["perfect_p99_s"] for one in found["rounds"])
-    found["ratio_to_idle"] = statistics.median(one["p99_s"] / one["idle_p99_s"] for one in found["rounds"])
-    found["within"] = {"p99 <= 1.25 of the perfect queue": found["ratio"] <= 1.25}
-    return found
-
-
-def overload(bench: Bench) -> Results:
-    """Three times what the service can do, with a deadline; then its speed in the seconds behind."""
-    with bench.serving() as target:
-        clients = 2 * bench.batch
-        normal = closed(target, bench.images, clients=clients, seconds=bench.seconds)
-        allowed_s = max(2.0, 4 * bench.batch / normal)
-        times = arrivals(3 * normal, bench.overload_seconds, seed=0)
-        with _Memory(target.pid) as memory:
-            done = open_loop(target, bench.images, times, timeout_ms=round(1000 * allowed_s))
-        recovered = closed(target, bench.images, clients=clients, seconds=5)
-    accepted = [one for one in done if one.status == 200]
-    refused = [one.seconds for one in done if one.status == 503 and one.seconds < allowed_s]
-    late = [one for one in done if one.status == 503 and one.seconds >= allowed_s]
-    half = len(memory.mb) // 2
-    growth = max(memory.mb[half:]) - max(memory.mb[:half]) if half else 0.0
-    return {
-        "normal_images_per_s": normal,
-        "asked_images_per_s": len(times) / bench.overload_seconds,
-        "allowed_s": allowed_s,
-        "answered": len(accepted),
-        "answered_images_per_s": len(accepted) / bench.overload_seconds,
-        "slowest_answer_s": max((one.seconds for one in accepted), default=0.0),
-        "let_in_but_late": len(late),
-        "refused": len(refused),
-        "refused_ms": {f"p{p}": 1000 * percentile(refused or [0.0], p / 100) for p in (50, 99)},
-        "slowest_refusal_ms": 1000 * max(refused, default=0.0),
-        "other_statuses": sorted({one.status for one in done} - {200, 503}),
-        "memory_mb": memory.mb,
-        "memory_growth_mb": growth,
-        "recovered_images_per_s": recovered,
-        "within": {
-            "what is let in keeps its deadline": not late and all(one.seconds <= allowed_s + 0.05 for one in accepted),
-            "refusals p99 < 50 ms": percentile(refused or [0.0], 0.99) < 0.05,
-            "memory flat (second half <= 10 MB above the first)": growth <= 10,
-            "full speed within 5 s (>= 0.9 of before)": recovered >= 0.9 * normal,
-        },
-    }
-
-
 def start(bench: Bench) -> Results:
     """Memory and time to ready, ours and a bare process that loads the same sessions and runs the largest batch."""
     with bench.serving():
@@ -205,7 +122,7 @@ def start(bench: Bench) -> Results:
         found["bare"].append(_bare_process(bench))
         with bench.serving() as target:
             closed(target, bench.images, clients=2 * bench.batch, seconds=min(bench.seconds, 5))
-            found["ours"].append({"ready_s": target.ready_s, "mb": _memory_mb(target.pid)})
+            found["ours"].append({"ready_s": target.ready_s, "mb": memory_mb(target.pid)})
     for key in ("ready_s", "mb"):
         medians = {who: statistics.median(one[key] for one in found[who]) for who in ("bare", "ours")}
         found[f"{key}_over"] = medians["ours"] - medians["bare"]
@@ -242,7 +159,7 @@ def _bare_process(bench: Bench) -> Results:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        found = {"ready_s": time.perf_counter() - began, "mb": _memory_mb(process.pid)}
+        found = {"ready_s": time.perf_counter() - began, "mb": memory_mb(process.pid)}
         process.communicate("")
     return found
 
@@ -291,33 +208,6 @@ PARTS: dict[str, Callable[[Bench], Results]] = {
 def _peer(bench: Bench, name: str) -> Any:
     sizes = {"threads": bench.threads, "batch": bench.batch}
     return peer(name, bench.bundle, bench.work, **sizes, weights=bench.weights, uv=bench.uv)
-
-
-def _memory_mb(pid: int) -> float:
-    """Proportional set size: a page that a process maps twice counts once, one that others have too by its share."""
-    line = next(x for x in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if x.startswith("Pss:"))
-    return int(line.split()[1]) / 1000
-
-
-class _Memory:
-    """Memory of a process, once a second while the block runs."""
-
-    def __init__(self, pid: int) -> None:
-        self.mb: list[float] = []
-        self._pid, self._over = pid, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(1.0):
-            self.mb.append(_memory_mb(self._pid))
 
 
 def photos(count: int) -> list[bytes]:
