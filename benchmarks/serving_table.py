@@ -52,7 +52,10 @@ def measured(name: str, part: Results, target: str) -> str:
     if name == "single":
         return f"{part['over_ms']:+.1f} ms ({part['request_ms']:.1f} ms in all)"
     if name == "poisson":
-        return f"{part['ratio']:.2f} ({part['ratio_to_idle']:.2f} with the times of an idle machine)"
+        return (
+            f"{part['ratio']:.2f} ({part['ratio_to_idle']:.2f} with the times of an idle machine; "
+            f"{part['ratio_to_one_batch']:.2f} of the service with one batch at a time)"
+        )
     if name in ("bulk", "int8", "ray"):
         return f"{part['workers_2_to_1' if name == 'ray' else 'ratio']:.2f}"
     if name == "overload":
