@@ -84,7 +84,7 @@ class TrunkParts:
 
     def embed(self, images: Float32) -> TrunkOutput:
         """See :class:`Parts`."""
-        return TrunkOutput(*self._trunk.run({"image": images}, ("embedding", "teacher_score")))
+        return _run(self._trunk, images)
 
 
 class OnnxEngine:
@@ -148,7 +148,7 @@ class OnnxEngine:
     def embed(self, images: Float32) -> TrunkOutput:
         """See :class:`Engine`."""
         if self._runtime.provider == "cpu":
-            return self._embed(images)
+            return _run(self._trunk, images)
         most = self._runtime.batch_size
         parts = [self._embed_padded(images[start : start + most]) for start in range(0, len(images), most)]
         return TrunkOutput(
@@ -161,18 +161,14 @@ class OnnxEngine:
         On a CPU the rows that prove the trunk have done so; the memory of a first full batch costs it some hundredths.
         """
         for rows in self._runtime.buckets if self._runtime.provider != "cpu" else ():
-            self._embed(np.zeros((rows, *self._row), dtype=np.float32))
+            _run(self._trunk, np.zeros((rows, *self._row), dtype=np.float32))
 
     def _embed_padded(self, images: Float32) -> TrunkOutput:
         rows = next(bucket for bucket in self._runtime.buckets if bucket >= len(images))
         padded = np.zeros((rows, *self._row), dtype=np.float32)
         padded[: len(images)] = images
-        embedded = self._embed(padded)
+        embedded = _run(self._trunk, padded)
         return TrunkOutput(embedded.embedding[: len(images)], embedded.teacher_score[: len(images)])
-
-    def _embed(self, images: Float32) -> TrunkOutput:
-        embedding, score = self._trunk.run({"image": images}, ("embedding", "teacher_score"))
-        return TrunkOutput(embedding, score)
 
     def synthesize(self, noise: Float32, attributes: Float32) -> Float32:
         """See :class:`Engine`."""
@@ -217,6 +213,11 @@ def number_of_parts(asked: int | Literal["auto"], *, threads: int, batch_size: i
         return 1
     most = batch_size // _LEAST_SHARE if asked == "auto" else min(asked, batch_size)
     return next((count for count in range(min(most, threads), 0, -1) if threads % count == 0), 1)
+
+
+def _run(trunk: Graph, images: Float32) -> TrunkOutput:
+    embedding, score = trunk.run({"image": images}, ("embedding", "teacher_score"))
+    return TrunkOutput(embedding, score)
 
 
 def served_graphs(
