@@ -31,13 +31,7 @@ from service.errors import NotReadyError, RegistryError, SettingsError
 from service.inference.batcher import Batcher
 from service.inference.decode_process import DecodeLimits
 from service.inference.decoder import Decoder
-from service.inference.engine import (
-    Engine,
-    ExactTrunk,
-    OnnxEngine,
-    number_of_parts,
-    release_freed_memory,
-)
+from service.inference.engine import Engine, ExactTrunk, OnnxEngine, number_of_parts, release_freed_memory
 from service.inference.explanation import Explainer
 from service.inference.text_encoder import open_text_encoder
 from service.keys import Keys

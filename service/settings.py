@@ -117,7 +117,8 @@ class Settings(BaseSettings):
     max_explained: int = Field(5, ge=0, le=100, description="Most classes that are explained for one image.")
     batch_size: int = Field(16, ge=1, le=1024, description="Most images the model sees at once.")
     parallel_batches: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
-        "auto", description="Batches at once where many images wait, each with a share of the CPUs; 1 saves memory."
+        "auto",
+        description="Batches at once where many images wait, each with a share of the CPUs; 1 for one at a time.",
     )
     queue_size: int = Field(256, ge=1, description="Most images waiting or at work; more are answered with 503.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of the model and of decoding; 0 takes every CPU.")
