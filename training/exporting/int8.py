@@ -1,6 +1,6 @@
 """A backbone in int8: weights per channel, activations by the ranges that real images give them.
 
-N: images of a batch, S: input side, D: features.
+N: images of a batch, S: input side, C: channels, D: features.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from model.errors import DataError
 from model.head import Float32
+from training.exporting.bias8 import correct_biases
 from training.exporting.weights8 import bound, overrides
 from training.features.backbone import Backbone, card_path, load_backbone
 from training.onnx_files import load_graph, open_session
@@ -28,6 +29,8 @@ from training.onnx_files import load_graph, open_session
 # last of them is left out: the features would otherwise be rounded to 256 values.
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 OPERATORS = (*WEIGHTED, "Add", "Clip", "Concat", "MaxPool", "Relu")
+
+_WATCHED = {"least": "ReduceMin", "largest": "ReduceMax", "average": "ReduceMean"}
 
 _MOST_FACTOR = 2.0
 """By which a feature's mean is corrected at most: few images show little of one that is nearly always 0."""
@@ -39,16 +42,18 @@ Ranges = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Extremes:
+class Activations:
     """What values the activations had on some images.
 
     Attributes:
         least: of each tensor in each image, [N] by the tensor's name.
         largest: likewise.
+        averages: of each channel of what convolutions are given, over all images and places, [C] by the tensor's name.
     """
 
     least: Mapping[str, Float32]
     largest: Mapping[str, Float32]
+    averages: Mapping[str, Float32]
 
     @property
     def widest(self) -> Ranges:
@@ -66,7 +71,8 @@ class Quantiser:
 
     Weights are signed and have a scale for each output channel, activations are unsigned and have one for each tensor.
     Weights of convolutions have 8 bits, bounded so that no CPU overflows (:mod:`training.exporting.weights8`); others
-    have 7. So every CPU computes the same numbers.
+    have 7. So every CPU computes the same numbers. Biases take back what rounded weights add to the mean of a channel
+    (:mod:`training.exporting.bias8`).
 
     Args:
         backbone: to be brought there.
@@ -93,7 +99,7 @@ class Quantiser:
     def first(self, count: int) -> tuple[str, ...]:
         """The first convolutions of the graph, and what behind them only bounds what they give.
 
-        What is lost there is lost for all layers behind them. Of EfficientNet-Lite2's 64, the first two make two fifths
+        What is lost there is lost for all layers behind them. Of EfficientNet-Lite2's 64, the first two make half
         of the features' squared error and take a twentieth of the time.
 
         Args:
@@ -105,26 +111,29 @@ class Quantiser:
         bounds = [node for node in nodes if node.op_type in ("Clip", "Relu") and node.input[0] in made]
         return tuple(node.name for node in (*chosen, *bounds))
 
-    def watch(self, batches: Iterable[Float32]) -> Extremes:
-        """The extremes of every tensor that would be rounded.
+    def watch(self, batches: Iterable[Float32]) -> Activations:
+        """The extremes of every tensor that would be rounded, and the means of what convolutions are given.
 
         Args:
             batches: preprocessed images, float32 [N, 3, S, S] each.
         """
-        model, names = self._watched()
+        model, tensors, inputs = self._watched()
         session = open_session(model.SerializeToString())
-        found: dict[str, list[Float32]] = {f"{end}({name})": [] for name in names for end in ("least", "largest")}
+        keys = [f"{end}({name})" for name in tensors for end in ("least", "largest")]
+        keys += [f"average({name})" for name in inputs]
+        found: dict[str, list[Float32]] = {key: [] for key in keys}
         for batch in batches:
-            for key, values in zip(found, session.run(list(found), {self.backbone.input: batch}), strict=True):
+            for key, values in zip(keys, session.run(keys, {self.backbone.input: batch}), strict=True):
                 found[key].append(values)
         joined = {key: np.concatenate(values) for key, values in found.items()}
-        return Extremes(
-            least={name: joined[f"least({name})"] for name in names},
-            largest={name: joined[f"largest({name})"] for name in names},
+        return Activations(
+            least={name: joined[f"least({name})"] for name in tensors},
+            largest={name: joined[f"largest({name})"] for name in tensors},
+            averages={name: joined[f"average({name})"].mean(axis=0) for name in inputs},
         )
 
-    def _watched(self) -> tuple[ModelProto, tuple[str, ...]]:
-        """The graph whose outputs are the extremes of each tensor in each image, and the tensors' names."""
+    def _watched(self) -> tuple[ModelProto, tuple[str, ...], tuple[str, ...]]:
+        """The graph that gives the extremes of tensors and the averages of channels in each image, and their names."""
         model = ModelProto()
         model.CopyFrom(self._prepared)
         graph = model.graph
@@ -135,22 +144,25 @@ class Quantiser:
         } - {tensor.name for tensor in graph.initializer}
         rounded = [node for node in graph.node if node.op_type in OPERATORS]
         names = tuple(dict.fromkeys(name for node in rounded for name in (*node.input, *node.output) if name in floats))
+        inputs = tuple(dict.fromkeys(node.input[0] for node in rounded if node.op_type == "Conv"))
         del graph.output[:]
-        graph.initializer.append(numpy_helper.from_array(np.array([0, -1], dtype=np.int64), "watched_shape"))
-        graph.initializer.append(numpy_helper.from_array(np.array([1], dtype=np.int64), "watched_axis"))
-        for name in names:
-            graph.node.append(helper.make_node("Reshape", [name, "watched_shape"], [f"flat({name})"]))
-            for end, operator in (("least", "ReduceMin"), ("largest", "ReduceMax")):
-                result = f"{end}({name})"
-                graph.node.append(helper.make_node(operator, [f"flat({name})", "watched_axis"], [result], keepdims=0))
-                graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [None]))
-        return model, names
+        for constant, value in (("shape", [0, -1]), ("channels", [0, 0, -1]), ("axis", [1]), ("places", [2])):
+            graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.int64), f"watched_{constant}"))
+        wanted = [(name, end, "shape", "axis") for name in names for end in ("least", "largest")]
+        wanted += [(name, "average", "channels", "places") for name in inputs]
+        for name, what, shape, axis in wanted:
+            flat, result = f"{what}_of({name})", f"{what}({name})"
+            graph.node.append(helper.make_node("Reshape", [name, f"watched_{shape}"], [flat]))
+            graph.node.append(helper.make_node(_WATCHED[what], [flat, f"watched_{axis}"], [result], keepdims=0))
+            graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, None))
+        return model, names, inputs
 
-    def quantised(self, ranges: Ranges, *, kept: Collection[str] = ()) -> ModelProto:
+    def quantised(self, ranges: Ranges, *, averages: Mapping[str, Float32], kept: Collection[str] = ()) -> ModelProto:
         """The graph in int8.
 
         Args:
             ranges: of the activations.
+            averages: of the channels of what convolutions are given, [C] by the tensor's name.
             kept: names of nodes that stay in float32.
 
         Raises:
@@ -179,6 +191,7 @@ class Quantiser:
                 raise DataError(f"{self.backbone.path}: ONNX Runtime cannot quantise it: {error}") from error
             model = onnx.load(out)
         bound(model)
+        correct_biases(model, self._prepared, averages)
         _keep_weights(model, kept)
         return model
 
@@ -222,7 +235,10 @@ def _tensors_data(ranges: Ranges) -> TensorsData:
 
 
 def _prepared(backbone: Path) -> ModelProto:
-    """The graph with batch norms folded into convolutions, which would each be rounded for itself; nodes have names."""
+    """The graph with batch norms folded into convolutions, which would each be rounded for itself.
+
+    Nodes have names, and every convolution has a bias.
+    """
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
         onnx.save_model(load_graph(backbone), plain)
@@ -233,6 +249,12 @@ def _prepared(backbone: Path) -> ModelProto:
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
     for place, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{place}"
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in stored:
+            none = np.zeros(stored[node.input[1]].dims[0], dtype=np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(none, f"{node.name}_bias"))
+            node.input.append(f"{node.name}_bias")
     return model
 
 
@@ -284,7 +306,7 @@ def save_corrected(model: ModelProto, backbone: Backbone, correction: Correction
 
 
 def quantise(backbone: Path, images: Callable[[], Iterable[Float32]], out: Path) -> Path:
-    """Write a backbone in int8, rounded behind its first layers within the widest ranges, with its JSON beside it.
+    """Write a backbone in int8, rounded behind its first layers within the mean ranges, with its JSON beside it.
 
     Args:
         backbone: the ONNX file, its JSON beside it.
@@ -299,8 +321,9 @@ def quantise(backbone: Path, images: Callable[[], Iterable[Float32]], out: Path)
     """
     source = load_backbone(backbone)
     quantiser, exact = Quantiser(source), source.session()
-    model = quantiser.quantised(quantiser.watch(images()).widest, kept=quantiser.first(FIRST))
+    found = quantiser.watch(images())
+    model = quantiser.quantised(found.mean, averages=found.averages, kept=quantiser.first(FIRST))
     rounded = open_session(model.SerializeToString())
     both = [(source.run(rounded, batch), source.run(exact, batch)) for batch in images()]
-    found, known = (np.concatenate(features) for features in zip(*both, strict=True))
-    return save_corrected(model, source, Correction.of(found, known), out)
+    given, known = (np.concatenate(features) for features in zip(*both, strict=True))
+    return save_corrected(model, source, Correction.of(given, known), out)

@@ -20,7 +20,7 @@ from model.errors import DataError
 from model.head import Float32
 from training.datasets.dataset import BackboneSource, Dataset, make_task
 from training.exporting.graphs import TrunkTail, trunk_graph
-from training.exporting.int8 import FIRST, Correction, Extremes, Quantiser, save_corrected
+from training.exporting.int8 import FIRST, Activations, Correction, Quantiser, save_corrected
 from training.exporting.run_images import RunImages, even_rows
 from training.features.backbone import load_backbone
 from training.method.heads import LDA, HeadFit, embed, fit_heads
@@ -45,22 +45,22 @@ class Candidate:
     """A way to quantise.
 
     Attributes:
-        ranges: from which values activations are rounded, see :class:`training.exporting.int8.Extremes`.
+        ranges: from which values activations are rounded, see :class:`training.exporting.int8.Activations`.
         first: how many convolutions at the beginning stay in float32.
     """
 
     ranges: Literal["widest", "mean"]
     first: int = FIRST
 
-    def model(self, quantiser: Quantiser, extremes: Extremes) -> ModelProto:
+    def model(self, quantiser: Quantiser, found: Activations) -> ModelProto:
         """The backbone quantised so."""
-        ranges = extremes.widest if self.ranges == "widest" else extremes.mean
-        return quantiser.quantised(ranges, kept=quantiser.first(self.first))
+        ranges = found.widest if self.ranges == "widest" else found.mean
+        return quantiser.quantised(ranges, averages=found.averages, kept=quantiser.first(self.first))
 
 
 _GOOD_ENOUGH = 1 / 3
 """Share of the limit; where no more is lost, no other way to quantise is tried."""
-CANDIDATES = (Candidate(ranges="widest"), Candidate(ranges="mean"), Candidate(ranges="widest", first=8))
+CANDIDATES = (Candidate(ranges="mean"), Candidate(ranges="widest"), Candidate(ranges="mean", first=8))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -207,14 +207,14 @@ class Int8Export:
         calibration = dataset.trainval[
             list(even_rows(dataset.labels[dataset.trainval].tolist(), self.calibration_images))
         ]
-        extremes = quantiser.watch(self._pixels(images, "ranges", calibration))
+        activations = quantiser.watch(self._pixels(images, "ranges", calibration))
         judges = _validation(dataset, trained)
         rows = np.unique(np.concatenate([calibration, *(judge.index for judge in judges)]))
         exact = {row: dataset.features[row] for row in rows.tolist()}
         fp32 = _on_folds(judges, trained, exact, exact)
         best: tuple[dict[str, float], Candidate, ModelProto, Correction] | None = None
         for candidate in CANDIDATES:
-            model = candidate.model(quantiser, extremes)
+            model = candidate.model(quantiser, activations)
             found = self._features(images, quantiser, model, rows)
             correction = Correction.of(
                 *(np.stack([known[row] for row in calibration.tolist()]) for known in (found, exact))
