@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import model.preprocess
-import training.features.extraction
+import training.features.decoding
 from model.bundle import Bundle
 from model.classes import ClassEntry
 from model.errors import BundleError, DataError
@@ -165,12 +165,12 @@ def scaled_rows(data: Dataset, trained: Trained) -> torch.Tensor:
 def test_training_and_service_preprocess_with_the_same_functions(
     store_dir: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    assert training.features.extraction.preprocess is model.preprocess.preprocess
+    assert training.features.decoding.preprocess is model.preprocess.preprocess
     assert decoding.read_image is model.preprocess.read_image
     assert decoding.raster_input is model.preprocess.raster_input
     store = FeatureStore.load(store_dir)
-    files = [training.features.extraction.image_file(Path(store.data_root), image.path) for image in store.images]
-    (batch,) = training.features.extraction.decoded_batches(
+    files = [training.features.decoding.image_file(Path(store.data_root), image.path) for image in store.images]
+    (batch,) = training.features.decoding.decoded_batches(
         Path(store.data_root), files, store.spec, batch_size=len(files), workers=1
     )
     np.testing.assert_array_equal(batch.pixels, inputs(store_dir, bundle))

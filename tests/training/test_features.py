@@ -18,9 +18,10 @@ import pytest
 from model.errors import DataError
 from model.preprocess import preprocess
 from tests.training.photos import CLASSES, write_backbone, write_data, write_photo, write_table
-from training.features import extraction
+from training.features import decoding, extraction
 from training.features.backbone import Backbone, load_backbone
-from training.features.extraction import Extraction, decoded_batches, extract, image_file, partial_folder
+from training.features.decoding import decoded_batches, image_file
+from training.features.extraction import Extraction, extract, partial_folder
 from training.features.journal import FeatureJournal
 from training.features.own_photos import read_own_photos
 from training.features.store import FeatureStore
@@ -115,18 +116,18 @@ def test_sizes_below_one(root: Path, backbone: Backbone, out: Path, options: dic
 def test_decoding_stays_a_little_ahead_only(root: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: of many batches only a few are decoded before the first is used."""
     started: list[str] = []
-    decode = extraction._decode
+    decode = decoding._decode
 
     def counted(root: Path, file: Any, spec: Any) -> Any:
         started.append(file.path)
         return decode(root, file, spec)
 
-    monkeypatch.setattr(extraction, "_decode", counted)
+    monkeypatch.setattr(decoding, "_decode", counted)
     files = [image_file(root, path) for path, _ in read_own_photos(root).images]
     batches = decoded_batches(root, files, backbone.spec, batch_size=2, workers=2)
     first = next(batches)
     assert [image.path for image in first.images] == [file.path for file in files[:2]]
-    assert len(started) <= 2 * (extraction._AHEAD + 1)
+    assert len(started) <= 2 * (decoding._AHEAD + 1)
     assert sum(len(batch) for batch in batches) == len(files) - 2
     assert len(started) == len(files)
 

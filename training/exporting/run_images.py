@@ -13,7 +13,7 @@ from model.errors import DataError, Problem
 from model.head import Float32
 from model.outside.threads import available_cpus
 from model.preprocess import PreprocessSpec
-from training.features.extraction import DecodedBatch, decoded_batches, image_file
+from training.features.decoding import DecodedBatch, decoded_batches, image_file
 from training.features.own_photos import shown
 from training.features.store import FeatureStore, ImageRecord
 from training.runs.contents import Trained

@@ -23,7 +23,7 @@ from training.datasets.dataset import Task
 from training.evaluation import SOFTMAX_BATCH, SOFTMAX_EPOCHS
 from training.exporting.precision import CALIBRATION_IMAGES, MEASURED_IMAGES
 from training.features.backbone import Backbone
-from training.features.extraction import decoded_batches
+from training.features.decoding import decoded_batches
 from training.features.scaler import evenly
 from training.features.store import ImageFile
 from training.method.heads import HeadChoice, fit_head

@@ -28,7 +28,8 @@ from training.exporting.export import export, is_bundle_of
 from training.exporting.precision import Int8Export
 from training.exporting.run_images import RunImages
 from training.features.backbone import Backbone
-from training.features.extraction import extract, image_file, remaining
+from training.features.decoding import image_file
+from training.features.extraction import extract, remaining
 from training.features.own_photos import OwnPhotos, read_own_photos, shown
 from training.features.store import ImageFile, is_store
 from training.features.text_encoder import load_text_encoder
