@@ -133,8 +133,8 @@ def _precisions(written: dict[str, Any]) -> str:
     if "why_no_int8" in written:
         return f"\nthe bundle has the trunk in float32 alone: {written['why_no_int8']}"
     words = (
-        f"\nthe bundle has its trunk in float32 and in int8; H on {found['images']} images of the {found['measured_on']}: "
-        f"{100 * found['int8']['H']:.2f} in int8, {100 * found['fp32']['H']:.2f} in float32"
+        f"\nthe bundle has its trunk in float32 and in int8; H on {found['images']} images of the "
+        f"{found['measured_on']}: {100 * found['int8']['H']:.2f} in int8, {100 * found['fp32']['H']:.2f} in float32"
     )
     if (test := found.get("test")) is None:
         return words
