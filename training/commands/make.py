@@ -13,6 +13,7 @@ from training.commands.options import (
     AsJson,
     Device,
     IgnoreUnlisted,
+    Mirrored,
     RecipeName,
     SettingOverrides,
     SkipBad,
@@ -50,6 +51,7 @@ def make(
     text_encoder: TextEncoderFile = None,
     skip_bad: SkipBad = False,
     ignore_unlisted: IgnoreUnlisted = False,
+    mirrored: Mirrored = None,
     device: Device = "auto",
     overwrite: Annotated[
         bool,
@@ -99,6 +101,7 @@ def make(
                 text_encoder=text_encoder,
                 skip_bad=skip_bad,
                 ignore_unlisted=ignore_unlisted,
+                mirrored=mirrored,
                 overwrite=overwrite,
             )
             told = Told(
