@@ -60,17 +60,22 @@ class AttributePath(nn.Module):
     def forward(self, attributes: Tensor) -> Tensor:
         """Attributes [B, A] to features [B, D], of either sign; under autocast as exact as without."""
         with torch.autocast(device_type=attributes.device.type, enabled=False):
-            likeness = self.likeness(attributes) - self.centre
+            likeness = self.likeness_less_centre(attributes)
             distance = (likeness @ self.metric.T).square().sum(1, keepdim=True).clamp(min=1e-12).sqrt()
             return (likeness @ self.weight.T) * (self.length / distance) ** self.norm_correction + self.bias
 
-    def likeness(self, attributes: Tensor) -> Tensor:
-        """k(a), [B, J]."""
+    def likeness_less_centre(self, attributes: Tensor) -> Tensor:
+        """k(a) - k0, [B, J].
+
+        With a flat kernel all likenesses are near 1, and the digits in which they differ are lost in them. So it is
+        k - 1 that is computed, as exp(x) - 1 = 2 t / (1 - t), t = tanh(x / 2), which ONNX Runtime has, too.
+        """
         if self.anchors is None:
-            return attributes
+            return attributes - self.centre
         squares = attributes.square().sum(1, keepdim=True) + self.anchors.square().sum(1)
         distance = (squares - 2 * attributes @ self.anchors.T).clamp(min=0)
-        return torch.exp(-self.sharpness * distance)
+        half = torch.tanh(-0.5 * self.sharpness * distance)
+        return 2 * half / (1 - half) - (self.centre - 1)
 
 
 SLOPE = 0.2
