@@ -65,10 +65,9 @@ def scores_of(
     dataset: Dataset, train: Rows, test: Rows, classes: Rows, candidates: list[Candidate], scaling: Scaling
 ) -> Iterator[tuple[Candidate, NDArray[np.float32]]]:
     """Logits of `test` rows over `classes`, from `train` rows and the attributes of classes without rows."""
+    labels = np.searchsorted(classes, dataset.labels[train])
     scaler = Scaler.fit(dataset.features[train], scaling)
-    views = dataset.training_features(train)
-    labels = np.tile(np.searchsorted(classes, dataset.labels[train]), len(views))
-    rows, held = np.concatenate([scaler.apply(view) for view in views]), scaler.apply(dataset.features[test])
+    rows, held = scaler.apply(dataset.features[train]), scaler.apply(dataset.features[test])
     means = np.zeros((len(classes), rows.shape[1]))
     found, _ = class_means(rows.astype(np.float64), labels)
     means[: len(found)] = found

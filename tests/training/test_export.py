@@ -83,7 +83,6 @@ def test_manifest(bundle: Bundle, trained: Trained, data: Dataset, store_dir: Pa
         "shrinkage": trained.selected.head.shrinkage,
         "noise": "matched",
         "photos": trained.selected.photos.to_json(),
-        "unseen_scale": trained.selected.head.unseen_scale,  # left out where it is 1
     }
     np.testing.assert_array_equal(bundle.novelty_reference, trained.novelty_reference)
     assert manifest.training["config"] == json.loads(json.dumps(trained.config.to_json()))
@@ -197,12 +196,11 @@ def test_a_scale_of_described_classes_is_in_their_rows_and_in_those_to_come(
     bundle: Bundle, trained: Trained, data: Dataset, tmp_path: Path
 ) -> None:
     """The rows of seen classes stay; the others are what the service makes of the factor in the bank."""
-    chosen = trained.selected.head.unseen_scale
-    head = dataclasses.replace(trained.selected.head, unseen_scale=1.25 * chosen)
+    head = dataclasses.replace(trained.selected.head, unseen_scale=1.25)
     selected = dataclasses.replace(trained.selected, head=head)
     export(data, dataclasses.replace(trained, selected=selected), tmp_path / "bundle")
     scaled = Bundle.load(tmp_path / "bundle")
-    assert scaled.manifest.head == dataclasses.replace(bundle.manifest.head, unseen_scale=1.25 * chosen)
+    assert scaled.manifest.head == dataclasses.replace(bundle.manifest.head, unseen_scale=1.25)
     assert scaled.manifest.bundle_id != bundle.manifest.bundle_id
     np.testing.assert_array_equal(scaled.weight[:6], bundle.weight[:6])
     np.testing.assert_array_equal(scaled.bias[:6], bundle.bias[:6])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from training import console
-from training.commands.options import AsJson, IgnoreUnlisted, Mirrored, Overwrite, SkipBad, Splits, TextEncoderFile
+from training.commands.options import AsJson, IgnoreUnlisted, Overwrite, SkipBad, Splits, TextEncoderFile
 
 
 class Architecture(StrEnum):
@@ -68,7 +68,6 @@ def extract(
     ] = None,
     skip_bad: SkipBad = False,
     ignore_unlisted: IgnoreUnlisted = False,
-    mirrored: Mirrored = None,
     text_encoder: TextEncoderFile = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace features of another backbone; compute everything anew.")
@@ -99,7 +98,6 @@ def extract(
             workers=workers,
             skip_bad=skip_bad,
             overwrite=overwrite,
-            mirrored=mirrored,
             progress=lambda count, total: counted("images", count, total),
         )
     for image in done.store.skipped:
@@ -112,7 +110,6 @@ def extract(
         "classes": len(done.store.classes),
         "extracted": done.extracted,
         "reused": done.reused,
-        "mirrored": done.store.mirrored is not None,
         "skipped": [{"path": image.path, "reason": image.reason} for image in done.store.skipped],
         "warnings": list(data.warnings),
         "changed": done.changed,

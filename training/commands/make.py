@@ -13,7 +13,6 @@ from training.commands.options import (
     AsJson,
     Device,
     IgnoreUnlisted,
-    Mirrored,
     RecipeName,
     SettingOverrides,
     SkipBad,
@@ -51,7 +50,6 @@ def make(
     text_encoder: TextEncoderFile = None,
     skip_bad: SkipBad = False,
     ignore_unlisted: IgnoreUnlisted = False,
-    mirrored: Mirrored = None,
     device: Device = "auto",
     overwrite: Annotated[
         bool,
@@ -101,7 +99,6 @@ def make(
                 text_encoder=text_encoder,
                 skip_bad=skip_bad,
                 ignore_unlisted=ignore_unlisted,
-                mirrored=mirrored,
                 overwrite=overwrite,
             )
             told = Told(

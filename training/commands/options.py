@@ -19,14 +19,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at
 IgnoreUnlisted = Annotated[
     bool, typer.Option("--ignore-unlisted", help="Leave out image folders that classes.csv does not name.")
 ]
-Mirrored = Annotated[
-    bool | None,
-    typer.Option(
-        "--mirrored/--no-mirrored",
-        help="Train on images with left and right exchanged, too; by default yes, or as the features that are there.",
-        show_default=False,
-    ),
-]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images, listing them.")]
 TextEncoderFile = Annotated[
     Path | None,

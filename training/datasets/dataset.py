@@ -36,20 +36,14 @@ class Task:
         labels: class of each row, int64 [N], indices of seen classes only.
         attributes: normalised, float32 [C, A].
         seen: which classes have rows, bool [C].
-        views: V, how many rows show each image: rows i, i + N / V and so on. What holds rows out holds all of an image
-            out, as another view of it says too much.
     """
 
     features: Tensor
     labels: Tensor
     attributes: Tensor
     seen: Tensor
-    views: int = 1
 
     def __post_init__(self) -> None:
-        images = len(self.labels) // self.views
-        if not torch.equal(self.labels, self.labels[:images].repeat(self.views)):
-            raise ValueError(f"expected {self.views} equal parts of labels, one for each view of the images")
         present = torch.zeros_like(self.seen)
         present[self.labels] = True
         if not bool((present == self.seen).all()):
@@ -64,11 +58,6 @@ class Task:
     def unseen_index(self) -> Tensor:
         """Indices of the unseen classes, ascending."""
         return (~self.seen).nonzero().squeeze(1)
-
-    @property
-    def images(self) -> int:
-        """How many images the rows show, N / V."""
-        return len(self.labels) // self.views
 
     @property
     def teacher_labels(self) -> Tensor:
@@ -117,8 +106,6 @@ class Dataset:
         backbone: where the features came from; None for features without images.
         text_encoder: where the vectors of texts came from; None where classes have no texts.
         photos: what the rows are features of; None for features without images.
-        mirrored: features of the same images with left and right exchanged, float32 [N, D], which are trained on, too;
-            only rows of seen classes are finite. None where no image was mirrored.
 
     Example:
         >>> from training import load_benchmark
@@ -138,7 +125,6 @@ class Dataset:
     backbone: BackboneSource | None
     text_encoder: TextEncoderSource | None = None
     photos: RowPhotos | None = None
-    mirrored: NDArray[np.float32] | None = None
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -149,10 +135,6 @@ class Dataset:
     def attributes(self) -> NDArray[np.float32]:
         """What describes each class, normalised, float32 [C, A]."""
         return self.vocabulary.described(self.classes)
-
-    def training_features(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """Each view of rows of seen classes that is trained on, float32 [n, D]: as they are, and mirrored."""
-        return (self.features[rows], *([] if self.mirrored is None else [self.mirrored[rows]]))
 
     @property
     def testable(self) -> bool:
@@ -181,13 +163,11 @@ def make_task(
     labels = np.searchsorted(classes, dataset.labels[rows])
     seen = np.zeros(len(classes), dtype=bool)
     seen[labels] = True
-    views = [torch.from_numpy(scaler.apply(features)) for features in dataset.training_features(rows)]
     return Task(
-        features=(torch.cat(views) if len(views) > 1 else views[0]).to(device),
-        labels=torch.from_numpy(labels).repeat(len(views)).to(device),
+        features=torch.from_numpy(scaler.apply(dataset.features[rows])).to(device),
+        labels=torch.from_numpy(labels).to(device),
         attributes=torch.from_numpy(dataset.attributes[classes]).to(device),
         seen=torch.from_numpy(seen).to(device),
-        views=len(views),
     )
 
 
@@ -232,7 +212,6 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
     ).with_words(store.attribute_words)
     return Dataset(
         features=store.features,
-        mirrored=store.mirrored,
         labels=store.labels,
         classes=store.classes,
         vocabulary=vocabulary,
@@ -242,7 +221,6 @@ def from_store(store: FeatureStore, *, test_fraction: float, split_seed: int) ->
             "rule": "per seen class, images in order of sha256(split_seed/path), the first test_fraction are test",
             "test_fraction": test_fraction,
             "split_seed": split_seed,
-            **({"training_images": "as they are and mirrored"} if store.mirrored is not None else {}),
         },
         data_hash=store.data_hash,
         backbone=BackboneSource(

@@ -93,7 +93,6 @@ def build_demo(
             read_own_photos(work / "data"),
             backbone,
             work / "features",
-            mirrored=False,  # there are as many drawings as are wanted
             progress=lambda done, total: progress("features", done, total),
         )
         dataset = from_store(done.store, test_fraction=0.3, split_seed=0)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.errors import DataError, Problem
 from model.outside.threads import available_cpus
 from training.console import OnProgress
 from training.features.backbone import Backbone, card_path
-from training.features.decoding import DecodedBatch, decoded_batches, image_file
+from training.features.decoding import decoded_batches, image_file
 from training.features.journal import FeatureJournal, KnownRows
 from training.features.own_photos import OwnPhotos, shown
 from training.features.store import (
@@ -27,7 +26,6 @@ from training.features.store import (
     BACKBONE_CARD,
     FEATURES,
     META,
-    MIRRORED,
     TEXT_ENCODER,
     FeatureStore,
     ImageFile,
@@ -72,7 +70,6 @@ def extract(
     workers: int | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
-    mirrored: bool | None = None,
     progress: OnProgress | None = None,
 ) -> Extraction:
     """Compute the features of all images and write them as a store.
@@ -89,8 +86,6 @@ def extract(
         workers: threads that decode images; by default one per available CPU.
         skip_bad: leave out unreadable images, listing them in the store, instead of failing.
         overwrite: replace a store of another backbone, and compute everything anew.
-        mirrored: whether images of seen classes get a second vector with left and right exchanged, to train on; by
-            default as in the store that is there, and yes where none is.
         progress: called with images done and images in all.
 
     Raises:
@@ -109,15 +104,14 @@ def extract(
     out = out.resolve()
     undo_half_move(out)
     before = _existing(out, backbone, overwrite=overwrite)
-    twice = _seen_paths(data) if _mirrors(mirrored, before) else None
-    known = _stored(data, before, twice)
-    with FeatureJournal(partial_folder(out), backbone, views=_views(twice), discard_other=overwrite) as journal:
+    known = _stored(data, before)
+    with FeatureJournal(partial_folder(out), backbone, discard_other=overwrite) as journal:
         resumed = len(journal.images)
-        known.add(_JOURNAL, journal.images, journal.skipped, lacking=_lacking(journal, twice))
-        _compute(data, backbone, journal, known, batch_size, workers, twice, skip_bad=skip_bad, progress=progress)
+        known.add(_JOURNAL, journal.images, journal.skipped)
+        _compute(data, backbone, journal, known, batch_size, workers, skip_bad=skip_bad, progress=progress)
         known.add(_JOURNAL, journal.images, journal.skipped, start=resumed)
         extracted = len(journal.images) - resumed
-        store = _describe(data, backbone, known, out, mirrored=twice is not None)
+        store = _describe(data, backbone, known, out)
         changed = before is None or extracted > 0 or before.meta() != store.meta()
         if changed:
             _write(store, data, backbone, known, before, journal)
@@ -126,23 +120,11 @@ def extract(
     return Extraction(store=final, extracted=extracted, reused=len(store.images) - extracted, changed=changed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remaining:
-    """What an extraction would still compute.
+def remaining(data: OwnPhotos, backbone: Backbone, out: Path) -> tuple[list[ImageFile], str | None]:
+    """The images that :func:`extract` would still compute into `out`, where nothing is changed yet.
 
-    Attributes:
-        images: they have no features yet.
-        twice: paths of the images that are mirrored, too.
-        data_hash: of the data as the store will have it; None where images remain.
-    """
-
-    images: Sequence[ImageFile]
-    twice: frozenset[str] = frozenset()
-    data_hash: str | None = None
-
-
-def remaining(data: OwnPhotos, backbone: Backbone, out: Path, *, mirrored: bool | None = None) -> Remaining:
-    """What :func:`extract` would still compute into `out`, where nothing is changed yet.
+    Returns:
+        The images; where there are none, also the hash of the data as the store will have it.
 
     Raises:
         DataError: the store or the unfinished work there is of another backbone, `out` is no store, or another process
@@ -150,59 +132,20 @@ def remaining(data: OwnPhotos, backbone: Backbone, out: Path, *, mirrored: bool 
     """
     out = out.resolve()
     undo_half_move(out)
-    before = _existing(out, backbone, overwrite=False)
-    twice = _seen_paths(data) if _mirrors(mirrored, before) else None
-    known = _stored(data, before, twice)
+    known = _stored(data, _existing(out, backbone, overwrite=False))
     if partial_folder(out).is_dir():
-        with FeatureJournal(partial_folder(out), backbone, views=_views(twice)) as journal:
-            known.add(_JOURNAL, journal.images, journal.skipped, lacking=_lacking(journal, twice))
+        with FeatureJournal(partial_folder(out), backbone) as journal:
+            known.add(_JOURNAL, journal.images, journal.skipped)
     todo = _missing(data, known)
-    is_mirrored = twice is not None
-    data_hash = None if todo else _describe(data, backbone, known, out, mirrored=is_mirrored).data_hash
-    return Remaining(images=todo, twice=twice or frozenset(), data_hash=data_hash)
+    return todo, None if todo else _describe(data, backbone, known, out).data_hash
 
 
-def all_remaining(data: OwnPhotos, *, mirrored: bool | None = None) -> Remaining:
-    """What an extraction would compute where nothing is there."""
-    twice = _seen_paths(data) if _mirrors(mirrored, None) else frozenset()
-    return Remaining(images=[image_file(data.root, path) for path, _ in data.images], twice=twice)
-
-
-def _mirrors(asked: bool | None, before: FeatureStore | None) -> bool:
-    return (before is None or before.mirrored is not None) if asked is None else asked
-
-
-def _views(twice: frozenset[str] | None) -> int:
-    return 1 if twice is None else 2
-
-
-def _seen_paths(data: OwnPhotos) -> frozenset[str]:
-    """The images that may be trained on."""
-    return frozenset(path for path, label in data.images if data.classes[label].kind == "seen")
-
-
-def _stored(data: OwnPhotos, before: FeatureStore | None, twice: frozenset[str] | None) -> KnownRows:
+def _stored(data: OwnPhotos, before: FeatureStore | None) -> KnownRows:
     """What is known of the images from the store that is there."""
     known = KnownRows(data.root, {path: image_file(data.root, path) for path, _ in data.images})
     if before is not None:
-        lacking = twice or frozenset()
-        if before.mirrored is not None:
-            lacking = _not_finite(before.images, before.mirrored) & lacking
-        known.add(_STORE, before.images, before.skipped, lacking=lacking)
+        known.add(_STORE, before.images, before.skipped)
     return known
-
-
-def _lacking(journal: FeatureJournal, twice: frozenset[str] | None) -> frozenset[str]:
-    """Images of an unfinished extraction that were not mirrored and have to be: their class is a seen one now."""
-    if twice is None:
-        return frozenset()
-    rows = journal.rows()
-    return _not_finite(journal.images, rows[:, rows.shape[1] // 2 :]) & twice
-
-
-def _not_finite(images: Sequence[ImageRecord], rows_ND: NDArray[np.float32]) -> frozenset[str]:
-    finite = np.isfinite(rows_ND[:, 0])  # a row is whole or has none
-    return frozenset(image.path for image, whole in zip(images, finite.tolist(), strict=True) if not whole)
 
 
 def _missing(data: OwnPhotos, known: KnownRows) -> list[ImageFile]:
@@ -231,7 +174,6 @@ def _compute(
     known: KnownRows,
     batch_size: int,
     workers: int,
-    twice: frozenset[str] | None,
     *,
     skip_bad: bool,
     progress: OnProgress | None,
@@ -251,9 +193,10 @@ def _compute(
     for batch in decoded_batches(data.root, todo, backbone.spec, batch_size=batch_size, workers=workers):
         bad |= {image.path: image for image in batch.skipped}
         if session is not None and (skip_bad or not bad):
-            rows = _rows_of(batch, backbone, session)
-            if twice is not None:
-                rows = np.concatenate([rows, _mirrored_rows(batch, backbone, session, twice)], axis=1)
+            rows = np.empty((0, backbone.feature_dim), dtype=np.float32)
+            if batch.images:
+                rows = backbone.run(session, batch.pixels)
+            _refuse_infinite(batch.images, rows)
             journal.append(batch.images, rows, batch.skipped)
         done += len(batch)
         report(done, total)
@@ -263,27 +206,6 @@ def _compute(
         raise DataError(f"{count} cannot be read; mend or remove them, or leave them out with --skip-bad", problems)
 
 
-def _rows_of(batch: DecodedBatch, backbone: Backbone, session: ort.InferenceSession) -> NDArray[np.float32]:
-    """Features of the images that could be read, float32 [n, D]."""
-    if not batch.images:
-        return np.empty((0, backbone.feature_dim), dtype=np.float32)
-    rows = backbone.run(session, batch.pixels)
-    _refuse_infinite(batch.images, rows)
-    return rows
-
-
-def _mirrored_rows(
-    batch: DecodedBatch, backbone: Backbone, session: ort.InferenceSession, twice: frozenset[str]
-) -> NDArray[np.float32]:
-    """Features with left and right exchanged, float32 [n, D]; NaN for images that are not in `twice`."""
-    rows = np.full((len(batch.images), backbone.feature_dim), np.nan, dtype=np.float32)
-    places = [place for place, image in enumerate(batch.images) if image.path in twice]
-    if places:
-        rows[places] = backbone.run(session, np.ascontiguousarray(batch.pixels[places, :, :, ::-1]))
-        _refuse_infinite([batch.images[place] for place in places], rows[places])
-    return rows
-
-
 def _refuse_infinite(images: Sequence[ImageRecord], rows: NDArray[np.float32]) -> None:
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
@@ -291,20 +213,7 @@ def _refuse_infinite(images: Sequence[ImageRecord], rows: NDArray[np.float32]) -
         raise DataError(f"the backbone gives features of {shown(path)} that are not finite numbers")
 
 
-def _mirrored_before(before: FeatureStore | None, backbone: Backbone) -> NDArray[np.float32]:
-    """Mirrored features of the store that was there, NaN where it has none; its rows of seen classes are not used."""
-    if before is None:
-        return _none(backbone)
-    if before.mirrored is None:
-        return np.broadcast_to(np.float32(np.nan), before.features.shape)
-    return before.mirrored
-
-
-def _none(backbone: Backbone) -> NDArray[np.float32]:
-    return np.empty((0, backbone.feature_dim), dtype=np.float32)
-
-
-def _describe(data: OwnPhotos, backbone: Backbone, known: KnownRows, out: Path, *, mirrored: bool) -> FeatureStore:
+def _describe(data: OwnPhotos, backbone: Backbone, known: KnownRows, out: Path) -> FeatureStore:
     """The store as it will be, still without its rows."""
     rows = [(known.image(path), label) for path, label in data.images if path in known]
     if not rows:
@@ -312,8 +221,7 @@ def _describe(data: OwnPhotos, backbone: Backbone, known: KnownRows, out: Path, 
     listed = {path for path, _ in data.images}
     return FeatureStore(
         path=out,
-        features=_none(backbone),
-        mirrored=_none(backbone) if mirrored else None,
+        features=np.empty((0, backbone.feature_dim), dtype=np.float32),
         labels=np.array([label for _, label in rows], dtype=np.int64),
         classes=data.classes,
         attribute_names=data.attribute_names,
@@ -342,16 +250,11 @@ def _write(
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
-    new, dim = journal.rows(), backbone.feature_dim
-    parts = [(FEATURES, _none(backbone) if before is None else before.features, new[:, :dim])]
-    if store.mirrored is not None:
-        parts.append((MIRRORED, _mirrored_before(before, backbone), new[:, dim:]))
-    for name, *sources in parts:
-        rows = np.lib.format.open_memmap(
-            folder / name, mode="w+", dtype=np.float32, shape=(len(store.images), backbone.feature_dim)
-        )
-        known.gather([image.path for image in store.images], sources, rows)
-        rows.flush()
+    shape = (len(store.images), backbone.feature_dim)
+    features = np.lib.format.open_memmap(folder / FEATURES, mode="w+", dtype=np.float32, shape=shape)
+    old = before.features if before is not None else np.empty((0, backbone.feature_dim), dtype=np.float32)
+    known.gather([image.path for image in store.images], (old, journal.rows()), features)
+    features.flush()
     (folder / META).write_text(json.dumps(store.meta()), encoding="utf-8")
     shutil.copyfile(backbone.path, folder / BACKBONE)
     shutil.copyfile(card_path(backbone.path), folder / BACKBONE_CARD)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,13 +36,12 @@ class FeatureJournal:
         finished: set by the owner once the work has gone into a store, so that closing deletes the folder.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone, *, views: int = 1, discard_other: bool = False) -> None:
+    def __init__(self, folder: Path, backbone: Backbone, *, discard_other: bool = False) -> None:
         """Open the journal in `folder`, or begin one.
 
         Args:
             folder: created where it does not exist.
             backbone: whose features are extracted.
-            views: V, how many features each image has; work with another number is dropped.
             discard_other: drop the work of another backbone instead of refusing.
 
         Raises:
@@ -52,8 +51,7 @@ class FeatureJournal:
         self.images: list[ImageRecord] = []
         self.skipped: list[SkippedImage] = []
         self.finished = False
-        self._views = views
-        self._width = views * backbone.feature_dim
+        self._dim = backbone.feature_dim
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = exclusive(folder / _LOCK, f"{folder}: another extraction into the same store is running")
         try:
@@ -61,9 +59,9 @@ class FeatureJournal:
             self._lines = (folder / _LINES).open("ab")
             self._rows = (folder / _ROWS).open("ab")
             self._lines.truncate(good)
-            self._rows.truncate(len(self.images) * self._width * _FLOAT)
+            self._rows.truncate(len(self.images) * self._dim * _FLOAT)
             if good == 0:
-                self._write_line(_key(backbone, views))
+                self._write_line(_key(backbone))
         except BaseException:
             self._lock.release()
             raise
@@ -77,7 +75,7 @@ class FeatureJournal:
         self.close()
 
     def append(self, images: Sequence[ImageRecord], rows: NDArray[np.float32], skipped: Sequence[SkippedImage]) -> None:
-        """Add one batch: its images, their rows float32 [n, V * D], and what could not be read."""
+        """Add one batch: its images, their rows float32 [n, D], and what could not be read."""
         self._rows.write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
         self._rows.flush()
         os.fsync(self._rows.fileno())
@@ -86,8 +84,8 @@ class FeatureJournal:
         self.skipped += skipped
 
     def rows(self) -> NDArray[np.float32]:
-        """The rows of `images`, float32 [n, V * D], read from disk as they are used."""
-        shape = (len(self.images), self._width)
+        """The rows of `images`, float32 [n, D], read from disk as they are used."""
+        shape = (len(self.images), self._dim)
         if not self.images:
             return np.empty(shape, dtype=np.float32)
         return np.memmap(self.folder / _ROWS, dtype="<f4", mode="r", shape=shape)
@@ -118,10 +116,7 @@ class FeatureJournal:
             if discard_other:
                 return 0
             raise DataError(f"{error}; give another --out, or --overwrite to drop this unfinished work") from None
-        if key.get("views", 1) != self._views:
-            return 0
-        size = (self.folder / _ROWS).stat().st_size if (self.folder / _ROWS).exists() else 0
-        on_disk = size // (self._width * _FLOAT)
+        on_disk = (self.folder / _ROWS).stat().st_size // (self._dim * _FLOAT) if (self.folder / _ROWS).exists() else 0
         good = len(lines[0]) + 1
         for line in lines[1:]:
             fields = _decode(line)
@@ -133,13 +128,8 @@ class FeatureJournal:
         return good
 
 
-def _key(backbone: Backbone, views: int) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "fingerprint": backbone.fingerprint,
-        "preprocessing": backbone.spec.to_json(),
-        **({"views": views} if views != 1 else {}),
-    }
+def _key(backbone: Backbone) -> dict[str, Any]:
+    return {"schema": SCHEMA, "fingerprint": backbone.fingerprint, "preprocessing": backbone.spec.to_json()}
 
 
 def _refuse_other(folder: Path, key: dict[str, Any], backbone: Backbone) -> None:
@@ -187,26 +177,10 @@ class KnownRows:
         """The record of a known image, with its present time."""
         return self._places[path].image
 
-    def add(
-        self,
-        source: int,
-        images: Sequence[ImageRecord],
-        skipped: Iterable[SkippedImage],
-        *,
-        start: int = 0,
-        lacking: Collection[str] = (),
-    ) -> None:
-        """Take over what still holds from rows `start` and on of a source; a later source goes before an earlier.
-
-        Args:
-            source: its number.
-            images: of its rows.
-            skipped: its unreadable images.
-            start: the first row.
-            lacking: paths of images that are not taken over.
-        """
+    def add(self, source: int, images: Sequence[ImageRecord], skipped: Iterable[SkippedImage], start: int = 0) -> None:
+        """Take over what still holds from rows `start` and on of a source; a later source goes before an earlier."""
         for row, image in enumerate(images[start:], start):
-            present = None if image.path in lacking else self._present(image)
+            present = self._present(image)
             if present is not None:
                 self._places[image.path] = _Place(present, source, row)
         self.skipped |= {s.path: s for s in skipped if _same_stat(s, self._files.get(s.path))}

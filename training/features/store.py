@@ -1,8 +1,7 @@
 """The feature store: one vector per image, with all that says where it came from, in a folder without pickle.
 
-A store holds `features.npy`, `meta.json`, and the backbone as `backbone.onnx` and `backbone.json`; where images were
-mirrored, also `mirrored.npy`, and where classes have texts, their encoder as `text_encoder.onnx` with its JSON and
-tokenizer.
+A store holds `features.npy`, `meta.json`, and the backbone as `backbone.onnx` and `backbone.json`; where classes have
+texts, also their encoder as `text_encoder.onnx` with its JSON and tokenizer.
 
 N: images; D: features; C: classes; A: attributes.
 """
@@ -30,7 +29,6 @@ from training.features.text_encoder import TextEncoderSource
 SCHEMA = "d3gzsl-features/1"
 META = "meta.json"
 FEATURES = "features.npy"
-MIRRORED = "mirrored.npy"
 BACKBONE = "backbone.onnx"
 BACKBONE_CARD = "backbone.json"
 TEXT_ENCODER = "text_encoder.onnx"
@@ -73,8 +71,6 @@ class FeatureStore:
     Attributes:
         path: the store's folder.
         features: float32 [N, D], finite.
-        mirrored: features of the images with left and right exchanged, float32 [N, D], finite in rows of seen classes;
-            images of others are never trained on, and have none. None where no image was mirrored.
         labels: int64 [N], index into `classes`.
         classes: the C classes with their attributes.
         attribute_names: the A names.
@@ -104,7 +100,6 @@ class FeatureStore:
     backbone_card: Mapping[str, Any]
     attribute_words: Mapping[str, AttributeWords] = field(default_factory=dict)
     encoder_identity: str | None = None
-    mirrored: NDArray[np.float32] | None = None
 
     @property
     def backbone_path(self) -> Path:
@@ -138,7 +133,6 @@ class FeatureStore:
             "attributes": self.attribute_names,
             "classes": [entry.to_json() for entry in self.classes],
             "images": [(i.path, i.sha256, int(label)) for i, label in zip(self.images, self.labels, strict=True)],
-            **({"mirrored": True} if self.mirrored is not None else {}),
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -164,7 +158,6 @@ class FeatureStore:
             "labels": self.labels.tolist(),
             "images": [asdict(image) for image in self.images],
             "skipped": [asdict(image) for image in self.skipped],
-            **({"mirrored": True} if self.mirrored is not None else {}),
             **({"text_encoder": self.encoder_identity} if self.encoder_identity else {}),
         }
 
@@ -182,8 +175,7 @@ class FeatureStore:
         """
         meta = _read_meta(path)
         try:
-            mirrored = _read_features(path / MIRRORED) if meta.get("mirrored") else None
-            store = cls(path=path, features=_read_features(path / FEATURES), mirrored=mirrored, **_parse(meta))
+            store = cls(path=path, features=_read_features(path), **_parse(meta))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path / META}: a field is missing or has another form: {error!r}") from None
         store._check(meta)
@@ -197,26 +189,20 @@ class FeatureStore:
 
     def _check(self, meta: Mapping[str, Any]) -> None:
         rows, dim = len(self.labels), self.backbone_card.get("feature_dim")
+        if self.features.shape != (rows, dim) or len(self.images) != rows:
+            found = " x ".join(map(str, self.features.shape))
+            raise DataError(f"{self.path / FEATURES}: expected {rows} x {dim} features as in {META}, found {found}")
         if rows and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
             raise DataError(f"{self.path / META}: a label is not an index of one of the {len(self.classes)} classes")
-        parts = [(FEATURES, self.features, np.ones(rows, dtype=bool))]
-        if self.mirrored is not None:
-            parts.append((MIRRORED, self.mirrored, self.seen[self.labels]))
-        for name, features, _ in parts:
-            if features.shape != (rows, dim) or len(self.images) != rows:
-                found = " x ".join(map(str, features.shape))
-                raise DataError(f"{self.path / name}: expected {rows} x {dim} features as in {META}, found {found}")
         if any(len(entry.attributes or ()) != len(self.attribute_names) for entry in self.classes):
             raise DataError(f"{self.path / META}: a class has not {len(self.attribute_names)} attributes")
         if any((entry.text is None) != (self.encoder_identity is None) for entry in self.classes):
             raise DataError(f"{self.path / META}: expected a text encoder and a text of every class, or neither")
-        for name, features, needed in parts:
-            for start in range(0, rows, _CHUNK):
-                part = slice(start, start + _CHUNK)
-                finite = np.isfinite(features[part]).all(axis=1) | ~needed[part]
-                if not finite.all():
-                    row = start + int(np.argmin(finite))
-                    raise DataError(f"{self.path / name}: row {row} ({self.images[row].path}) is not finite")
+        for start in range(0, rows, _CHUNK):
+            finite = np.isfinite(self.features[start : start + _CHUNK]).all(axis=1)
+            if not finite.all():
+                row = start + int(np.argmin(finite))
+                raise DataError(f"{self.path / FEATURES}: row {row} ({self.images[row].path}) is not finite")
         if meta["data_hash"] != self.data_hash:
             raise DataError(f"{self.path / META}: the fields do not give the data hash that is written in it")
         if not self.backbone_path.is_file():
@@ -258,14 +244,14 @@ def _read_meta(path: Path) -> Mapping[str, Any]:
     return meta  # type: ignore[no-any-return]  # checked to be a dict
 
 
-def _read_features(file: Path) -> NDArray[np.float32]:
+def _read_features(path: Path) -> NDArray[np.float32]:
     try:
-        features = np.load(file, allow_pickle=False)
+        features = np.load(path / FEATURES, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: not readable as an array: {error}") from None
+        raise DataError(f"{path / FEATURES}: not readable as an array: {error}") from None
     if not isinstance(features, np.ndarray) or features.dtype != np.float32 or features.ndim != 2:
         found = f"{features.dtype} {features.shape}" if isinstance(features, np.ndarray) else type(features).__name__
-        raise DataError(f"{file}: expected a float32 matrix, found {found}")
+        raise DataError(f"{path / FEATURES}: expected a float32 matrix, found {found}")
     return features
 
 

@@ -55,18 +55,16 @@ class PseudoUnseenClasses:
             factor_DD: lower Cholesky factor of C.
         """
         labels, count = task.teacher_labels, len(task.seen_index)
-        of_images = labels[: task.images]
-        order = torch.argsort(of_images, stable=True)
-        sizes = torch.bincount(of_images, minlength=count)
+        order = torch.argsort(labels, stable=True)
+        sizes = torch.bincount(labels, minlength=count)
         place = torch.empty_like(order)
-        place[order] = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[of_images[order]]
-        fourth = ((place % 4 == 0) & (sizes[of_images] > 1)).repeat(task.views)
+        place[order] = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[labels[order]]
+        fourth = (place % 4 == 0) & (sizes[labels] > 1)
         features = task.features.double()
         means = torch.zeros(count, features.shape[1], dtype=torch.float64, device=features.device)
         means.index_add_(0, labels[~fourth], features[~fourth])
-        means /= torch.bincount(labels[~fourth], minlength=count)[:, None]
-        held = fourth & (place < 4 * ROWS).repeat(task.views)
-        held[task.images :] = False
+        means /= (sizes - torch.bincount(labels[fourth], minlength=count))[:, None]
+        held = fourth & (place < 4 * ROWS)
         middle = means.mean(dim=0)
         white = torch.linalg.solve_triangular(factor_DD, (means - middle).T, upper=False)
         across = torch.linalg.solve_triangular(factor_DD.T, white, upper=True)

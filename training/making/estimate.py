@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -78,21 +78,13 @@ class Estimate:
         return f"this will take about {duration(self.seconds)}: {said}" if said else "everything is there already"
 
 
-def feature_seconds(
-    root: Path,
-    files: Sequence[ImageFile],
-    backbone: Backbone,
-    *,
-    twice: Collection[str] = (),
-    workers: int | None = None,
-) -> float:
+def feature_seconds(root: Path, files: Sequence[ImageFile], backbone: Backbone, *, workers: int | None = None) -> float:
     """Seconds that decoding photos and running the backbone on them will take, by a few that are spread over them.
 
     Args:
         root: the folder that paths are relative to.
         files: whose features are to be computed.
         backbone: the network.
-        twice: paths of photos on which the backbone runs twice.
         workers: threads that decode; by default one per available CPU.
     """
     if not files:
@@ -100,17 +92,13 @@ def feature_seconds(
     timed = [files[place] for place in evenly(len(files), _TIMED_PHOTOS).tolist()]
     session, side = backbone.session(), backbone.spec.size
     backbone.run(session, np.zeros((1, 3, side, side), dtype=np.float32))  # pays for what is done once
-    share = sum(file.path in twice for file in files) / len(files)
-    seconds, size = 0.0, -(-len(timed) // 2)
-    began = monotonic()
+    began, size = monotonic(), -(-len(timed) // 2)
     for batch in decoded_batches(
         root, timed, backbone.spec, batch_size=size, workers=available_cpus() if workers is None else workers
     ):
         if batch.images:
-            started = monotonic()
             backbone.run(session, batch.pixels)
-            seconds += share * (monotonic() - started)
-    return (monotonic() - began + seconds) / len(timed) * len(files)
+    return (monotonic() - began) / len(timed) * len(files)
 
 
 def training_seconds(

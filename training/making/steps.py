@@ -29,9 +29,9 @@ from training.exporting.precision import Int8Export
 from training.exporting.run_images import RunImages
 from training.features.backbone import Backbone
 from training.features.decoding import image_file
-from training.features.extraction import Remaining, all_remaining, extract, remaining
+from training.features.extraction import extract, remaining
 from training.features.own_photos import OwnPhotos, read_own_photos, shown
-from training.features.store import is_store
+from training.features.store import ImageFile, is_store
 from training.features.text_encoder import load_text_encoder
 from training.making.backbones import named_backbone
 from training.making.estimate import Estimate, export_seconds, feature_seconds, int8_seconds, training_seconds
@@ -64,7 +64,6 @@ class MakeOptions:
         text_encoder: what makes the column `description` part of what describes the classes.
         skip_bad: leave out unreadable photos.
         ignore_unlisted: leave out folders that the table does not name.
-        mirrored: whether photos are trained on mirrored, too; None for as in the features that are there, else yes.
         overwrite: replace what is of other photos, settings or another backbone.
     """
 
@@ -80,7 +79,6 @@ class MakeOptions:
     text_encoder: Path | None = None
     skip_bad: bool = False
     ignore_unlisted: bool = False
-    mirrored: bool | None = None
     overwrite: bool = False
 
 
@@ -151,17 +149,16 @@ def make(options: MakeOptions, told: Told | None = None) -> Made:
     backbone = named_backbone(options.backbone, options.work, progress=counted)
     told.say(f"1 of 5, backbone: {backbone.path.name}, {backbone.feature_dim} features of each photo")
 
-    left, anew = _left(options, photos, backbone)
-    _refuse_other_photos(options, left)
-    if left.images:
-        told.say(_estimate(options, photos, backbone, left).sentence(options.device.type))
+    todo, data_hash, anew = _todo(options, photos, backbone)
+    _refuse_other_photos(options, todo, data_hash)
+    if todo:
+        told.say(_estimate(options, photos, backbone, todo).sentence(options.device.type))
     store = extract(
         photos,
         backbone,
         options.work / FEATURES,
         skip_bad=options.skip_bad,
         overwrite=anew,
-        mirrored=options.mirrored,
         progress=lambda count, total: counted("photos", count, total),
     )
     for image in store.store.skipped:
@@ -174,8 +171,8 @@ def make(options: MakeOptions, told: Told | None = None) -> Made:
     )
     place, fits = _run_there(options, {**described, "data_hash": dataset.data_hash, "split": dataset.split})
     kept = fits and place is not None and is_finished(place)
-    if not left.images and not kept:
-        told.say(_estimate(options, photos, backbone, left).sentence(options.device.type))
+    if not todo and not kept:
+        told.say(_estimate(options, photos, backbone, []).sentence(options.device.type))
     finished = _fit(options, dataset, described, told, fits=fits)
     run_dir = options.work / RUN
     told.say(f"3 of 5, training: {_trained(finished, there=kept)}")
@@ -253,28 +250,28 @@ def _is_own(child: Path) -> bool:
     return child.name.startswith(_OWN) or child.name.startswith(".")
 
 
-def _left(options: MakeOptions, photos: OwnPhotos, backbone: Backbone) -> tuple[Remaining, bool]:
-    """The photos whose features are missing, and whether what is there has to go for them."""
+def _todo(options: MakeOptions, photos: OwnPhotos, backbone: Backbone) -> tuple[list[ImageFile], str | None, bool]:
+    """The photos whose features are missing; without any, the data's hash; whether what is there has to go for them."""
     try:
-        return remaining(photos, backbone, options.work / FEATURES, mirrored=options.mirrored), False
+        return *remaining(photos, backbone, options.work / FEATURES), False
     except DataError as error:
         if not options.overwrite or not is_store(options.work / FEATURES):
             raise DataError(f"{error.message.partition('; give another')[0]}; {_OTHER}", error.problems) from None
-        return all_remaining(photos, mirrored=options.mirrored), True
+        return [image_file(photos.root, path) for path, _ in photos.images], None, True
 
 
-def _refuse_other_photos(options: MakeOptions, left: Remaining) -> None:
+def _refuse_other_photos(options: MakeOptions, todo: list[ImageFile], data_hash: str | None) -> None:
     """Refuse data that are not those of the run before its features are changed, without which it cannot be used."""
     place = begun_at(options.work / RUN)
     if options.overwrite or place is None or not is_store(options.work / FEATURES):
         return
-    if left.images:
-        files = ", ".join(shown(file.path) for file in left.images[:_NAMED])
-        more = f" and {len(left.images) - _NAMED} more" if len(left.images) > _NAMED else ""
+    if todo:
+        files = ", ".join(shown(file.path) for file in todo[:_NAMED])
+        more = f" and {len(todo) - _NAMED} more" if len(todo) > _NAMED else ""
         raise DataError(
             f"{shown(place)}: was trained on other photos than are there now: {files}{more} added or changed; {_OTHER}"
         )
-    if left.data_hash != read_json(place / CONFIG)["data"]["data_hash"]:
+    if data_hash != read_json(place / CONFIG)["data"]["data_hash"]:
         raise DataError(
             f"{shown(place)}: was trained on other data than are there now: photos are gone or have moved, or the "
             f"table of classes says something else; {_OTHER}"
@@ -352,13 +349,13 @@ def _export(options: MakeOptions, dataset: Dataset, trained: Trained, told: Told
     return True
 
 
-def _estimate(options: MakeOptions, photos: OwnPhotos, backbone: Backbone, left: Remaining) -> Estimate:
+def _estimate(options: MakeOptions, photos: OwnPhotos, backbone: Backbone, todo: list[ImageFile]) -> Estimate:
     """How long what is missing will take; a run that was begun counts as far as its log goes."""
     rows = _training_rows(options, photos)
     text = photos.classes[0].text_vector
-    features = feature_seconds(photos.root, left.images, backbone, twice=left.twice)
+    features = feature_seconds(photos.root, todo, backbone)
     training = training_seconds(
-        rows=sum(rows.values()) * (2 if left.twice else 1),
+        rows=sum(rows.values()),
         seen=len(rows),
         unseen=len(photos.classes) - len(rows),
         feature_dim=backbone.feature_dim,
@@ -371,7 +368,7 @@ def _estimate(options: MakeOptions, photos: OwnPhotos, backbone: Backbone, left:
         training *= 1 - _share_done(place, options.config)
     every = [image_file(photos.root, path) for path, _ in photos.images]
     export = export_seconds(backbone.feature_dim) + int8_seconds(photos.root, every, backbone)
-    return Estimate(photos=len(left.images), features=features, training=training, export=export)
+    return Estimate(photos=len(todo), features=features, training=training, export=export)
 
 
 def _share_done(run_dir: Path, config: TrainConfig) -> float:

@@ -227,13 +227,13 @@ def held_out_scores(task: Task, config: TrainConfig) -> NDArray[np.float32]:
 
 
 def held_out_rows(task: Task, config: TrainConfig) -> Iterator[torch.Tensor]:
-    """Images dealt into folds class by class: which rows, of all their views, each fold holds out, bool [N]."""
-    labels = task.teacher_labels[: task.images]
+    """Rows dealt into folds class by class: which of them each fold holds out, bool [N]."""
+    labels = task.teacher_labels
     order = torch.argsort(labels, stable=True)
     fold = torch.empty_like(labels)
     fold[order] = torch.arange(len(labels), device=labels.device) % config.selection.novelty_folds
     for number in range(config.selection.novelty_folds):
-        yield (fold == number).repeat(task.views)
+        yield fold == number
 
 
 def without_d3(config: TrainConfig) -> TrainConfig:
