@@ -1,11 +1,13 @@
 """What a trunk in int8 costs and gains: U, S and H of known and registered classes, and images a second.
 
-    python benchmarks/precision.py --out benchmarks/results/DATE-precision [RUN BUNDLE]... [--speed BACKBONE]
+    python benchmarks/precision.py [DATA...] --out benchmarks/results/DATE-precision [--backbone FILE] [--draws 4]
+        [--speed BACKBONE]
 
-RUN is a run on photos, and BUNDLE was made of it by `d3gzsl-train export` and has both trunks. Unseen classes are
-registered by their description, or by it with photos of theirs, which are then not tested on; these are embedded by
-either trunk, and so are the test photos. BACKBONE is timed in float32 and in int8 in turns, by its session alone, on
-all cores.
+DATA is a folder of photos. A bundle is made of it by `d3gzsl-train make` with FILE and must have both trunks; then one
+for each of some draws of which classes are unseen, as many as in its table. Unseen classes are registered by their
+description, or by it with photos of theirs, which are then not tested on; these are embedded by either trunk, and so
+are the test photos. What is made lies in --work, and what is there is taken. BACKBONE is timed in float32 and in int8
+in turns, by its session alone, on all cores.
 
 N: photos, Z: embedding, C: classes.
 """
@@ -13,10 +15,14 @@ N: photos, Z: embedding, C: classes.
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import os
 import platform
+import random
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -46,6 +52,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 PHOTOS = (0, 1, 5)
 DRAWS = 20
 BATCHES = (1, 16)
+RECIPE = "cpu-wgan"
 Results = dict[str, Any]
 
 
@@ -86,10 +93,10 @@ class Measured:
         """Unseen classes registered with so many photos embedded by one trunk, test photos embedded by another."""
         weight, bias = self.bundle.weight.copy(), self.bundle.bias.copy()
         share, tested = self.seen.astype(np.float64), np.ones(len(self.labels), dtype=bool)
-        random, prior = np.random.default_rng(draw), self.bundle.manifest.head.photos
+        drawn, prior = np.random.default_rng(draw), self.bundle.manifest.head.photos
         if photos and prior is not None:
             for index, described in self._described.items():
-                own = random.choice(np.flatnonzero(self.labels == index), photos, replace=False)
+                own = drawn.choice(np.flatnonzero(self.labels == index), photos, replace=False)
                 row = row_with_photos(self.bundle, described, self.embeddings[evidence][np.sort(own)])
                 weight[index], bias[index], share[index] = row.weight, row.bias, prior.seen_share(photos)
                 tested[own] = False
@@ -97,7 +104,28 @@ class Measured:
         return gzsl_scores(found, self.labels[tested], self.seen)
 
 
-def accuracy(run: Path, path: Path, *, most: int) -> Results:
+def made(data: Path, backbone: Path, draw: int, work: Path) -> tuple[str, Path, Path]:
+    """Name, run and bundle of a folder of photos with the unseen classes of its table, or of a draw from 1."""
+    name = data.name if draw == 0 else f"{data.name}, draw {draw}"
+    folder, bundle = work / f"{data.name}-{draw}", work / f"{data.name}-{draw}-bundle"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "images").exists():
+        (folder / "images").symlink_to((data / "images").resolve())
+    with (data / "classes.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    if draw:
+        column = head.index("split")
+        unseen = sum(row[column] == "unseen" for row in rows)
+        drawn = set(random.Random(draw).sample(range(len(rows)), unseen))
+        rows = [[*row[:column], "unseen" if i in drawn else "seen", *row[column + 1 :]] for i, row in enumerate(rows)]
+    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *rows])
+    command = [sys.executable, "-m", "training.cli", "make", folder, "--backbone", backbone, "--recipe", RECIPE]
+    subprocess.run([*map(str, command), "--out", str(bundle)], check=True, cwd=Path(__file__).parents[1])
+    return name, bundle.with_name(f"{bundle.name}-training") / "run", bundle
+
+
+def accuracy(name: str, run: Path, path: Path, *, most: int) -> Results:
     """Every pair of trunks for each number of photos, means over draws, in percent."""
     measured = Measured(run, path, most=most)
     rows = []
@@ -111,7 +139,7 @@ def accuracy(run: Path, path: Path, *, most: int) -> Results:
     error = float(((rounded - exact) ** 2).sum() / ((exact - exact.mean(axis=0)) ** 2).sum())
     noted = measured.bundle.manifest.metrics["precision"]
     return {
-        "run": run.name,
+        "name": name,
         "backbone": measured.bundle.manifest.backbone.name,
         "bundle": measured.bundle.manifest.bundle_id,
         "classes": {"seen": int(measured.seen.sum()), "unseen": int((~measured.seen).sum())},
@@ -177,9 +205,10 @@ def table(results: Results) -> str:
         f"{machine['onnxruntime']}.",
         "",
     ]
+    lines += _summary(results["accuracy"])
     for one in results["accuracy"]:
         lines += [
-            f"## {one['run']}: {one['backbone']}",
+            f"## {one['name']}: {one['backbone']}",
             "",
             f"{one['classes']['seen']} seen and {one['classes']['unseen']} unseen classes, {one['test_photos']} test "
             f"photos. {one['export']['lost_points_of_H']:.2f} points of H lost on {one['export']['images']} photos of "
@@ -212,17 +241,47 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def _summary(found: Sequence[Results]) -> list[str]:
+    """What int8 loses of H in every bundle, and in all of a folder's."""
+    lines = [
+        "Points of H that test photos in int8 lose; below 0 it gains. Photos of a class are embedded in float32, as by the "
+        "service.",
+        "",
+        "| | on validation | " + " | ".join("described" if n == 0 else f"{n} photos" for n in PHOTOS) + " |",
+        "|---" * (2 + len(PHOTOS)) + "|",
+    ]
+    by_folder: dict[str, list[list[float]]] = {}
+    for one in found:
+        losses = [one["export"]["lost_points_of_H"], *(_lost(one["rows"], photos) for photos in PHOTOS)]
+        lines.append(f"| {one['name']} | " + " | ".join(f"{loss:.2f}" for loss in losses) + " |")
+        by_folder.setdefault(one["name"].split(",")[0], []).append(losses)
+    for name, losses in by_folder.items():
+        if len(losses) > 1:
+            mean, error = np.mean(losses, axis=0), np.std(losses, axis=0, ddof=1) / np.sqrt(len(losses))
+            cells = " | ".join(f"{m:.2f} ± {e:.2f}" for m, e in zip(mean, error, strict=True))
+            lines.append(f"| {name}, mean ± standard error of {len(losses)} | {cells} |")
+    return [*lines, ""]
+
+
+def _lost(rows: Sequence[Results], photos: int) -> float:
+    of = {row["asked"]: row["H"] for row in rows if row["photos"] == photos and row["evidence"] in (None, "fp32")}
+    return float(of["fp32"] - of["int8"])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is asked for, beside what the file holds of other parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="*", type=Path, metavar="RUN BUNDLE")
+    parser.add_argument("data", nargs="*", type=Path, metavar="DATA")
+    parser.add_argument("--backbone", type=Path, metavar="FILE", help="of the photos, in ONNX format")
+    parser.add_argument("--draws", type=int, default=0, help="of which classes are unseen, besides those of the table")
+    parser.add_argument("--work", type=Path, default=Path("precision-work"), help="folder of runs and bundles")
     parser.add_argument("--speed", type=Path, metavar="BACKBONE")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--photos", type=int, default=2000, help="most test photos of a run")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args(arguments)
-    if len(asked.pairs) % 2:
-        parser.error("each RUN needs its BUNDLE")
+    if asked.data and asked.backbone is None:
+        parser.error("photos need a --backbone")
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown")
     file = asked.out.with_suffix(".json")
     results: Results = json.loads(file.read_text()) if file.exists() else {"commands": [], "accuracy": [], "speed": []}
@@ -236,9 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "load": os.getloadavg()[0],
         "onnxruntime": ort.__version__,
     }
-    for run, path in zip(asked.pairs[::2], asked.pairs[1::2], strict=True):
-        others = [one for one in results["accuracy"] if one["run"] != run.name]
-        results["accuracy"] = [*others, accuracy(run, path, most=asked.photos)]
+    for data, draw in itertools.product(asked.data, range(asked.draws + 1)):
+        name, run, path = made(data, asked.backbone.resolve(), draw, asked.work.resolve())
+        others = [one for one in results["accuracy"] if one["name"] != name]
+        results["accuracy"] = [*others, accuracy(name, run, path, most=asked.photos)]
         print(json.dumps(results["accuracy"][-1], indent=1), flush=True)
     if asked.speed is not None:
         with tempfile.TemporaryDirectory() as work:
