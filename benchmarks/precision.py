@@ -244,8 +244,8 @@ def table(results: Results) -> str:
 def _summary(found: Sequence[Results]) -> list[str]:
     """What int8 loses of H in every bundle, and in all of a folder's."""
     lines = [
-        "Points of H that test photos in int8 lose; below 0 it gains. Photos of a class are embedded in float32, as by the "
-        "service.",
+        "Points of H that test photos in int8 lose, less than 0 where they gain. Photos of a class are embedded in "
+        "float32, as by the service.",
         "",
         "| | on validation | " + " | ".join("described" if n == 0 else f"{n} photos" for n in PHOTOS) + " |",
         "|---" * (2 + len(PHOTOS)) + "|",
