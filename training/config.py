@@ -29,7 +29,6 @@ EmbeddingInit = Literal["identity", "normal"]
 LossForm = Literal["corrected", "faithful"]
 OodTarget = Literal["domain", "class"]
 PathChoice = Literal["error", "ausuc"]
-PathWhitening = Literal["auto", "on", "off"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["validation", "test-best"]
 
@@ -125,7 +124,6 @@ class GeneratorConfig(CheckedConfig):
         path_ridge: candidates for its relative strength.
         path_choice: what decides on the strength: `error` of left-out seen classes, or `ausuc` of hidden ones, which
             decides on the strength and the norm correction together and starts from the choice by error.
-        path_whitening: whether the path whitens attributes first; `auto` where that gains AUSUC of hidden classes.
         learning_rate_factor: learning rate of the generator relative to the others'.
         warm_up: outer steps of the training before the generator takes its first.
         critic_steps: steps of critic and student per step of the generator.
@@ -140,7 +138,6 @@ class GeneratorConfig(CheckedConfig):
     attribute_path: Literal["kernel", "linear", "none"] = "kernel"
     path_ridge: PositiveFloats = (0.03, 0.1, 0.3, 1.0, 3.0)
     path_choice: PathChoice = "error"
-    path_whitening: PathWhitening = "off"
     learning_rate_factor: PositiveFloat = 0.1
     warm_up: NonNegativeInt = 20
     critic_steps: PositiveInt = 5
@@ -317,7 +314,6 @@ ADDED = {
     ("d3", "classifier_init"): "normal",
     ("d3", "classifier_lr_factor"): 1.0,
     ("generator", "path_choice"): "error",
-    ("generator", "path_whitening"): "off",
 }
 """Fields that configurations with digests in results do not have, and the values with which nothing is changed."""
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.training.tiny import config, task
-from training.config import GeneratorConfig, PathChoice
+from training.config import PathChoice
 from training.datasets.dataset import Task
 from training.generators import ridge_choice, ridge_prior
 from training.generators.ridge_choice import (
@@ -25,16 +25,13 @@ from training.generators.ridge_choice import (
     PseudoUnseenClasses,
     Shape,
     choose_by_area,
-    choose_whitened,
     dual_weights,
     kernel,
     mean_distance,
-    whitening,
 )
 from training.generators.ridge_prior import (
     FLOOR,
     HIDDEN_SHARE,
-    choose_shape,
     class_means,
     fit_path,
     residuals,
@@ -47,7 +44,7 @@ from training.generators.wgan import Wgan
 from training.method.trainer import Trainer
 from training.metrics import seen_unseen_curve
 from training.networks.denoiser import DiffusionSampler
-from training.networks.generator import AttributePath, location, whiten
+from training.networks.generator import AttributePath, location
 
 Float64 = NDArray[np.float64]
 Candidate = TypeVar("Candidate")
@@ -75,13 +72,8 @@ def means(small: Task) -> Float64:
 
 def fitted(small: Task, *, anchors: int, strengths: tuple[float, ...]) -> AttributePath:
     path = AttributePath(attribute_dim=A, feature_dim=D, anchors=anchors)
-    fit_path(path, small, settings(strengths, linear=anchors == 0))
+    fit_path(path, small, strengths)
     return path
-
-
-def settings(strengths: Sequence[float], *, linear: bool, **others: Any) -> GeneratorConfig:
-    kind: Literal["linear", "kernel"] = "linear" if linear else "kernel"
-    return GeneratorConfig(attribute_path=kind, path_ridge=tuple(strengths), **others)
 
 
 def kernel_of(a: Float64, b: Float64, g: float | None) -> Float64:
@@ -243,7 +235,7 @@ def test_width_and_strength_are_the_simplest_unless_others_predict_a_class_left_
             errors[strength] = np.array(wrong)
         strength = min(not_worse(errors, evidence), key=lambda strength: abs(math.log(strength / 0.3)))
         chosen[width, strength] = errors[strength]
-    shape = choose_shape(small, settings(strengths, linear=anchors == 0))
+    shape = fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=anchors), small, strengths)
     assert (shape.width, shape.strength) == min(not_worse(chosen, evidence))
     assert evidence or len(not_worse(chosen, evidence)) == 1
 
@@ -391,7 +383,7 @@ def test_the_areas_decide_on_the_strength_only_where_that_is_asked_for(
     choice: PathChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, strengths = task(seen=9, unseen=2, rows=8, dim=D, attributes=A), (0.02, 0.1, 0.3, 2.0)
-    by_error = choose_shape(made, settings(strengths, linear=True)).strength
+    by_error = fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=0), made, strengths).strength
     for best in strengths:
         for place, correction in enumerate(NORM_CORRECTIONS):
 
@@ -409,7 +401,7 @@ def test_the_areas_decide_on_the_strength_only_where_that_is_asked_for(
 
             monkeypatch.setattr(PseudoUnseenClasses, "areas", areas)
             path = AttributePath(attribute_dim=A, feature_dim=D, anchors=0)
-            shape = fit_path(path, made, settings(strengths, linear=True, path_choice=choice))
+            shape = fit_path(path, made, strengths, choice)
             assert shape.norm_correction == float(path.norm_correction) == correction
             assert shape.strength == (best if choice == "ausuc" else by_error)
             monkeypatch.undo()
@@ -417,9 +409,7 @@ def test_the_areas_decide_on_the_strength_only_where_that_is_asked_for(
 
 def test_too_few_classes_to_hide_any_are_not_corrected() -> None:
     made = task(seen=2, unseen=2, rows=8, dim=D, attributes=A)
-    for how in ("off", "on", "auto"):
-        shape = choose_shape(made, settings((0.1, 0.7), linear=False, path_whitening=how))
-        assert (shape.norm_correction, shape.whitened) == (0, False)
+    assert fit_path(AttributePath(attribute_dim=A, feature_dim=D, anchors=2), made, (0.1, 0.7)).norm_correction == 0
 
 
 def test_classes_of_one_row_are_known_and_never_tested() -> None:
@@ -430,105 +420,6 @@ def test_classes_of_one_row_are_known_and_never_tested() -> None:
     hidden = PseudoUnseenClasses.of(less, within_class_factor(less, 0.5))
     assert hidden.labels.tolist() == [1, 2, 3, 4, 5]
     assert torch.isfinite(hidden.scores).all()
-
-
-# --- whitened attributes --------------------------------------------------------------------------
-
-
-def redundant(seed: int = 0, classes: int = 24, unseen: int = 6) -> Task:
-    """Classes whose features follow from attributes that hardly vary, beside one that varies most and says nothing."""
-    random = torch.Generator().manual_seed(seed)
-    count, rows = classes + unseen, 12
-    telling = torch.randn(count, 4, generator=random)
-    attributes = torch.cat([30 * torch.randn(count, 1, generator=random), telling], dim=1)
-    centres = torch.cat([telling, telling.roll(1, dims=1) * telling], dim=1)
-    labels = torch.arange(classes).repeat_interleave(rows)
-    return Task(
-        features=centres[labels] + 0.5 * torch.randn(len(labels), 8, generator=random),
-        labels=labels,
-        attributes=torch.nn.functional.normalize(attributes, dim=1),
-        seen=torch.arange(count) < classes,
-    )
-
-
-def test_whitening_is_that_of_principal_directions() -> None:
-    made = redundant().attributes.double()
-    centre, directions = whitening(made)
-    plain = made.numpy()
-    variances, axes = np.linalg.eigh(np.cov(plain.T, bias=True))
-    deviations = np.sqrt(variances[::-1])
-    projected = (plain - plain.mean(axis=0)) @ axes[:, ::-1] / np.sqrt(deviations / deviations[0])
-    expected = projected / np.linalg.norm(projected, axis=1, keepdims=True)
-    found = whiten(made, centre, directions).numpy()
-    np.testing.assert_allclose(found * np.sign((found * expected).sum(axis=0)), expected, atol=1e-9)
-
-
-def test_attributes_are_whitened_where_hidden_classes_are_told_better_so() -> None:
-    shapes = {
-        how: choose_shape(redundant(), settings((0.3, 1.0), linear=True, path_whitening=how))
-        for how in ("off", "auto", "on")
-    }
-    assert [shape.whitened for shape in shapes.values()] == [False, True, True]
-    assert shapes["auto"] == shapes["on"]
-    noise = task(seen=12, unseen=2, rows=8, dim=D, attributes=A)
-    assert not choose_shape(noise, settings((0.03, 0.3), linear=True, path_whitening="auto")).whitened
-    assert choose_shape(noise, settings((0.03, 0.3), linear=True, path_whitening="on")).whitened
-
-
-def test_classes_that_are_hidden_do_not_show_how_to_whiten(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = redundant()
-    attributes = made.attributes[made.seen_index].double()
-    classes = PseudoUnseenClasses.of(made, within_class_factor(made, 0.5))
-    given = []
-
-    def remembered(attributes_KA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        given.append(attributes_KA)
-        return whitening(attributes_KA)
-
-    monkeypatch.setattr(ridge_choice, "whitening", remembered)
-    choose_whitened(classes, attributes, Shape(0.25, 0.3, 0.0), (0.3,), always=False)
-    groups = classes.groups()
-    assert len(groups) == 24
-    for hidden, found in zip(groups, given[1:], strict=True):
-        assert torch.equal(found, attributes[~hidden])
-
-
-def test_attributes_that_are_all_the_same_are_not_whitened() -> None:
-    made = task(seen=9, unseen=2, rows=8, dim=D, attributes=A)
-    made = dataclasses.replace(made, attributes=torch.ones_like(made.attributes))
-    assert not choose_shape(made, settings((0.3,), linear=True, path_whitening="on")).whitened
-
-
-@pytest.mark.parametrize("anchors", [0, 24])
-def test_a_path_of_whitened_attributes_is_the_ridge_map_on_them(anchors: int) -> None:
-    made = redundant()
-    config = settings((0.1, 0.3), linear=anchors == 0, path_whitening="on", path_choice="ausuc")
-    path = AttributePath(attribute_dim=5, feature_dim=8, anchors=anchors)
-    shape = fit_path(path, made, config)
-    white = whiten(made.attributes.double(), *whitening(made.attributes[made.seen_index].double()))
-    on_white = AttributePath(attribute_dim=white.shape[1], feature_dim=8, anchors=anchors)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ridge_prior, "choose_shape", lambda *_: dataclasses.replace(shape, whitened=False))
-        fit_path(on_white, dataclasses.replace(made, attributes=white.float()), config)
-    torch.testing.assert_close(path(made.attributes), on_white(white.float()), atol=1e-4, rtol=1e-4)
-
-
-def test_a_whitened_path_is_saved_and_loaded() -> None:
-    path = AttributePath(attribute_dim=5, feature_dim=8, anchors=24)
-    fit_path(path, redundant(), settings((0.3,), linear=False, path_whitening="on"))
-    holder, fresh = nn.ModuleDict({"path": path}), AttributePath(attribute_dim=5, feature_dim=8, anchors=24)
-    nn.ModuleDict({"path": fresh}).load_state_dict(holder.state_dict())
-    attributes = torch.randn(7, 5)
-    torch.testing.assert_close(fresh(attributes), path(attributes))
-
-
-def test_a_path_of_before_has_no_whitening() -> None:
-    path = fitted(task(seen=S, unseen=2, rows=8, dim=D, attributes=A), anchors=S, strengths=(0.3,))
-    stored = {name: value for name, value in path.state_dict().items() if "whitening" not in name}
-    fresh = AttributePath(attribute_dim=A, feature_dim=D, anchors=S)
-    fresh.load_state_dict(stored)
-    attributes = torch.randn(7, A)
-    assert torch.equal(fresh(attributes), path(attributes))
 
 
 # --- the spread -----------------------------------------------------------------------------------

@@ -174,7 +174,6 @@ EVERY = {
     "generator.path_ridge": "[7]",
     "generator.attribute_path": "linear",
     "generator.path_choice": "ausuc",
-    "generator.path_whitening": "on",
     "generator.learning_rate_factor": "0.5",
     "generator.warm_up": "3",
     "generator.averaging": "0.5",

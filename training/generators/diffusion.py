@@ -36,7 +36,7 @@ class Diffusion(Method):
         if config.generator.attribute_path == "none":
             self.sampler.attribute_path.bias.copy_(task.features.mean(dim=0))
         else:
-            fit_path(self.sampler.attribute_path, task, config.generator)
+            fit_path(self.sampler.attribute_path, task, config.generator.path_ridge, config.generator.path_choice)
         spread = within_class_std(task)
         variances, directions = within_class_components(task, spread, len(self.sampler.variances))
         self.sampler.start_from_gaussian(spread, directions, variances)

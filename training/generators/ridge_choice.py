@@ -4,14 +4,13 @@ Kernel width, ridge strength and norm correction are chosen by how well seen cla
 with nothing to train: all is computed from products of rows and means, which are taken once, since a predicted mean is
 a combination of known means, and so are its scores.
 
-N: rows, D: features, A: attributes, S: seen classes, K: the known ones among them, G: groups that are hidden in turn,
-R: directions.
+N: rows, D: features, A: attributes, S: seen classes, K: the known ones among them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from training.datasets.dataset import Task
 from training.metrics import largest_significant_gain, seen_unseen_curve
-from training.networks.generator import whiten
 
 GROUPS = 4
 REPEATS = 6
@@ -32,7 +30,6 @@ After one split alone, chance decides between norm corrections as often as they 
 MIN_CLASSES = 3  # one hidden, two to predict it from
 ROWS = 60  # of each class; more take time and change little
 LEAST_RIDGE = 1e-12
-LEAST_DEVIATION = 1e-6  # of the largest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,24 +74,21 @@ class PseudoUnseenClasses:
         """AUSUC of pseudo-unseen classes predicted by kernel ridge: a row over the corrections for every group.
 
         Args:
-            kernel_SS: likeness of the seen classes' attributes to each other, or one for each group, [G, S, S].
+            kernel_SS: likeness of the seen classes' attributes to each other.
             strength: see :func:`dual_weights`.
             norm_corrections: see :class:`training.networks.generator.AttributePath`.
         """
-        groups = self.groups()
-        kernels = kernel_SS.expand(len(groups), *kernel_SS.shape[-2:])
         rows = [
-            [self._area(shares, hidden) for shares in self._shares(own_SS, hidden, strength, norm_corrections)]
-            for own_SS, hidden in zip(kernels, groups, strict=True)
+            [self._area(shares, hidden) for shares in self._shares(kernel_SS, hidden, strength, norm_corrections)]
+            for hidden in self._groups()
         ]
         return np.array(rows, dtype=np.float64).reshape(-1, len(norm_corrections))
 
-    def groups(self) -> list[Tensor]:
-        """Which classes are hidden in turn, bool [S] each; turns without rows of both kinds are left out."""
+    def _groups(self) -> Iterator[Tensor]:
+        """Which classes are hidden in turn, bool [S]; turns without rows of both kinds are left out."""
         count = len(self.gram)
-        groups: list[Tensor] = []
         if count < MIN_CLASSES:
-            return groups
+            return
         random = np.random.default_rng(0)
         for _ in range(REPEATS):
             turn = torch.from_numpy(random.permutation(count) % GROUPS).to(self.labels.device)
@@ -102,8 +96,7 @@ class PseudoUnseenClasses:
                 hidden = turn == group
                 kinds = hidden[self.labels]
                 if (~hidden).sum() > 1 and kinds.any() and not kinds.all():
-                    groups.append(hidden)
-        return groups
+                    yield hidden
 
     def _shares(
         self, kernel_SS: Tensor, hidden: Tensor, strength: float, norm_corrections: Sequence[float]
@@ -160,12 +153,6 @@ MANY_STANDARD_ERRORS = 3.0
 """The same where some thirty candidates are tried: by chance one of them is often better by two."""
 NORM_CORRECTIONS = (0.0, 0.5, 1.0)
 """Candidates for e, none first."""
-WHITENING = 0.5
-"""Power of the standard deviation by which a principal direction of the attributes is divided, where they are whitened.
-
-Vectors of sentences vary most along a few directions, which then decide alone what is like what. With 1, a full
-whitening, seen classes are all equally unlike each other where there are fewer of them than attributes.
-"""
 
 
 @dataclass(frozen=True)
@@ -176,13 +163,11 @@ class Shape:
         width: of the kernel; `LINEAR` for none.
         strength: of the ridge, relative.
         norm_correction: how far predictions are moved to the distance of real classes, 0..1.
-        whitened: whether attributes are, by `WHITENING`.
     """
 
     width: float
     strength: float
     norm_correction: float
-    whitened: bool = False
 
 
 def choose_ridge(
@@ -257,59 +242,12 @@ def choose_by_area(
             found = classes.areas(kernel(attributes_SA, width), strength, NORM_CORRECTIONS)
             shapes = (Shape(width, strength, e) for e in NORM_CORRECTIONS)
             areas.update(zip(shapes, found.T, strict=True))
-        return _best(areas, errors)
+        return list(areas)[largest_significant_gain(np.stack(list(areas.values()), axis=1), errors)]
 
     corrected = best([(first.width, first.strength)], STANDARD_ERRORS)
     width = best([(width, first.strength) for width in widths], MANY_STANDARD_ERRORS).width
     other = best([(width, strength) for strength in strengths], MANY_STANDARD_ERRORS)
     return corrected if (other.width, other.strength) == (first.width, first.strength) else other
-
-
-def choose_whitened(
-    classes: PseudoUnseenClasses, attributes_SA: Tensor, plain: Shape, strengths: Sequence[float], *, always: bool
-) -> Shape:
-    """The shape with whitened attributes, and the strength and norm correction that suit them, of most AUSUC.
-
-    It has to gain more than `MANY_STANDARD_ERRORS` over the one without. Each group is whitened by the classes that are
-    known there: those that are hidden would show the directions in which they differ.
-
-    Args:
-        classes: that are hidden in turn.
-        attributes_SA: of the seen classes.
-        plain: what was chosen without.
-        strengths: candidates.
-        always: whether it is taken also where it gains nothing.
-    """
-    groups = classes.groups()
-    if whitening(attributes_SA)[1].shape[1] == 0 or not groups:
-        return plain
-    white = [whiten(attributes_SA, *whitening(attributes_SA[~hidden])) for hidden in groups]
-    kernels = torch.stack([kernel(attributes, plain.width) for attributes in white])
-    areas: dict[Shape, NDArray[np.float64]] = {}
-    if not always:
-        of_plain = classes.areas(kernel(attributes_SA, plain.width), plain.strength, (plain.norm_correction,))
-        areas[plain] = of_plain[:, 0]
-    for strength in strengths:
-        found = classes.areas(kernels, strength, NORM_CORRECTIONS)
-        shapes = (Shape(plain.width, strength, e, whitened=True) for e in NORM_CORRECTIONS)
-        areas.update(zip(shapes, found.T, strict=True))
-    return max(areas, key=lambda shape: float(areas[shape].mean())) if always else _best(areas, MANY_STANDARD_ERRORS)
-
-
-def _best(areas: Mapping[Shape, NDArray[np.float64]], errors: float) -> Shape:
-    return list(areas)[largest_significant_gain(np.stack(list(areas.values()), axis=1), errors)]
-
-
-def whitening(attributes_KA: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre [A] and directions [A, R] by which :func:`training.networks.generator.whiten` whitens attributes.
-
-    Principal directions of some classes' attributes, divided by the standard deviation along them to the power of
-    `WHITENING`; those in which the classes do not differ are left out.
-    """
-    centre = attributes_KA.mean(dim=0)
-    _, deviations, directions = torch.linalg.svd(attributes_KA - centre, full_matrices=False)
-    kept = deviations > LEAST_DEVIATION * deviations.max()
-    return centre, directions[kept].T * (deviations[kept] / deviations.max()) ** -WHITENING
 
 
 def kernel(attributes_SA: Tensor, width: float) -> Tensor:

@@ -7,26 +7,25 @@ N: rows, D: features, A: attributes, C: classes, S: seen classes, J: likenesses,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from training.config import GeneratorConfig
+from training.config import GeneratorConfig, PathChoice
 from training.datasets.dataset import Task
 from training.generators.ridge_choice import (
     LINEAR,
-    NORM_CORRECTIONS,
     WIDTHS,
     PseudoUnseenClasses,
     Shape,
     choose_by_area,
     choose_ridge,
-    choose_whitened,
     dual_weights,
     kernel,
     mean_distance,
-    whitening,
 )
-from training.networks.generator import AttributePath, Generator, whiten
+from training.networks.generator import AttributePath, Generator
 
 FLOOR = 1e-2  # of the scaled features' range 0..1: a dimension that hardly varies must not rule the loss
 
@@ -106,61 +105,42 @@ SHRINKAGE = 0.5
 
 
 @torch.no_grad()
-def choose_shape(task: Task, config: GeneratorConfig) -> Shape:
-    """What kind of (kernel) ridge map from attributes to the seen classes' mean features is to be fitted.
+def fit_path(path: AttributePath, task: Task, strengths: Sequence[float], choice: PathChoice = "error") -> Shape:
+    """Set a path to the (kernel) ridge map from attributes to the seen classes' mean features.
 
+    min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes.
     Width and strength r are decided by the error of each class's mean predicted from the others, in units of the
     within-class spread: residual_s / (1 - h_ss) with h the hat matrix (Allen's PRESS; Hastie et al., The Elements of
     Statistical Learning, 7.10), see :func:`choose_ridge`. Stretch is decided by AUSUC where some seen classes are
-    hidden and only described, see :func:`choose_by_area`, and so is whether attributes are whitened, see
-    :func:`choose_whitened`.
+    hidden and only described, see :func:`choose_by_area`. The distance l is the median one of the seen classes' means.
 
     The squared error of a mean falls with a strength that draws it towards the mean of all, which the norm correction
     undoes; what is left then is the direction, which a weaker ridge predicts better. So with `ausuc` the strength, too,
     is decided by AUSUC, together with the norm correction.
 
     Args:
-        task: real rows and attributes.
-        config: what is considered, and what decides.
-    """
-    index, strengths = task.seen_index, config.path_ridge
-    attributes, means = task.attributes[index].double(), class_means(task)[index]
-    widths = (LINEAR,) if config.attribute_path == "linear" else WIDTHS
-    targets = (means - means.mean(dim=0)) / within_class_std(task).double()
-    first = Shape(*choose_ridge(attributes, targets, widths, strengths), NORM_CORRECTIONS[0])
-    classes = PseudoUnseenClasses.of(task, within_class_factor(task, SHRINKAGE))
-    by_area = config.path_choice == "ausuc"
-    shape = choose_by_area(classes, attributes, first, widths if by_area else (), strengths if by_area else ())
-    if config.path_whitening == "off":
-        return shape
-    return choose_whitened(classes, attributes, shape, strengths, always=config.path_whitening == "on")
-
-
-@torch.no_grad()
-def fit_path(path: AttributePath, task: Task, config: GeneratorConfig) -> Shape:
-    """Set a path to the (kernel) ridge map from attributes to the seen classes' mean features.
-
-    min_W sum_s ||m_s - W k(a_s) - b||^2 + r tr(G)/S ||W||^2 with G the centred Gram matrix of the seen classes. Width,
-    strength r, norm correction and whitening are those of :func:`choose_shape`. The distance l is the median one of the
-    seen classes' means.
-
-    Args:
         path: zero so far.
         task: real rows and attributes.
-        config: how it is chosen.
+        strengths: candidates for r, each above 0.
+        choice: what decides on the strength.
 
     Returns:
         What was chosen.
     """
-    shape = choose_shape(task, config)
     index = task.seen_index
     attributes, means = task.attributes[index].double(), class_means(task)[index]
     middle = means.mean(dim=0)
     factor = within_class_factor(task, SHRINKAGE)
-    if shape.whitened:
-        how = whitening(attributes)
-        path.set_whitening(*how)
-        attributes = whiten(attributes, *how)
+    widths = (LINEAR,) if path.anchors is None else WIDTHS
+    targets = (means - middle) / within_class_std(task).double()
+    width, strength = choose_ridge(attributes, targets, widths, strengths)
+    shape = choose_by_area(
+        PseudoUnseenClasses.of(task, factor),
+        attributes,
+        Shape(width, strength, 0.0),
+        widths if choice == "ausuc" else (),
+        strengths if choice == "ausuc" else (),
+    )
     dual = dual_weights(kernel(attributes, shape.width), shape.strength) @ (means - middle)
     if path.anchors is None:
         centre = attributes.mean(dim=0)
@@ -195,7 +175,7 @@ def initialise_from_prior(generator: Generator, task: Task, config: GeneratorCon
     """
     if generator.attribute_path is None or generator.noise_path is None:
         return
-    fit_path(generator.attribute_path, task, config)
+    fit_path(generator.attribute_path, task, config.path_ridge, config.path_choice)
     generator.noise_path.weight.copy_(within_class_directions(task, generator.noise_dim))
     generator.spread.copy_(generator.noise_path.weight.square().sum(dim=1).sqrt())
     generator.shrink(HIDDEN_SHARE)

@@ -1,14 +1,12 @@
 """Generators of features from noise and attributes: the path from attributes, the hidden layer, and feedback.
 
-B: rows, D: features, A: attributes, K: noise, H: hidden units, J: likenesses (A of them, or one per seen class), R:
-directions of whitened attributes.
+B: rows, D: features, A: attributes, K: noise, H: hidden units, J: likenesses (A of them, or one per seen class).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +39,9 @@ class AttributePath(nn.Module):
     """m + d(a) (l / |R d(a)|)^e with d(a) = W (k(a) - k0), k(a) the attributes or their likeness to the seen classes'.
 
     `kernel`: k_s(a) = exp(-g ||a - a_s||^2), so that an unseen class borrows most from the seen classes nearest to it.
-    Without anchors, k(a) = a. Where attributes are whitened, what :func:`whiten` gives takes their place. What ridge
-    regression predicts lies nearer to the mean m of all classes than real classes do; e says how much of that is
-    undone: 0 leaves it, 1 moves every class to the distance l, measured in a metric R. It starts at zero;
-    training/generators/ridge_prior.py fits it.
+    Without anchors, k(a) = a. What ridge regression predicts lies nearer to the mean m of all classes than real classes
+    do; e says how much of that is undone: 0 leaves it, 1 moves every class to the distance l, measured in a metric R.
+    It starts at zero; training/attribute_path.py fits it.
     """
 
     def __init__(self, *, attribute_dim: int, feature_dim: int, anchors: int) -> None:
@@ -59,44 +56,16 @@ class AttributePath(nn.Module):
         self.metric = nn.Buffer(torch.zeros(size, size))
         self.length = nn.Buffer(torch.ones(()))
         self.norm_correction = nn.Buffer(torch.zeros(()))
-        self.whitening_centre = nn.Buffer(torch.zeros(0))
-        self.whitening = nn.Buffer(torch.zeros(0, 0))
-
-    def set_whitening(self, centre: Tensor, directions: Tensor) -> None:
-        """Whiten attributes by :func:`whiten` first; what is sized by them is zero again.
-
-        Args:
-            centre: [A].
-            directions: [A, R].
-        """
-        count, like = directions.shape[1], self.weight
-        self.whitening_centre, self.whitening = nn.Buffer(centre.to(like)), nn.Buffer(directions.to(like))
-        if self.anchors is not None:
-            self.anchors = nn.Buffer(like.new_zeros(len(self.anchors), count))
-            return
-        self.weight = nn.Buffer(like.new_zeros(len(like), count))
-        self.centre = nn.Buffer(like.new_zeros(count))
-        self.metric = nn.Buffer(like.new_zeros(count, count))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Buffers get the sizes that they are stored with, as whitening changes them; there was none once."""
-        for name, buffer in list(self.named_buffers(recurse=False)):
-            stored = state_dict.setdefault(prefix + name, buffer)
-            if stored.shape != buffer.shape:
-                setattr(self, name, nn.Buffer(buffer.new_zeros(stored.shape)))
-        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def forward(self, attributes: Tensor) -> Tensor:
         """Attributes [B, A] to features [B, D], of either sign; under autocast as exact as without."""
         with torch.autocast(device_type=attributes.device.type, enabled=False):
-            if self.whitening.numel():
-                attributes = whiten(attributes, self.whitening_centre, self.whitening)
             likeness = self.likeness_less_centre(attributes)
             distance = (likeness @ self.metric.T).square().sum(1, keepdim=True).clamp(min=1e-12).sqrt()
             return (likeness @ self.weight.T) * (self.length / distance) ** self.norm_correction + self.bias
 
     def likeness_less_centre(self, attributes: Tensor) -> Tensor:
-        """k(a) - k0, [B, J], of attributes that are whitened already where they are to be.
+        """k(a) - k0, [B, J].
 
         With a flat kernel all likenesses are near 1, and the digits in which they differ are lost in them. So it is
         k - 1 that is computed, as exp(x) - 1 = 2 t / (1 - t), t = tanh(x / 2), which ONNX Runtime has, too.
@@ -107,20 +76,6 @@ class AttributePath(nn.Module):
         distance = (squares - 2 * attributes @ self.anchors.T).clamp(min=0)
         half = torch.tanh(-0.5 * self.sharpness * distance)
         return 2 * half / (1 - half) - (self.centre - 1)
-
-
-def whiten(attributes: Tensor, centre: Tensor, directions: Tensor) -> Tensor:
-    """Attributes less a centre along some directions, of length 1.
-
-    Args:
-        attributes: [B, A].
-        centre: [A].
-        directions: [A, R].
-
-    Returns:
-        [B, R].
-    """
-    return nn.functional.normalize((attributes - centre) @ directions, dim=1)
 
 
 SLOPE = 0.2

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.config import PathWhitening, TrainConfig
+from training.config import TrainConfig
 from training.datasets.dataset import Dataset, Task, make_task
 from training.features.scaler import Scaler, Scaling
-from training.generators.ridge_prior import choose_shape
 from training.method.heads import LDA
 from training.method.trainer import Measuring, Networks, train
 from training.selection.choice import Scores, Selection, best_scores, choose, choose_scaling, measured_epochs
@@ -74,7 +73,6 @@ def select(
     """
     epochs = config.epochs
     scaling, of_scaling = (scaling, {}) if scaling else choose_scaling(dataset, config)
-    config = with_whitening_decided(dataset, config, scaling, device)
     measurements: list[Mapping[int, Measurement]] = []
     for number, fold in enumerate(used_folds(dataset, config.selection, config.seed)):
         stage = stages(number)
@@ -98,23 +96,6 @@ def select(
         measurements.append(measured)
     selected = choose(measurements, config)
     return replace(selected, scaling=scaling, validation={**selected.validation, "scaling": of_scaling})
-
-
-def with_whitening_decided(
-    dataset: Dataset, config: TrainConfig, scaling: Scaling, device: torch.device
-) -> TrainConfig:
-    """A configuration for the folds that says whether attributes are whitened, as the training of all classes will.
-
-    Folds that decided for themselves, with fewer classes, would often decide otherwise, and then the seen penalty that
-    suits them does not suit that training.
-    """
-    settings = config.generator
-    if settings.attribute_path == "none" or settings.path_whitening != "auto":
-        return config
-    scaler = Scaler.fit(dataset.features[dataset.trainval], scaling)
-    task = make_task(dataset, dataset.trainval, np.arange(len(dataset.classes)), scaler, device)
-    decided: PathWhitening = "on" if choose_shape(task, settings).whitened else "off"
-    return replace(config, generator=replace(settings, path_whitening=decided))
 
 
 class FoldMeasuring(Measuring):
