@@ -255,7 +255,7 @@ def _summary(found: Sequence[Results]) -> list[str]:
         "Points of H that test photos in int8 lose, less than 0 where they gain. Photos of a class are embedded in "
         "float32, as by the service. Where more than 0.3 are lost on validation a bundle has no int8 by default.",
         "",
-        "| | on validation | " + " | ".join("described" if n == 0 else f"{n} photos" for n in PHOTOS) + " |",
+        "| | on validation | " + " | ".join("described" if n == 0 else f"photos: {n}" for n in PHOTOS) + " |",
         "|---" * (2 + len(PHOTOS)) + "|",
     ]
     by_folder: dict[str, list[list[float]]] = {}
