@@ -306,7 +306,7 @@ def save_corrected(model: ModelProto, backbone: Backbone, correction: Correction
 
 
 def quantise(backbone: Path, images: Callable[[], Iterable[Float32]], out: Path) -> Path:
-    """Write a backbone in int8, rounded behind its first layers within the mean ranges, with its JSON beside it.
+    """Write a backbone in int8, rounded behind its first layers within the widest ranges, with its JSON beside it.
 
     Args:
         backbone: the ONNX file, its JSON beside it.
@@ -322,7 +322,7 @@ def quantise(backbone: Path, images: Callable[[], Iterable[Float32]], out: Path)
     source = load_backbone(backbone)
     quantiser, exact = Quantiser(source), source.session()
     found = quantiser.watch(images())
-    model = quantiser.quantised(found.mean, averages=found.averages, kept=quantiser.first(FIRST))
+    model = quantiser.quantised(found.widest, averages=found.averages, kept=quantiser.first(FIRST))
     rounded = open_session(model.SerializeToString())
     both = [(source.run(rounded, batch), source.run(exact, batch)) for batch in images()]
     given, known = (np.concatenate(features) for features in zip(*both, strict=True))
