@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from model.head import Float32
+from training.exporting.weights8 import rounded_convolutions
 
 
 def correct_biases(model: ModelProto, exact: ModelProto, averages: Mapping[str, Float32]) -> None:
@@ -31,15 +32,12 @@ def correct_biases(model: ModelProto, exact: ModelProto, averages: Mapping[str, 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     weights = {tensor.name: tensor for tensor in exact.graph.initializer}
     before = {node.name: node for node in exact.graph.node}
-    made = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    for node in model.graph.node:
-        if node.op_type != "Conv" or node.input[1] not in made or made[node.input[1]].input[0] not in stored:
-            continue
+    for node, (of_weights, of_bias) in rounded_convolutions(model):
         given, kernel = before[node.name].input[:2]
-        values, scale = (numpy_helper.to_array(stored[name]) for name in made[node.input[1]].input[:2])
+        values, scale = (numpy_helper.to_array(stored[name]) for name in of_weights.input[:2])
         rounded = values * scale.reshape(-1, *[1] * (values.ndim - 1)).astype(np.float64)
         added = added_means(rounded - numpy_helper.to_array(weights[kernel]), averages[given])
-        bias, step = made[node.input[2]].input[:2]
+        bias, step = of_bias.input[:2]
         steps = np.rint(added / numpy_helper.to_array(stored[step])).astype(np.int32)
         stored[bias].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(stored[bias]) - steps, bias))
 

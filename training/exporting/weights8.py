@@ -64,14 +64,20 @@ def overrides(model: ModelProto) -> Overrides:
 def bound(model: ModelProto) -> None:
     """Move the neighbours in the convolutions of a quantised graph to the bound where they are beyond it."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    made = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    for node in model.graph.node:
-        if node.op_type != "Conv" or node.input[1] not in made:
-            continue
-        tensor = stored[made[node.input[1]].input[0]]
+    for node, (of_weights, *_) in rounded_convolutions(model):
+        tensor = stored[of_weights.input[0]]
         weights = numpy_helper.to_array(tensor)
         if not _is_depthwise(node, weights):
             tensor.CopyFrom(numpy_helper.from_array(bounded_weights(weights), tensor.name))
+
+
+def rounded_convolutions(model: ModelProto) -> Iterator[tuple[NodeProto, list[NodeProto]]]:
+    """Convolutions of a quantised graph that have stored weights, with what brings weights and bias back to floats."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    made = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in made and made[node.input[1]].input[0] in stored:
+            yield node, [made[name] for name in node.input[1:]]
 
 
 def bounded_weights(weights: NDArray[np.int8]) -> NDArray[np.int8]:
